@@ -1,0 +1,86 @@
+// Package testreq chooses which tests can run here. A test names what it
+// needs; where that is missing it is skipped, and where WEFT_REQUIRE lists it
+// (as CI does) it fails instead, so that a missing install never hides.
+package testreq
+
+import (
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// The things a test may need.
+const (
+	Root    = "root"    // uid 0 with CAP_SYS_ADMIN
+	NetNS   = "netns"   // may make network namespaces
+	BPF     = "bpf"     // may load BPF programs; implies root
+	Cgroup2 = "cgroup2" // a cgroup2 tree is mounted
+)
+
+var probes = map[string]func() string{
+	Root: func() string {
+		if os.Geteuid() != 0 {
+			return "not root"
+		}
+		return ""
+	},
+	NetNS: func() string {
+		if os.Geteuid() != 0 {
+			return "not root"
+		}
+		if _, err := os.Stat("/proc/self/ns/net"); err != nil {
+			return err.Error()
+		}
+		return ""
+	},
+	BPF: func() string {
+		if os.Geteuid() != 0 {
+			return "not root"
+		}
+		if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
+			return "kernel has no BTF"
+		}
+		return ""
+	},
+	Cgroup2: func() string {
+		for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+			var st unix.Statfs_t
+			if unix.Statfs(dir, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+				return ""
+			}
+		}
+		return "no cgroup2 tree"
+	},
+}
+
+// Need skips the test unless everything named is here. A name that is none of
+// the constants is a program that must be on PATH. Where WEFT_REQUIRE holds
+// the name, or "all", the test fails instead.
+func Need(t testing.TB, names ...string) {
+	t.Helper()
+	required := strings.Split(os.Getenv("WEFT_REQUIRE"), ",")
+	for _, name := range names {
+		why := missing(name)
+		if why == "" {
+			continue
+		}
+		if slices.Contains(required, name) || slices.Contains(required, "all") {
+			t.Fatalf("needs %s, which WEFT_REQUIRE says is here: %s", name, why)
+		}
+		t.Skipf("needs %s: %s", name, why)
+	}
+}
+
+func missing(name string) string {
+	if probe, ok := probes[name]; ok {
+		return probe()
+	}
+	if _, err := exec.LookPath(name); err != nil {
+		return "not on PATH"
+	}
+	return ""
+}

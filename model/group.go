@@ -1,0 +1,22 @@
+package model
+
+// Group is a saved search over workloads. Membership is live.
+type Group struct {
+	TypeMeta `json:",inline"`
+	Metadata Metadata    `json:"metadata"`
+	Spec     GroupSpec   `json:"spec"`
+	Status   GroupStatus `json:"status,omitzero"`
+}
+
+// GroupSpec says who belongs: every workload the selector matches, and every
+// member of the nested groups. At least one of the two must be given.
+type GroupSpec struct {
+	Selector *Selector `json:"selector,omitempty"`
+	Groups   []string  `json:"groups,omitempty"`
+}
+
+// GroupStatus is computed, never written by a person.
+type GroupStatus struct {
+	Members int `json:"members"`
+	Hosts   int `json:"hosts"`
+}

@@ -1,0 +1,80 @@
+package model
+
+import "time"
+
+// Host is a machine that runs the agent. Joining creates it.
+type Host struct {
+	TypeMeta `json:",inline"`
+	Metadata Metadata   `json:"metadata"`
+	Spec     HostSpec   `json:"spec,omitzero"`
+	Status   HostStatus `json:"status,omitzero"`
+}
+
+// HostSpec is what a person may say of a host.
+type HostSpec struct {
+	// Labels are added to the host workload, over those the agent reports.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Revoked refuses the host's certificate everywhere and for good. The
+	// machine may join again with a new token and is then another host.
+	Revoked bool `json:"revoked,omitempty"`
+}
+
+// HostState says whether a host's agent has a session.
+type HostState string
+
+// The states of a host.
+const (
+	HostOnline  HostState = "Online"
+	HostOffline HostState = "Offline"
+	HostRevoked HostState = "Revoked"
+)
+
+// HostStatus is what the host's agent reports.
+type HostStatus struct {
+	State        HostState         `json:"state,omitempty"`
+	LastSeen     *time.Time        `json:"lastSeen,omitempty"`
+	AgentVersion string            `json:"agentVersion,omitempty"`
+	OS           string            `json:"os,omitempty"`
+	Kernel       string            `json:"kernel,omitempty"`
+	Arch         string            `json:"arch,omitempty"`
+	CPUs         int               `json:"cpus,omitempty"`
+	MemoryBytes  int64             `json:"memoryBytes,omitempty"`
+	BootID       string            `json:"bootID,omitempty"`
+	Interfaces   []Interface       `json:"interfaces,omitempty"`
+	Labels       map[string]string `json:"labels,omitempty"`
+	// Capabilities say what this host can do: "yes", "no: REASON" or
+	// "unknown: REASON", by name ("tap.tcx", "bpf.ringbuf", ...).
+	Capabilities map[string]string `json:"capabilities,omitempty"`
+	// RemoteAddress is where the session comes from, after any NAT.
+	RemoteAddress      string          `json:"remoteAddress,omitempty"`
+	CertificateExpires *time.Time      `json:"certificateExpires,omitempty"`
+	Sections           []SectionStatus `json:"sections,omitempty"`
+	Conditions         []Condition     `json:"conditions,omitempty"`
+	Workloads          int             `json:"workloads"`
+}
+
+// Interface is a network device of a host.
+type Interface struct {
+	Name      string   `json:"name"`
+	MAC       string   `json:"mac,omitempty"`
+	MTU       int      `json:"mtu"`
+	Addresses []string `json:"addresses,omitempty"`
+	// Uplink is set where a default route leaves.
+	Uplink bool `json:"uplink,omitempty"`
+}
+
+// SectionStatus says which desired state a host has been sent and has applied.
+type SectionStatus struct {
+	Name    string `json:"name"`
+	Desired string `json:"desired"`
+	Applied string `json:"applied,omitempty"`
+	Error   string `json:"error,omitempty"`
+}
+
+// Condition is a thing that is wrong (or was) with an object.
+type Condition struct {
+	Type    string    `json:"type"`
+	Status  string    `json:"status"`
+	Message string    `json:"message,omitempty"`
+	Since   time.Time `json:"since"`
+}

@@ -1,0 +1,51 @@
+package model
+
+import "time"
+
+// APIVersion is the version every resource carries.
+const APIVersion = "weft/v1"
+
+// Kind names a type of resource.
+type Kind string
+
+// The kinds of resources. KindHost and KindRelay are created by joining; of a
+// Host a person may change only the spec. KindWorkload is reported by agents
+// and read-only.
+const (
+	KindHost        Kind = "Host"
+	KindWorkload    Kind = "Workload"
+	KindGroup       Kind = "Group"
+	KindTap         Kind = "Tap"
+	KindRelay       Kind = "Relay"
+	KindJoinToken   Kind = "JoinToken"
+	KindAccessToken Kind = "AccessToken"
+)
+
+// TypeMeta says what a document is. It is embedded in every resource.
+type TypeMeta struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       Kind   `json:"kind"`
+}
+
+// Metadata identifies a resource. Name is unique within its kind; UID is
+// unique for ever, so a resource deleted and made again is another one.
+type Metadata struct {
+	Name        string            `json:"name"`
+	UID         string            `json:"uid,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	// Generation grows by one at each change of the spec.
+	Generation int64 `json:"generation,omitempty"`
+	// ResourceVersion is the store's revision of the last change, in decimal.
+	// A write that carries an older one is refused.
+	ResourceVersion   string     `json:"resourceVersion,omitempty"`
+	CreationTimestamp *time.Time `json:"creationTimestamp,omitempty"`
+}
+
+// Resource is any of the kinds above.
+type Resource interface {
+	GetKind() Kind
+	Meta() *Metadata
+	// Validate checks the user-settable part and returns nil or FieldErrors.
+	Validate() error
+}

@@ -1,0 +1,45 @@
+package model
+
+// WorkloadKind says what owns the packets.
+type WorkloadKind string
+
+// The kinds of workloads.
+const (
+	WorkloadHost      WorkloadKind = "host"
+	WorkloadContainer WorkloadKind = "container"
+	WorkloadUnit      WorkloadKind = "unit"
+	WorkloadGuest     WorkloadKind = "guest"
+)
+
+// Workload is what owns packets on a host. Agents report workloads; nobody
+// writes them. Its name is the host's name for the host workload itself, and
+// "HOST:NAME" for everything on it.
+//
+// Its labels are its own, and for anything on a host also the host's labels
+// under cloud., host. and os., so that "cloud.zone=eu-1a" finds containers too.
+// Every workload carries workload.kind and host.name.
+type Workload struct {
+	TypeMeta `json:",inline"`
+	Metadata Metadata     `json:"metadata"`
+	Spec     WorkloadSpec `json:"spec"`
+}
+
+// WorkloadSpec describes one workload as its host's agent sees it.
+type WorkloadSpec struct {
+	Host      string       `json:"host"`
+	Kind      WorkloadKind `json:"kind"`
+	Addresses []string     `json:"addresses,omitempty"`
+	// Interfaces are the devices on the host at which the workload's packets
+	// pass: the uplinks of a host, the host's end of a container's veth pair.
+	Interfaces []string   `json:"interfaces,omitempty"`
+	Cgroup     string     `json:"cgroup,omitempty"`
+	Container  *Container `json:"container,omitempty"`
+}
+
+// Container is what the runtime says of a container.
+type Container struct {
+	ID      string `json:"id"`
+	Name    string `json:"name,omitempty"`
+	Image   string `json:"image,omitempty"`
+	Runtime string `json:"runtime"`
+}
