@@ -130,5 +130,8 @@ func tarTree(root string, when time.Time) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return buf.Bytes(), w.Close()
+	if err := w.Close(); err != nil { // writes the end marker: before Bytes
+		return nil, err
+	}
+	return buf.Bytes(), nil
 }
