@@ -104,7 +104,7 @@ func (t *translator) prologue() {
 		asm.Mov.Imm(regShift, 0),
 	)
 	for off := int16(stackHead); off < 0; off += 8 {
-		t.add(asm.StoreImm(asm.RFP, off, 0, asm.DWord))
+		t.add(asm.StoreMem(asm.RFP, off, regA, asm.DWord))
 	}
 	if t.raw {
 		return

@@ -243,16 +243,14 @@ static __always_inline __u64 wake_flags(void)
 static __always_inline int copy(struct __sk_buff *skb, struct record *rec, const struct record *head,
 				__u32 len, __u32 max)
 {
+	__u64 last = (__u64)len - 1; // so that the verifier knows 1 <= len <= max
+
 	*rec = *head;
-	if (len) {
-		asm volatile("" : "+r"(len));
-		if (len > max)
-			goto discard;
-		if (len < 1)
-			goto discard;
-		if (bpf_skb_load_bytes(skb, 0, rec->data, len))
-			goto discard;
-	}
+	asm volatile("" : "+r"(last));
+	if (last >= max)
+		goto discard;
+	if (bpf_skb_load_bytes(skb, 0, rec->data, last + 1))
+		goto discard;
 	bpf_ringbuf_submit(rec, wake_flags());
 	return 0;
 discard:
