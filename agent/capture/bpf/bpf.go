@@ -3,6 +3,8 @@
 package bpf
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -130,4 +132,10 @@ func inject(prog *ebpf.ProgramSpec, body asm.Instructions) error {
 	out = append(out, fresh...)
 	prog.Instructions = append(out, prog.Instructions[to:]...)
 	return nil
+}
+
+// Digest names the programs: another digest, other programs.
+func Digest() string {
+	sum := sha256.Sum256(_TapBytes)
+	return hex.EncodeToString(sum[:])
 }
