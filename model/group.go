@@ -2,7 +2,7 @@ package model
 
 // Group is a saved search over workloads. Membership is live.
 type Group struct {
-	TypeMeta `json:",inline"`
+	TypeMeta
 	Metadata Metadata    `json:"metadata"`
 	Spec     GroupSpec   `json:"spec"`
 	Status   GroupStatus `json:"status,omitzero"`

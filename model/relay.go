@@ -4,7 +4,7 @@ import "time"
 
 // Relay is a public rendezvous that agents dial out to. Joining creates it.
 type Relay struct {
-	TypeMeta `json:",inline"`
+	TypeMeta
 	Metadata Metadata    `json:"metadata"`
 	Spec     RelaySpec   `json:"spec,omitzero"`
 	Status   RelayStatus `json:"status,omitzero"`

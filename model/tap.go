@@ -4,7 +4,7 @@ import "time"
 
 // Tap is a line from a group of workloads to tools: a copy of their packets.
 type Tap struct {
-	TypeMeta `json:",inline"`
+	TypeMeta
 	Metadata Metadata  `json:"metadata"`
 	Spec     TapSpec   `json:"spec"`
 	Status   TapStatus `json:"status,omitzero"`

@@ -19,7 +19,7 @@ const (
 // under cloud., host. and os., so that "cloud.zone=eu-1a" finds containers too.
 // Every workload carries workload.kind and host.name.
 type Workload struct {
-	TypeMeta `json:",inline"`
+	TypeMeta
 	Metadata Metadata     `json:"metadata"`
 	Spec     WorkloadSpec `json:"spec"`
 }
