@@ -210,8 +210,8 @@ func ownerUID() string {
 	return "0"
 }
 
-// eventually asks until the answer is good, and returns the last error.
-func eventually(ctx context.Context, limit time.Duration, ask func() (string, error)) (string, error) {
+// retry asks until the answer is good, and returns the last error.
+func retry(ctx context.Context, limit time.Duration, ask func() (string, error)) (string, error) {
 	deadline := time.Now().Add(limit)
 	for {
 		detail, err := ask()

@@ -31,7 +31,7 @@ func (d *demo) controllerUp(ctx context.Context) (string, error) {
 	if _, err := d.startController(ctx); err != nil {
 		return "", err
 	}
-	return eventually(ctx, 20*time.Second, func() (string, error) {
+	return retry(ctx, 20*time.Second, func() (string, error) {
 		if err := d.procs[controllerName].exited(); err != nil {
 			return "", err
 		}
@@ -65,7 +65,7 @@ func (d *demo) relayUp(ctx context.Context) (string, error) {
 	if _, err := d.startRelay(ctx); err != nil {
 		return "", err
 	}
-	return eventually(ctx, 20*time.Second, func() (string, error) {
+	return retry(ctx, 20*time.Second, func() (string, error) {
 		if err := d.procs[relayName].exited(); err != nil {
 			return "", err
 		}
@@ -113,7 +113,7 @@ func (d *demo) agentsUp(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	return eventually(ctx, 30*time.Second, func() (string, error) {
+	return retry(ctx, 30*time.Second, func() (string, error) {
 		online := map[string]bool{}
 		var hosts []model.Host
 		if err := d.get(ctx, &hosts, "hosts"); err != nil {
@@ -163,7 +163,7 @@ func (d *demo) serversUp(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	return eventually(ctx, 10*time.Second, func() (string, error) {
+	return retry(ctx, 10*time.Second, func() (string, error) {
 		for _, p := range d.procs {
 			if err := p.exited(); err != nil {
 				return "", err
@@ -185,7 +185,7 @@ func (d *demo) drawTap(ctx context.Context) (string, error) {
 	if _, err := d.weft(ctx, "apply", "-f", filepath.Join(d.work, "groups.yaml")); err != nil {
 		return "", err
 	}
-	if _, err := eventually(ctx, 10*time.Second, func() (string, error) {
+	if _, err := retry(ctx, 10*time.Second, func() (string, error) {
 		out, err := d.weft(ctx, "get", "group", "web", "--members", "-o", "name")
 		if n := len(strings.Fields(out)); err == nil && n != 3 {
 			return out, fmt.Errorf("group web has %d members, want 3", n)
@@ -203,7 +203,7 @@ func (d *demo) drawTap(ctx context.Context) (string, error) {
 }
 
 func (d *demo) tapActive(ctx context.Context) (string, error) {
-	return eventually(ctx, 15*time.Second, func() (string, error) {
+	return retry(ctx, 15*time.Second, func() (string, error) {
 		tap, err := d.tap(ctx)
 		if err != nil {
 			return "", err

@@ -59,7 +59,7 @@ func (d *demo) checks() []step {
 
 func (d *demo) cloudLabels(ctx context.Context) (string, error) {
 	var all []model.Workload
-	return eventually(ctx, 10*time.Second, func() (string, error) {
+	return retry(ctx, 10*time.Second, func() (string, error) {
 		if err := d.get(ctx, &all, "workloads"); err != nil {
 			return "", err
 		}
@@ -79,7 +79,7 @@ func (d *demo) cloudLabels(ctx context.Context) (string, error) {
 // balanced waits for the tap to be quiet and checks every path's account.
 func (d *demo) balanced(ctx context.Context) (string, error) {
 	var last model.Ledger
-	return eventually(ctx, 20*time.Second, func() (string, error) {
+	return retry(ctx, 20*time.Second, func() (string, error) {
 		tap, err := d.tap(ctx)
 		if err != nil {
 			return "", err
@@ -315,7 +315,7 @@ func (d *demo) restartController(ctx context.Context) (string, error) {
 		if _, err := d.startController(ctx); err != nil {
 			return err
 		}
-		_, err = eventually(ctx, 30*time.Second, func() (string, error) { return d.tapActive(ctx) })
+		_, err = retry(ctx, 30*time.Second, func() (string, error) { return d.tapActive(ctx) })
 		return err
 	})
 	if err != nil {
@@ -417,7 +417,7 @@ func (d *demo) deleteTap(ctx context.Context) (string, error) {
 	if _, err := d.weft(ctx, "delete", "tap", demoTap); err != nil {
 		return "", err
 	}
-	return eventually(ctx, 5*time.Second, func() (string, error) {
+	return retry(ctx, 5*time.Second, func() (string, error) {
 		if left := d.kernelObjects(ctx); len(left) > 0 {
 			return "", fmt.Errorf("still there: %s", strings.Join(left, ", "))
 		}

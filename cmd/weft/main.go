@@ -34,6 +34,6 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newDemoCommand(), newLabCommand())
+	root.AddCommand(newControllerCommand(), newDemoCommand(), newLabCommand(), newRelayCommand())
 	return root
 }
