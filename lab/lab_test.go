@@ -184,7 +184,7 @@ func TestHostsHaveNamesCgroupsAndDirectories(t *testing.T) {
 	if err := os.WriteFile(a.StateDir()+"/x", nil, 0o600); err != nil {
 		t.Error(err)
 	}
-	if got := sh(t, a, "mkdir /sys/fs/bpf/pin && ls /sys/fs/bpf; ls -d "+lab.CgroupMountForTest(t)); !strings.HasPrefix(got, "pin") {
+	if got := sh(t, a, "mkdir /sys/fs/bpf/pin && ls /sys/fs/bpf; ls -d "+lab.CgroupMountForTest(t)); !strings.Contains("\n"+got+"\n", "\npin\n") {
 		t.Errorf("BPF file system: %s", got)
 	}
 	if _, err := os.Stat(a.BPFDir() + "/pin"); err != nil {

@@ -103,8 +103,8 @@ func TestOneToOneNAT(t *testing.T) {
 	// Anybody comes in, at any port, by name.
 	y := udp(t, l.Host("y"), 0)
 	send(t, y, one, "unasked")
-	if got, _ := receive(t, in, soon); got != "unasked" {
-		t.Errorf("a stranger does not come in: %q", got)
+	if got, from := receive(t, in, soon); got != "unasked" || from.Addr() != l.Host("y").Addresses()[0] {
+		t.Errorf("a stranger does not come in as itself: %q from %s", got, from)
 	}
 	sh(t, l.Host("y"), fmt.Sprintf("test $(getent hosts in | cut -d' ' -f1) = %s", one.Addr()))
 	// Neighbours reach one another by their outer addresses as well.
