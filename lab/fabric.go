@@ -137,3 +137,34 @@ func (f *fabric) close() {
 		f.ns.Close()
 	}
 }
+
+// master puts a device on a switch, or takes it off.
+func (f *fabric) master(device, sw string, on bool) error {
+	return f.do(func(h *netlink.Handle) error {
+		if !on {
+			return setMaster(h, device, 0)
+		}
+		return setMaster(h, device, f.switches[sw])
+	})
+}
+
+func setMaster(h *netlink.Handle, device string, master int) error {
+	link, err := h.LinkByName(device)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", device, err)
+	}
+	return h.LinkSetMasterByIndex(link, master)
+}
+
+// addPair makes a veth pair within the fabric, its first end on a switch.
+func addPair(h *netlink.Handle, port, end string, mtu, master int) error {
+	err := h.LinkAdd(&netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: port, MTU: mtu, Flags: net.FlagUp, MasterIndex: master},
+		PeerName:  end,
+		PeerMTU:   uint32(mtu),
+	})
+	if err != nil {
+		return fmt.Errorf("make %s: %w", port, err)
+	}
+	return raise(h, end)
+}

@@ -62,10 +62,10 @@ type ContainerState struct {
 
 // LinkState is one link; Device is its end in the fabric's namespace.
 type LinkState struct {
-	Name       string `json:"name"`
-	Device     string `json:"device"`
-	Impairment string `json:"impairment,omitempty"`
-	Cut        bool   `json:"cut,omitempty"`
+	Name       string     `json:"name"`
+	Device     string     `json:"device"`
+	Impairment Impairment `json:"impairment,omitzero"`
+	Cut        bool       `json:"cut,omitempty"`
 }
 
 func labDir(id string) string     { return filepath.Join(runDir, id) }

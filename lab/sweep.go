@@ -151,7 +151,8 @@ func Leftovers(id string) []string {
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
 		if pid, err := strconv.Atoi(e.Name()); err == nil {
-			if data, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cgroup")); strings.Contains(string(data), "/"+cgroupName(id)) {
+			data, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cgroup"))
+			if strings.Contains(string(data), "/"+cgroupName(id)) && !zombie(pid) {
 				found = append(found, fmt.Sprintf("process %d", pid))
 			}
 		}
@@ -163,6 +164,16 @@ func Leftovers(id string) []string {
 		}
 	}
 	return found
+}
+
+// zombie says whether a process has ended and waits for its parent to notice.
+func zombie(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	rest := string(data[strings.LastIndexByte(string(data), ')')+1:])
+	return strings.HasPrefix(rest, " Z") || strings.HasPrefix(rest, " X")
 }
 
 func exists(path string) bool {
