@@ -60,6 +60,13 @@ func (c *Capture) Apply(ctx context.Context, section *wirepb.CaptureSection, wor
 			}
 		}
 	}
+	named := make(map[string]bool)
+	for _, l := range section.GetLines() {
+		for _, id := range l.GetWorkloads() {
+			named[id] = true
+		}
+	}
+	c.numbers.keep(named)
 	known := make(map[string]Workload, len(workloads))
 	for _, w := range workloads {
 		known[w.ID] = w
