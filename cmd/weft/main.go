@@ -34,6 +34,6 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newDemoCommand(), newLabCommand())
+	root.AddCommand(newDemoCommand(), newLabCommand(), newRelayCommand())
 	return root
 }
