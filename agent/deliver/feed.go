@@ -77,7 +77,6 @@ func openFeed(ifindex, mtu int) (*feed, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("set PACKET_VNET_HDR: %w", err)
 	}
-	unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1)
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20)
 	f := &feed{fd: fd, mtu: mtu, arena: make([]byte, arenaSize), fates: make([]fate, 0, 1024)}
 	for i := range f.msgs {
