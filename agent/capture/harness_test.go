@@ -451,4 +451,3 @@ func eventually(t testing.TB, what string, f func() bool) {
 		}
 	}
 }
-

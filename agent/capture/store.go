@@ -20,7 +20,7 @@ import (
 // map's or a record's shape: pins of another number are taken away, not read.
 const (
 	layoutPrefix = "capture-v"
-	layout       = layoutPrefix + "1"
+	layout       = layoutPrefix + "2"
 )
 
 // store is everything of ours in the kernel: the shared maps, pinned, and what

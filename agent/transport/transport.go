@@ -105,6 +105,9 @@ type Deps struct {
 	Log      *slog.Logger
 	Accept   Handler               // nil refuses every stream
 	Registry prometheus.Registerer // nil registers nothing
+	// Track sees every TCP connection as soon as it is there and returns what is
+	// used in its place; nil leaves them as they are.
+	Track func(net.Conn) net.Conn
 }
 
 // Transport is the reconciler of the section "transport".
@@ -138,6 +141,9 @@ func New(cfg Config, deps Deps) (*Transport, error) {
 	cfg = cfg.withDefaults()
 	if _, _, err := net.SplitHostPort(cfg.Listen); err != nil {
 		return nil, fmt.Errorf("listen address %q: %w", cfg.Listen, err)
+	}
+	if deps.Track == nil {
+		deps.Track = func(c net.Conn) net.Conn { return c }
 	}
 	t := &Transport{cfg: cfg, deps: deps, log: deps.Log, metrics: newMetrics(deps.Registry),
 		sources: tcp.NewSourceLimiter(cfg.ConnectsPerSecond), pending: make(chan struct{}, cfg.MaxPending),

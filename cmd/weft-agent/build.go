@@ -37,12 +37,15 @@ type options struct {
 // and the loop that keeps it in step with the controller.
 func buildAgent(o options, log *slog.Logger) ([]run.Service, func(), error) {
 	part := func(name string) *slog.Logger { return log.With("part", name) }
+	// Whatever we dial or accept is noted, so that a tap of this machine leaves it out.
+	var taps *capture.Capture
+	own := func(c net.Conn) net.Conn { return taps.Own(c) }
 	state, err := agent.OpenState(o.StateDir)
 	if err != nil {
 		return nil, nil, err
 	}
 	id, err := identity.New(identity.Config{Dir: o.StateDir, Controller: o.Controller, TokenFile: o.TokenFile, Role: model.RoleHost, Name: o.Name},
-		identity.Deps{Log: part("identity")})
+		identity.Deps{Log: part("identity"), Track: own})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -54,7 +57,7 @@ func buildAgent(o options, log *slog.Logger) ([]run.Service, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	streams, err := transport.New(transport.Config{}, transport.Deps{Identity: id, Log: part("transport"),
+	streams, err := transport.New(transport.Config{}, transport.Deps{Identity: id, Log: part("transport"), Track: own,
 		Accept: func(ctx context.Context, conn net.Conn, peer wire.Identity) {
 			if err := landing.Serve(ctx, conn, peer.String()); err != nil {
 				part("deliver").Warn("stream ended", "source", peer.Name, "error", err)
@@ -63,7 +66,7 @@ func buildAgent(o options, log *slog.Logger) ([]run.Service, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	taps, err := capture.New(capture.Config{BPFDir: o.BPFDir}, capture.Deps{Log: part("capture"),
+	taps, err = capture.New(capture.Config{BPFDir: o.BPFDir}, capture.Deps{Log: part("capture"),
 		Dial: func(ctx context.Context, line string, peer *wirepb.Peer) (capture.Conn, error) {
 			conn, err := streams.Dial(ctx, line, peer)
 			if err != nil {
