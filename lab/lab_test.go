@@ -308,3 +308,49 @@ func TestAnotherProcessChangesALab(t *testing.T) {
 		t.Error("a lab goes down at the word of one who does not own it")
 	}
 }
+
+// TestHybridExample walks the paths that the example is there for.
+func TestHybridExample(t *testing.T) {
+	need(t, "nft")
+	topo, err := lab.Load("../examples/hybrid.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := upTopology(t, topo)
+	controller, relay, www := l.Host("controller"), l.Host("relay"), l.Host("www")
+	for port, h := range map[int]*lab.Host{7443: controller, 443: relay, 80: www} {
+		from := listen(t, h, port)
+		for _, name := range []string{"ids", "db", "web-1", "web-2", "app-1", "app-2"} {
+			if err := dial(l.Host(name), addrPort(h, port).String()); err != nil {
+				t.Errorf("%s to %s: %v", name, h.Name, err)
+				continue
+			}
+			if got := <-from; strings.HasPrefix(got, "10.") {
+				t.Errorf("%s sees %s by its inner address %s", h.Name, name, got)
+			}
+		}
+	}
+	web := l.Host("web-1")
+	sh(t, web.Container("web-1a"), "ping -c1 -W2 web-1b && ping -c1 -W2 www.example.com")
+	sh(t, l.Host("ids"), "ping -c1 -W2 db")
+	udpWWW := udp(t, www, 53)
+	for name, passes := range map[string]bool{"web-1": false, "app-1": false, "ids": true, "app-2": true} {
+		send(t, udp(t, l.Host(name), 0), addrPort(www, 53), name)
+		wait := soon
+		if !passes {
+			wait = never
+		}
+		if got, _ := receive(t, udpWWW, wait); (got == name) != passes {
+			t.Errorf("UDP from %s: got %q, want it to pass: %v", name, got, passes)
+		}
+	}
+	listen(t, l.Host("ids"), 22)
+	for _, from := range []*lab.Host{www, web, l.Host("app-2")} {
+		if err := dial(from, addrPort(l.Host("ids"), 22).String()); err == nil {
+			t.Errorf("%s reaches into the data centre", from.Name)
+		}
+	}
+	if l.Host("ids").Labels()["role"] != "ids" || l.Host("web-2").Cloud().Tags["app"] != "web" {
+		t.Error("labels or tags are missing")
+	}
+}

@@ -43,17 +43,20 @@ func Sweep() ([]string, error) {
 // knownIDs finds every lab of which anything is left.
 func knownIDs() []string {
 	var ids []string
+	add := func(id string) {
+		if idRE.MatchString(id) {
+			ids = append(ids, id)
+		}
+	}
 	entries, _ := os.ReadDir(runDir)
 	for _, e := range entries {
-		if e.IsDir() {
-			ids = append(ids, e.Name())
-		}
+		add(e.Name())
 	}
 	entries, _ = os.ReadDir(netnsDir)
 	for _, e := range entries {
 		if rest, ours := strings.CutPrefix(e.Name(), "weft-"); ours {
-			if i := strings.IndexAny(rest, "-."); i == len(newID()) {
-				ids = append(ids, rest[:i])
+			if i := strings.IndexAny(rest, "-."); i > 0 {
+				add(rest[:i])
 			}
 		}
 	}
@@ -61,7 +64,7 @@ func knownIDs() []string {
 		entries, _ = os.ReadDir(mount)
 		for _, e := range entries {
 			if id, ours := strings.CutPrefix(e.Name(), "weft-lab-"); ours {
-				ids = append(ids, id)
+				add(id)
 			}
 		}
 	}
