@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -16,7 +17,10 @@ import (
 // watcher knows which namespaces are still alive without keeping them so: it
 // gives each a number in a namespace of its own, and the kernel takes the
 // number away when it takes the namespace apart (rtnetlink RTM_*NSID).
-type watcher struct{ conn *mnl.Conn }
+type watcher struct {
+	conn   *mnl.Conn
+	number int // of namespaces, which are 0 to number-1
+}
 
 const (
 	attrNSID = 1 // NETNSA_NSID
@@ -36,27 +40,31 @@ func watch(l *lab.Lab) (*watcher, error) {
 		return nil, err
 	}
 	for _, h := range l.Hosts() {
-		if err := w.number(h.NetNS()); err != nil {
+		if err := w.add(h.NetNS()); err != nil {
 			w.close()
 			return nil, fmt.Errorf("number namespace of %s: %w", h.Name, err)
 		}
 	}
 	// A list that misses some would call every lab free of leaks.
-	if alive, err := w.alive(); err != nil || alive != len(l.Hosts()) {
+	alive, err := w.alive()
+	if err == nil && alive != len(l.Hosts()) {
+		err = fmt.Errorf("numbered %d namespaces and see %d", len(l.Hosts()), alive)
+	}
+	if err != nil {
 		w.close()
-		return nil, fmt.Errorf("numbered %d namespaces and see %d: %w", len(l.Hosts()), alive, err)
+		return nil, err
 	}
 	return w, nil
 }
 
-func (w *watcher) number(path string) error {
+func (w *watcher) add(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	attrs, err := mnl.MarshalAttributes([]mnl.Attribute{
-		{Type: attrNSID, Data: binary.NativeEndian.AppendUint32(nil, ^uint32(0))},
+		{Type: attrNSID, Data: binary.NativeEndian.AppendUint32(nil, uint32(w.number))},
 		{Type: attrFD, Data: binary.NativeEndian.AppendUint32(nil, uint32(f.Fd()))},
 	})
 	if err != nil {
@@ -66,6 +74,7 @@ func (w *watcher) number(path string) error {
 		Header: mnl.Header{Type: unix.RTM_NEWNSID, Flags: mnl.Request | mnl.Acknowledge},
 		Data:   append(make([]byte, 4), attrs...),
 	})
+	w.number++
 	return err
 }
 
@@ -81,15 +90,27 @@ func (w *watcher) wait(patience time.Duration) (int, error) {
 	}
 }
 
+// alive counts by asking for each number: the kernel answers ENOENT for one
+// whose namespace has nothing left that refers to it.
 func (w *watcher) alive() (int, error) {
-	ids, err := w.conn.Execute(mnl.Message{
-		Header: mnl.Header{Type: unix.RTM_GETNSID, Flags: mnl.Request | mnl.Dump},
-		Data:   make([]byte, 4),
-	})
-	if err != nil {
-		return 0, fmt.Errorf("list namespaces: %w", err)
+	n := 0
+	for id := range w.number {
+		attrs, err := mnl.MarshalAttributes([]mnl.Attribute{{Type: attrNSID, Data: binary.NativeEndian.AppendUint32(nil, uint32(id))}})
+		if err != nil {
+			return 0, err
+		}
+		_, err = w.conn.Execute(mnl.Message{
+			Header: mnl.Header{Type: unix.RTM_GETNSID, Flags: mnl.Request},
+			Data:   append(make([]byte, 4), attrs...),
+		})
+		switch {
+		case err == nil:
+			n++
+		case !errors.Is(err, unix.ENOENT):
+			return 0, fmt.Errorf("ask for namespace %d: %w", id, err)
+		}
 	}
-	return len(ids), nil
+	return n, nil
 }
 
 func (w *watcher) close() { w.conn.Close() }
