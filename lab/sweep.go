@@ -131,14 +131,15 @@ func removeNamespaces(id string) error {
 // namespaces, mounts, cgroups, processes in them, devices and files.
 func Leftovers(id string) []string {
 	var found []string
-	for _, path := range namespaceFiles(id) {
+	files := namespaceFiles(id)
+	for _, path := range files {
 		found = append(found, "namespace "+path)
 	}
 	if f, err := os.Open("/proc/self/mountinfo"); err == nil {
 		defer f.Close()
 		for s := bufio.NewScanner(f); s.Scan(); {
 			fields := strings.Fields(s.Text())
-			if len(fields) > 4 && (fields[4] == labDir(id) || strings.HasPrefix(fields[4], labDir(id)+"/") || slices.Contains(namespaceFiles(id), fields[4])) {
+			if len(fields) > 4 && (fields[4] == labDir(id) || strings.HasPrefix(fields[4], labDir(id)+"/") || slices.Contains(files, fields[4])) {
 				found = append(found, "mount "+fields[4])
 			}
 		}
