@@ -22,7 +22,7 @@ func newLabCommand() *cobra.Command {
 		Use:   "lab",
 		Short: "Build a network of hosts, switches, NAT boxes and clouds on this machine",
 	}
-	c.AddCommand(newLabUpCommand(), newLabDownCommand(), newLabListCommand(), newLabExecCommand(), newLabPcapCommand(),
+	c.AddCommand(newLabUpCommand(), newLabDownCommand(), newLabListCommand(), newLabExecCommand(), newLabPcapCommand(), newLabServeCommand(),
 		newLabStartCommand(), newLabLinkCommand())
 	return c
 }
