@@ -483,3 +483,23 @@ func sendTagged(t testing.TB, n namespace, device string, vlan uint16, count int
 		}
 	})
 }
+
+// compareSubset wants every frame of got in want, and none more often.
+func compareSubset(t testing.TB, what string, want, got []string) {
+	t.Helper()
+	left := make(map[string]int)
+	for _, f := range want {
+		left[f]++
+	}
+	extra := 0
+	for _, f := range got {
+		if left[f]--; left[f] < 0 {
+			if extra++; extra < 4 {
+				t.Logf("%s: extra % x… (%d bytes)", what, f[:min(len(f), 60)], len(f))
+			}
+		}
+	}
+	if extra > 0 {
+		t.Errorf("%s: %d frames that the source did not have, or not so often", what, extra)
+	}
+}

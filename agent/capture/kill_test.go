@@ -108,6 +108,7 @@ func TestLedgerBalancesAfterKills(t *testing.T) {
 	if l.Delivered.Packets == 0 || l.Delivered.Packets+l.PathDropped.Packets+l.RingDropped.Packets+l.Shed.Packets != l.Seen.Packets {
 		t.Errorf("ledger %+v", l)
 	}
+	compareSubset(t, "weft0", source.end(), landing.end())
 	// What a kill can lose is what one agent held: some milliseconds of traffic.
 	if l.PathDropped.Packets*5 > l.Seen.Packets {
 		t.Errorf("%d of %d packets lost by four kills", l.PathDropped.Packets, l.Seen.Packets)
