@@ -11,6 +11,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"weft/agent/capture/bpf"
@@ -239,8 +240,8 @@ func (s *store) remove() error {
 	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), "link-") {
-			if err := os.Remove(filepath.Join(s.dir, e.Name())); err != nil {
-				return fmt.Errorf("unpin %s: %w", e.Name(), err)
+			if err := dropLink(filepath.Join(s.dir, e.Name())); err != nil {
+				return err
 			}
 		}
 	}
@@ -248,4 +249,25 @@ func (s *store) remove() error {
 		return fmt.Errorf("remove %s: %w", s.dir, err)
 	}
 	return nil
+}
+
+// dropLink detaches a pinned link and unpins it. Unpinning alone would detach
+// it too, but some time later.
+func dropLink(path string) error {
+	if l, err := link.LoadPinnedLink(path, nil); err == nil {
+		defer l.Close()
+		if err := l.Detach(); err != nil && attached(l) {
+			return fmt.Errorf("detach %s: %w", filepath.Base(path), err)
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("unpin %s: %w", filepath.Base(path), err)
+	}
+	return nil
+}
+
+// attached says whether a link still holds a device.
+func attached(l link.Link) bool {
+	info, err := l.Info()
+	return err == nil && info.TCX() != nil && info.TCX().Ifindex != 0
 }
