@@ -1,13 +1,60 @@
 # weft: see README.md. `make help` lists the targets.
 SHELL := /bin/bash
+export PATH := $(PATH):/usr/local/go/bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X weft/internal/version.Version=$(VERSION)
+BUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+# Under sudo, what is built still belongs to the person who asked.
+OWN := $(if $(SUDO_UID),chown -R $(SUDO_UID):$(SUDO_GID) bin,true)
+# Root parts of the tests run as root: only the test binaries, never the compiler.
+ROOT := $(if $(filter 0,$(shell id -u)),,-exec 'sudo env PATH=$(PATH) HOME=$(HOME) WEFT_REQUIRE=$(WEFT_REQUIRE) WEFT_BIN=$(WEFT_BIN)')
+export WEFT_BIN := $(CURDIR)/bin
+export WEFT_REQUIRE ?= all
 
-.PHONY: help build
+.PHONY: help deps build demo test check fmt generate generated lint bench dist clean
+
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
+deps: ## install what is missing from Debian's packages
+	@scripts/deps test
+
 build: ## build bin/weft and bin/weft-agent
+	@scripts/deps build
 	@mkdir -p bin
-	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/weft ./cmd/weft
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/weft-agent ./cmd/weft-agent
+	$(BUILD) -o bin/weft ./cmd/weft
+	CGO_ENABLED=0 $(BUILD) -o bin/weft-agent ./cmd/weft-agent
+	@$(OWN)
+
+demo: build ## bring up the hybrid lab and the first tap; ONCE=1 checks it and tears it down
+	@scripts/deps run
+	@[ "$$(id -u)" = 0 ] || { echo "make demo makes network namespaces: run it as sudo make demo" >&2; exit 1; }
+	bin/weft demo $(if $(ONCE),--once)
+
+test: deps build ## run every test, root parts included
+	go test -p 2 -timeout 20m $(ROOT) ./...
+
+check: deps fmt lint generated ## formatting, vet, staticcheck, and that generated files are current
+
+fmt:
+	@out=$$(gofmt -l .); [ -z "$$out" ] || { echo "not gofmt-ed:"; echo "$$out"; exit 1; }
+
+lint:
+	go vet ./...
+	go tool staticcheck ./...
+
+generate: ## regenerate BPF objects, protobuf and reference pages
+	scripts/generate
+
+generated: ## fail where a generated file is not current
+	scripts/generate --check
+
+bench: build ## run the benchmarks and write docs/reference/benchmarks.md (takes minutes)
+	@[ "$$(id -u)" = 0 ] || { echo "benchmarks make network namespaces: run as root" >&2; exit 1; }
+	bench/run
+
+dist: build ## build tar.gz, Debian package and OCI image tarball into dist/
+	scripts/dist
+
+clean: ## remove what was built
+	rm -rf bin dist

@@ -16,9 +16,9 @@ import (
 	"weft/internal/version"
 )
 
-func main() { os.Exit(run()) }
+func main() { os.Exit(execute()) }
 
-func run() int {
+func execute() int {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	err := newRootCommand().ExecuteContext(ctx)
@@ -73,6 +73,7 @@ func newRootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usage(fmt.Errorf("%w; see %s --help", err, cmd.CommandPath()))
 	})
+	root.AddCommand(newControllerCommand(), newDemoCommand(), newLabCommand(), newRelayCommand())
 	addClientCommands(root)
 	return root
 }

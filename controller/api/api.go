@@ -35,6 +35,9 @@ type Config struct {
 	CAPin string
 	// Heartbeat is how often a quiet watch says that it lives; 30 s unless given.
 	Heartbeat time.Duration
+	// SocketUser is let in over the Unix socket besides root and the
+	// controller's own user; 0 is nobody else.
+	SocketUser int
 }
 
 // Deps is what an API works with.
@@ -80,7 +83,7 @@ func New(cfg Config, deps Deps) (*API, error) {
 	}
 	a := &API{
 		cfg: cfg, store: deps.Store, seen: deps.Observer, log: deps.Log,
-		guard:   access.NewGuard(deps.Store, os.Geteuid()),
+		guard:   access.NewGuard(deps.Store, os.Geteuid(), cfg.SocketUser),
 		watches: make(chan struct{}, maxWatches),
 	}
 	mux := http.NewServeMux()
