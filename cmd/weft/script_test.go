@@ -17,7 +17,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"weft": func() { os.Exit(run()) }})
+	testscript.Main(m, map[string]func(){"weft": func() { os.Exit(execute()) }})
 }
 
 type serverKey struct{}
@@ -50,6 +50,7 @@ func setup(env *testscript.Env) error {
 	env.Values[serverKey{}] = s
 	env.Setenv("WEFT_SERVER", "unix://"+s.Socket)
 	env.Setenv("WEFT_CONFIG", filepath.Join(env.WorkDir, "config", "config.yaml"))
+	env.Setenv("WEFT_SOCKET", filepath.Join(env.WorkDir, "none.sock")) // never a controller that runs on this machine
 	env.Setenv("HTTPS_URL", s.URL)
 	env.Setenv("TZ", "UTC")
 	return os.WriteFile(filepath.Join(env.WorkDir, "admin.token"), []byte(s.Token+"\n"), 0o600)

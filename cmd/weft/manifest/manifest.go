@@ -60,7 +60,7 @@ func Load(paths []string, stdin io.Reader) ([]Item, error) {
 		}
 	}
 	if len(faults) == 0 {
-		faults = duplicates(items)
+		faults = append(duplicates(items), circles(items)...)
 	}
 	if len(faults) > 0 {
 		return nil, faults
@@ -194,6 +194,30 @@ func duplicates(items []Item) Faults {
 			faults = append(faults, fmt.Sprintf("%s:%d: %s is also at %s:%d; keep one of them", i.File, i.Line, ref, first.File, first.Line))
 		}
 		seen[ref] = i
+	}
+	return faults
+}
+
+// circles finds groups that contain themselves by way of others that are read
+// with them, before the first of them is written.
+func circles(items []Item) Faults {
+	groups := map[string]*model.Group{}
+	for _, i := range items {
+		if g, ok := i.Resource.(*model.Group); ok {
+			groups[g.Metadata.Name] = g
+		}
+	}
+	var faults Faults
+	for _, i := range items {
+		g, ok := i.Resource.(*model.Group)
+		if !ok {
+			continue
+		}
+		for n, nested := range g.Spec.Groups {
+			if path := model.GroupPath(groups, nested, g.Metadata.Name); path != nil {
+				faults = append(faults, i.Explain([]model.FieldError{model.CircleFault(g.Metadata.Name, n, path)})...)
+			}
+		}
 	}
 	return faults
 }
