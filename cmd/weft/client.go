@@ -48,6 +48,11 @@ func addClientCommands(root *cobra.Command) {
 	add("resources", newApplyCommand(o), newGetCommand(o), newDescribeCommand(o), newEditCommand(o), newDeleteCommand(o), newDiffCommand(o),
 		newLabelCommand(o), newGroupCommand(o), newExplainCommand(), newAuditCommand(o))
 	add("access", newLoginCommand(), newContextCommand(), newTokenCommand(o), newAccessCommand(o))
+	for _, c := range root.Commands() {
+		if c.GroupID == "" {
+			c.GroupID = "programs"
+		}
+	}
 	root.AddCommand(newCompletionCommand(), newVersionCommand(o))
 	root.CompletionOptions.DisableDefaultCmd = true
 }

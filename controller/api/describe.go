@@ -71,6 +71,7 @@ func describeSchemas(schemas map[string]*huma.Schema) {
 			s.Description = model.TypeDoc(name)
 		}
 		for field, f := range s.Properties {
+			f.Nullable = false // what is empty is left out
 			if f.Ref == "" && f.Description == "" {
 				f.Description = model.StructFieldDoc(name, field)
 			}
