@@ -220,24 +220,24 @@ func (d *demo) tapActive(ctx context.Context) (string, error) {
 }
 
 func (d *demo) tap(ctx context.Context) (*model.Tap, error) {
-	out, err := d.weft(ctx, "get", "taps", demoTap, "-o", "json")
-	if err != nil {
+	var taps []model.Tap
+	if err := d.get(ctx, &taps, "taps", demoTap); err != nil {
 		return nil, err
 	}
-	var tap model.Tap
-	if err := json.Unmarshal([]byte(out), &tap); err != nil {
-		return nil, fmt.Errorf("decode tap: %w", err)
+	if len(taps) != 1 {
+		return nil, fmt.Errorf("%d taps of the name %s", len(taps), demoTap)
 	}
-	return &tap, nil
+	return &taps[0], nil
 }
 
-func (d *demo) get(ctx context.Context, into any, kind string) error {
-	out, err := d.weft(ctx, "get", kind, "-o", "json")
+// get decodes a list of resources as the command line prints it.
+func (d *demo) get(ctx context.Context, into any, what ...string) error {
+	out, err := d.weft(ctx, append([]string{"get", "-o", "json"}, what...)...)
 	if err != nil {
 		return err
 	}
 	if err := json.Unmarshal([]byte(out), into); err != nil {
-		return fmt.Errorf("decode %s: %w", kind, err)
+		return fmt.Errorf("decode %s: %w", what[0], err)
 	}
 	return nil
 }
