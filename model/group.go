@@ -1,5 +1,10 @@
 package model
 
+import (
+	"fmt"
+	"strings"
+)
+
 // Group is a saved search over workloads. Membership is live.
 type Group struct {
 	TypeMeta
@@ -23,4 +28,33 @@ type GroupStatus struct {
 	Members int `json:"members"`
 	// Hosts is how many hosts they are on.
 	Hosts int `json:"hosts"`
+}
+
+// GroupPath returns the groups on the way from one to another through nesting,
+// both included, or nil where there is none.
+func GroupPath(groups map[string]*Group, from, to string) []string {
+	return groupPath(groups, from, to, map[string]bool{})
+}
+
+func groupPath(groups map[string]*Group, from, to string, been map[string]bool) []string {
+	if from == to {
+		return []string{from}
+	}
+	g := groups[from]
+	if g == nil || been[from] {
+		return nil
+	}
+	been[from] = true
+	for _, next := range g.Spec.Groups {
+		if path := groupPath(groups, next, to, been); path != nil {
+			return append([]string{from}, path...)
+		}
+	}
+	return nil
+}
+
+// CircleFault says that a group contains itself: path leads from its i-th
+// nested group back to it.
+func CircleFault(group string, i int, path []string) FieldError {
+	return FieldError{Field: fmt.Sprintf("spec.groups[%d]", i), Message: fmt.Sprintf("makes a circle: %s -> %s; take one of them out", group, strings.Join(path, " -> "))}
 }

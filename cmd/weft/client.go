@@ -19,6 +19,14 @@ import (
 // defaultSocket is where a controller on this machine listens.
 const defaultSocket = "/run/weft/api.sock"
 
+// localSocket is defaultSocket unless $WEFT_SOCKET names another.
+func localSocket() string {
+	if s := os.Getenv("WEFT_SOCKET"); s != "" {
+		return s
+	}
+	return defaultSocket
+}
+
 // options are the flags that say which controller a command speaks to.
 type options struct {
 	server    string
@@ -40,6 +48,11 @@ func addClientCommands(root *cobra.Command) {
 	add("resources", newApplyCommand(o), newGetCommand(o), newDescribeCommand(o), newEditCommand(o), newDeleteCommand(o), newDiffCommand(o),
 		newLabelCommand(o), newGroupCommand(o), newExplainCommand(), newAuditCommand(o))
 	add("access", newLoginCommand(), newContextCommand(), newTokenCommand(o), newAccessCommand(o))
+	for _, c := range root.Commands() {
+		if c.GroupID == "" {
+			c.GroupID = "programs"
+		}
+	}
 	root.AddCommand(newCompletionCommand(), newVersionCommand(o))
 	root.CompletionOptions.DisableDefaultCmd = true
 }
@@ -55,7 +68,7 @@ func (o *options) flags(c *cobra.Command) {
 }
 
 // connect finds the controller: --server, $WEFT_SERVER, the context, and at last
-// the socket of one on this machine.
+// the socket of one on this machine ($WEFT_SOCKET, or /run/weft/api.sock).
 func (o *options) connect() (*client.Client, error) {
 	server, name := o.server, o.context
 	if server == "" && name == "" {
@@ -78,8 +91,8 @@ func (o *options) connect() (*client.Client, error) {
 	if c != nil {
 		return client.New(client.Config{Server: c.Server, Token: c.Token, CA: []byte(c.CA)})
 	}
-	if _, err := os.Stat(defaultSocket); err == nil {
-		return client.New(client.Config{Server: "unix://" + defaultSocket})
+	if _, err := os.Stat(localSocket()); err == nil {
+		return client.New(client.Config{Server: "unix://" + localSocket()})
 	}
 	return nil, fmt.Errorf("no controller known; log in to one: weft login https://CONTROLLER --token-file FILE, or give --server")
 }

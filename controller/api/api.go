@@ -89,7 +89,7 @@ func New(cfg Config, deps Deps) (*API, error) {
 	mux := http.NewServeMux()
 	a.huma = humago.New(mux, humaConfig())
 	a.register()
-	describeProblems(a.huma.OpenAPI())
+	describeSchemas(a.huma.OpenAPI().Components.Schemas.Map())
 	mux.HandleFunc("GET /healthz", a.health)
 	mux.HandleFunc("GET /docs", docsPage)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

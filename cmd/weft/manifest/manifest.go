@@ -3,6 +3,7 @@
 package manifest
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ type Item struct {
 	File     string
 	Line     int
 	node     ast.Node
+	before   int // lines in the file before the document
 }
 
 // Faults is every fault of every file.
@@ -60,7 +62,7 @@ func Load(paths []string, stdin io.Reader) ([]Item, error) {
 		}
 	}
 	if len(faults) == 0 {
-		faults = duplicates(items)
+		faults = append(duplicates(items), circles(items)...)
 	}
 	if len(faults) > 0 {
 		return nil, faults
@@ -118,9 +120,42 @@ func read(file string, stdin io.Reader) ([]byte, error) {
 // Parse reads the documents of one file. A document may be a list of resources,
 // as "weft get -o json" writes it.
 func Parse(file string, data []byte) ([]Item, Faults) {
-	parsed, err := parser.ParseBytes(data, 0)
+	var items []Item
+	var faults Faults
+	for _, d := range documents(data) {
+		more, wrong := parseDocument(file, d)
+		items, faults = append(items, more...), append(faults, wrong...)
+	}
+	return items, faults
+}
+
+// document is one of a file, and how many lines are before it.
+type document struct {
+	text   []byte
+	before int
+}
+
+// documents cuts a file at its "---" lines, which mean nothing else anywhere in
+// YAML (1.2, c-forbidden). The parser would drop what follows an empty document.
+func documents(data []byte) []document {
+	docs := []document{{}}
+	line := 0
+	for text := range bytes.Lines(data) {
+		if rest, ok := bytes.CutPrefix(text, []byte("---")); ok && (len(rest) == 0 || bytes.ContainsRune([]byte(" \t\r\n"), rune(rest[0]))) {
+			docs = append(docs, document{before: line})
+			text = append([]byte("   "), rest...)
+		}
+		last := &docs[len(docs)-1]
+		last.text = append(last.text, text...)
+		line++
+	}
+	return docs
+}
+
+func parseDocument(file string, d document) ([]Item, Faults) {
+	parsed, err := parser.ParseBytes(d.text, 0)
 	if err != nil {
-		return nil, Faults{syntaxFault(file, err)}
+		return nil, Faults{syntaxFault(file, d.before, err)}
 	}
 	var items []Item
 	var faults Faults
@@ -133,13 +168,13 @@ func Parse(file string, data []byte) ([]Item, Faults) {
 			if node == nil || node.Type() == ast.NullType || node.Type() == ast.CommentType {
 				continue
 			}
-			item := Item{File: file, Line: node.GetToken().Position.Line, node: node}
+			item := Item{File: file, Line: d.before + lineOf(node), node: node, before: d.before}
 			if m, ok := node.(*ast.MappingNode); ok && len(m.Values) > 0 {
-				item.Line = m.Values[0].Key.GetToken().Position.Line
+				item.Line = d.before + lineOf(m.Values[0].Key)
 			}
 			var v any
 			if err := yaml.NodeToValue(node, &v); err != nil {
-				faults = append(faults, syntaxFault(file, err))
+				faults = append(faults, syntaxFault(file, d.before, err))
 				continue
 			}
 			r, err := model.Decode(v)
@@ -155,12 +190,19 @@ func Parse(file string, data []byte) ([]Item, Faults) {
 	return items, faults
 }
 
-func syntaxFault(file string, err error) string {
+func lineOf(n ast.Node) int {
+	if t := n.GetToken(); t != nil && t.Position != nil {
+		return t.Position.Line
+	}
+	return 1
+}
+
+func syntaxFault(file string, before int, err error) string {
 	var y yaml.Error
 	if errors.As(err, &y) && y.GetToken() != nil {
-		return fmt.Sprintf("%s:%d: %s", file, y.GetToken().Position.Line, y.GetMessage())
+		return fmt.Sprintf("%s:%d: %s", file, before+y.GetToken().Position.Line, y.GetMessage())
 	}
-	return fmt.Sprintf("%s: %v", file, err)
+	return fmt.Sprintf("%s:%d: %v", file, before+1, err)
 }
 
 // Explain puts file and line before each fault, in the order of the lines.
@@ -173,7 +215,7 @@ func (i Item) Explain(faults []model.FieldError) []string {
 	for n, f := range faults {
 		line := i.Line
 		if at := locate(i.node, f.Field); at != nil {
-			line = at.GetToken().Position.Line
+			line = i.before + lineOf(at)
 		}
 		list[n] = placed{line, fmt.Sprintf("%s:%d: %s", i.File, line, f)}
 	}
@@ -194,6 +236,30 @@ func duplicates(items []Item) Faults {
 			faults = append(faults, fmt.Sprintf("%s:%d: %s is also at %s:%d; keep one of them", i.File, i.Line, ref, first.File, first.Line))
 		}
 		seen[ref] = i
+	}
+	return faults
+}
+
+// circles finds groups that contain themselves by way of others that are read
+// with them, before the first of them is written.
+func circles(items []Item) Faults {
+	groups := map[string]*model.Group{}
+	for _, i := range items {
+		if g, ok := i.Resource.(*model.Group); ok {
+			groups[g.Metadata.Name] = g
+		}
+	}
+	var faults Faults
+	for _, i := range items {
+		g, ok := i.Resource.(*model.Group)
+		if !ok {
+			continue
+		}
+		for n, nested := range g.Spec.Groups {
+			if path := model.GroupPath(groups, nested, g.Metadata.Name); path != nil {
+				faults = append(faults, i.Explain([]model.FieldError{model.CircleFault(g.Metadata.Name, n, path)})...)
+			}
+		}
 	}
 	return faults
 }

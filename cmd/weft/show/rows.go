@@ -32,7 +32,7 @@ func Columns(kind model.Kind, wide bool) []Column {
 	case model.KindGroup:
 		narrow = append(col("NAME", "MEMBERS", "HOSTS"), flex("SELECTOR"), flex("GROUPS"), age)
 	case model.KindTap:
-		narrow = append([]Column{name, state}, append(col("SOURCES", "TOOLS", "PATH", "SEEN", "DELIVERED", "LOST"), age)...)
+		narrow = append([]Column{name, state}, append(append(col("SOURCES", "TOOLS"), flex("PATH")), append(col("SEEN", "DELIVERED", "LOST"), age)...)...)
 		more = append(col("FILTERED", "SAMPLED", "DEDUPLICATED", "SHED", "RING-DROPPED", "PATH-DROPPED", "IN-FLIGHT"), flex("FROM"), flex("TO"), flex("FILTER"))
 	case model.KindRelay:
 		narrow = append([]Column{name, state, flex("ADDRESSES")}, append(col("SESSIONS", "STREAMS", "BYTES"), age)...)
