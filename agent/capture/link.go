@@ -1,0 +1,341 @@
+package capture
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+
+	"weft/agent/capture/bpf"
+	"weft/wire/wirepb"
+)
+
+// place is one interface as a line taps it.
+type place struct {
+	workload string
+	number   uint32
+	name     string
+	ifindex  int
+	raw      bool
+	sense    Sense
+}
+
+type workloadResult struct {
+	workload string
+	err      error
+}
+
+// resolve finds the interfaces of the line's workloads.
+func (c *Capture) resolve(want *wirepb.CaptureLine, known map[string]Workload) (places []place, items []*workloadResult) {
+	taken := make(map[int]string)
+	for _, id := range want.GetWorkloads() {
+		result := &workloadResult{workload: id}
+		items = append(items, result)
+		w, ok := known[id]
+		switch {
+		case !ok:
+			result.err = errors.New("the workload is not on this host")
+			continue
+		case len(w.Interfaces) == 0:
+			result.err = errors.New("the workload has no interface that can be tapped")
+			continue
+		}
+		for _, name := range w.Interfaces {
+			dev, err := netlink.LinkByName(name)
+			if err != nil {
+				result.err = fmt.Errorf("find interface %s: %w", name, err)
+				continue
+			}
+			attrs := dev.Attrs()
+			if by, double := taken[attrs.Index]; double {
+				result.err = fmt.Errorf("interface %s is tapped for %s already", name, by)
+				continue
+			}
+			taken[attrs.Index] = id
+			raw := attrs.EncapType != "ether" && attrs.EncapType != "loopback"
+			if raw && len(want.GetFilterEthernet()) > 0 && len(want.GetFilterRaw()) == 0 {
+				result.err = fmt.Errorf("interface %s has no Ethernet headers and the filter needs them", name)
+				continue
+			}
+			places = append(places, place{workload: id, name: name, ifindex: attrs.Index, raw: raw, sense: w.Sense})
+		}
+	}
+	return places, items
+}
+
+// programs loads a line's pairs, each when it is first asked for.
+type programs struct {
+	c     *Capture
+	slot  uint32
+	want  *wirepb.CaptureLine
+	pairs [2]*bpf.Pair
+}
+
+func (p *programs) pick(raw, out bool) (*ebpf.Program, error) {
+	i, filter := 0, p.want.GetFilterEthernet()
+	if raw {
+		i, filter = 1, p.want.GetFilterRaw()
+	}
+	if p.pairs[i] == nil {
+		line := bpf.Line{Slot: p.slot, Snaplen: p.want.GetSnaplen(), Raw: raw}
+		for _, ins := range filter {
+			if ins.GetOp() > 0xffff || ins.GetJt() > 0xff || ins.GetJf() > 0xff {
+				return nil, fmt.Errorf("filter %q: an instruction is out of range", p.want.GetFilter())
+			}
+			line.Filter = append(line.Filter, bpf.Instruction{Op: uint16(ins.GetOp()), Jt: uint8(ins.GetJt()), Jf: uint8(ins.GetJf()), K: ins.GetK()})
+		}
+		pair, err := bpf.Load(line, p.c.store.maps)
+		if err != nil {
+			return nil, err
+		}
+		p.pairs[i] = pair
+	}
+	if out {
+		return p.pairs[i].Out, nil
+	}
+	return p.pairs[i].In, nil
+}
+
+func (p *programs) close() {
+	for _, pair := range p.pairs {
+		if pair != nil {
+			pair.Close()
+		}
+	}
+}
+
+// pin is the name under which a link lives on: link-SLOT-IFINDEX-HOOK.
+type pin struct {
+	slot    uint32
+	ifindex int
+	out     bool // the tc egress hook
+}
+
+func (p pin) String() string {
+	hook := "in"
+	if p.out {
+		hook = "out"
+	}
+	return fmt.Sprintf("link-%d-%d-%s", p.slot, p.ifindex, hook)
+}
+
+// hooks says where a place is tapped. On our end of a veth, what comes in is
+// what the workload has sent.
+func hooks(p place, want *wirepb.CaptureLine) (in, out bool) {
+	if p.sense == Veth {
+		return want.GetEgress(), want.GetIngress()
+	}
+	return want.GetIngress(), want.GetEgress()
+}
+
+// link makes the line's links what they should be. It returns what failed, by
+// workload.
+func (c *Capture) link(l *line, want *wirepb.CaptureLine, places []place) (map[string]error, error) {
+	digest := digestLine(want)
+	renew := digest != l.digest
+	progs := &programs{c: c, slot: l.slot, want: want}
+	defer progs.close()
+	if renew { // a filter that does not load fails the line as a whole, before anything is changed
+		if _, err := progs.pick(false, false); err != nil {
+			return nil, err
+		}
+	}
+	keep := make(map[string]bool)
+	for _, p := range places {
+		in, out := hooks(p, want)
+		if in {
+			keep[pin{l.slot, p.ifindex, false}.String()] = true
+		}
+		if out {
+			keep[pin{l.slot, p.ifindex, true}.String()] = true
+		}
+	}
+	if err := c.unlink(l.slot, keep); err != nil {
+		return nil, err
+	}
+	failed := make(map[string]error)
+	for _, p := range places {
+		if err := c.linkPlace(l, want, p, progs, renew); err != nil {
+			failed[p.workload] = fmt.Errorf("tap interface %s: %w", p.name, err)
+		}
+	}
+	if renew && len(failed) == 0 {
+		l.digest = digest
+		if err := c.writeLine(l.slot, 1, l.id, digest); err != nil {
+			return failed, err
+		}
+	}
+	return failed, nil
+}
+
+func (c *Capture) linkPlace(l *line, want *wirepb.CaptureLine, p place, progs *programs, renew bool) error {
+	number, ok := c.numbers.find(p.workload)
+	if !ok {
+		return errors.New("the workload has no number")
+	}
+	key, value := portKey{l.slot, uint32(p.ifindex)}, port{Workload: number}
+	if p.sense == Veth {
+		value.Flags |= portVeth
+	}
+	in, out := hooks(p, want)
+	var old port
+	tapped := c.store.maps["ports"].Lookup(key, &old) == nil && old.Flags&portEgressTapped != 0
+	if tapped && want.GetEgress() && old.Workload == number {
+		value.Flags |= portEgressTapped // stays so while links are swapped
+	}
+	if err := c.store.maps["ports"].Put(key, value); err != nil {
+		return fmt.Errorf("write port: %w", err)
+	}
+	if in {
+		if err := c.attach(pin{l.slot, p.ifindex, false}, progs, p.raw, renew); err != nil {
+			return err
+		}
+	}
+	if out {
+		if err := c.attach(pin{l.slot, p.ifindex, true}, progs, p.raw, renew); err != nil {
+			return err
+		}
+	}
+	if want.GetEgress() { // only now may the other side keep silent
+		value.Flags |= portEgressTapped
+	}
+	if err := c.store.maps["ports"].Put(key, value); err != nil {
+		return fmt.Errorf("write port: %w", err)
+	}
+	return nil
+}
+
+// attach makes sure of one link: a live one gets the new program, in place;
+// one whose device has gone is made anew.
+func (c *Capture) attach(p pin, progs *programs, raw, renew bool) error {
+	path := filepath.Join(c.store.dir, p.String())
+	old, err := link.LoadPinnedLink(path, nil)
+	if err == nil {
+		defer old.Close()
+		if live(old, p) {
+			if !renew {
+				return nil
+			}
+			prog, err := progs.pick(raw, p.out)
+			if err != nil {
+				return err
+			}
+			if err := old.Update(prog); err != nil {
+				return fmt.Errorf("swap the program: %w", err)
+			}
+			return nil
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("unpin a dead link: %w", err)
+	}
+	prog, err := progs.pick(raw, p.out)
+	if err != nil {
+		return err
+	}
+	hook := ebpf.AttachTCXIngress
+	if p.out {
+		hook = ebpf.AttachTCXEgress
+	}
+	fresh, err := link.AttachTCX(link.TCXOptions{Interface: p.ifindex, Program: prog, Attach: hook})
+	if err != nil {
+		return fmt.Errorf("attach: %w", err)
+	}
+	defer fresh.Close()
+	if err := fresh.Pin(path); err != nil {
+		return fmt.Errorf("pin the link: %w", err)
+	}
+	return nil
+}
+
+// live says whether a link still holds its device.
+func live(l link.Link, p pin) bool {
+	info, err := l.Info()
+	if err != nil {
+		return false
+	}
+	tcx := info.TCX()
+	return tcx != nil && tcx.Ifindex == uint32(p.ifindex)
+}
+
+// unlink takes away the links and ports of a line that are not to be kept. The
+// port's word that egress is tapped goes before the link does.
+func (c *Capture) unlink(slot uint32, keep map[string]bool) error {
+	entries, err := os.ReadDir(c.store.dir)
+	if err != nil {
+		return fmt.Errorf("list %s: %w", c.store.dir, err)
+	}
+	prefix := fmt.Sprintf("link-%d-", slot)
+	kept := make(map[uint32]bool)
+	var doomed []pin
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), prefix) {
+			continue
+		}
+		p := pin{slot: slot}
+		var hook string
+		if _, err := fmt.Sscanf(e.Name(), "link-%d-%d-%s", &p.slot, &p.ifindex, &hook); err != nil {
+			continue
+		}
+		p.out = hook == "out"
+		if keep[e.Name()] {
+			kept[uint32(p.ifindex)] = true
+		} else {
+			doomed = append(doomed, p)
+		}
+	}
+	for _, p := range doomed {
+		if err := c.hush(portKey{slot, uint32(p.ifindex)}, p.out, !kept[uint32(p.ifindex)]); err != nil {
+			return err
+		}
+		if err := c.detach(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hush forgets that a port's egress is tapped if that hook is going, and the
+// port itself where nothing taps it any more.
+func (c *Capture) hush(key portKey, out, last bool) error {
+	var v port
+	if err := c.store.maps["ports"].Lookup(key, &v); err != nil {
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil
+		}
+		return fmt.Errorf("read port: %w", err)
+	}
+	if last {
+		if err := c.store.maps["ports"].Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("delete port: %w", err)
+		}
+		return nil
+	}
+	if egress := out != (v.Flags&portVeth != 0); egress {
+		v.Flags &^= portEgressTapped
+		if err := c.store.maps["ports"].Put(key, v); err != nil {
+			return fmt.Errorf("write port: %w", err)
+		}
+	}
+	return nil
+}
+
+func (c *Capture) detach(p pin) error {
+	path := filepath.Join(c.store.dir, p.String())
+	l, err := link.LoadPinnedLink(path, nil)
+	if err == nil {
+		defer l.Close()
+		if err := l.Detach(); err != nil && live(l, p) {
+			return fmt.Errorf("detach %s: %w", p, err)
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("unpin %s: %w", p, err)
+	}
+	return nil
+}
