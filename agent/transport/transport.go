@@ -95,7 +95,9 @@ const (
 )
 
 // Handler serves one accepted stream; conn is a *Conn, closed when it returns.
-// ctx ends when the transport stops.
+// ctx ends when the transport stops, and the handler must then return. A
+// stream may end before its first byte: the dialler tried two paths at once
+// and took the other.
 type Handler func(ctx context.Context, conn net.Conn, peer wire.Identity)
 
 // Deps are what New needs from its surroundings. The time by which peers'
