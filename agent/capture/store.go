@@ -66,6 +66,9 @@ const (
 
 // checkBPFFS says whether dir is on a BPF file system.
 func checkBPFFS(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make the directory of pinned objects: %w; is a BPF file system mounted there? (mount -t bpf bpf /sys/fs/bpf)", err)
+	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return fmt.Errorf("look at %s: %w", dir, err)
