@@ -51,6 +51,9 @@ func (i *Identity) expiredAtController(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
+	if i.track != nil {
+		raw = i.track(raw)
+	}
 	defer raw.Close()
 	if err := raw.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		return false

@@ -71,6 +71,8 @@ type Identity struct {
 	client  *http.Client
 	problem atomic.Pointer[error]
 
+	exposed sync.Once // warned that others may read the token
+
 	mu sync.Mutex // held while the state is replaced
 }
 
