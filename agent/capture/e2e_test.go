@@ -10,6 +10,7 @@ import (
 	"weft/agent/capture"
 	"weft/internal/testreq"
 	"weft/model"
+	"weft/packet"
 	"weft/wire"
 	"weft/wire/wirepb"
 )
@@ -145,6 +146,13 @@ func TestEveryPacketArrivesAsTheWireWouldCarryIt(t *testing.T) {
 			for _, f := range got {
 				if len(f) > mtu+14 {
 					t.Errorf("a frame of %d bytes on weft0", len(f))
+					break
+				}
+			}
+			for _, f := range got {
+				h, _ := packet.Parse([]byte(f), packet.Ethernet)
+				if state := packet.CheckTransport([]byte(f), h); state == packet.Wrong || state == packet.Partial {
+					t.Errorf("a frame with a wrong checksum: % x", f[:min(len(f), 60)])
 					break
 				}
 			}

@@ -402,6 +402,48 @@ func TestSequencesAreDealtWithOnce(t *testing.T) {
 	}
 }
 
+// A device that its user has taken down drops everything without an error.
+func TestSilentDropsAreCounted(t *testing.T) {
+	alone(t)
+	d := newDeliver(t)
+	mustApply(t, d, map[string]string{"a": "weft0"})
+	end, err := netlink.LinkByName("weft0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetDown(end); err != nil {
+		t.Fatal(err)
+	}
+	f := frame(false, packet.ProtoUDP, 10)
+	c, kind, _ := dial(d, sourceID, tapstream.Hello{Min: 1, Max: 1, Line: "a", Epoch: 1, Next: 1})
+	if kind != tapstream.TypeAccept {
+		t.Fatalf("type %d", kind)
+	}
+	for s := range uint64(3) {
+		c.Write(seal(t, s+1, tapstream.Record{Time: 1, Length: uint32(len(f)), Segments: 1, Data: f}))
+		c.in.Next()
+	}
+	c.Write(tapstream.AppendPing(nil, 1))
+	var last tapstream.Ack
+	for {
+		kind, payload, err := c.in.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kind == tapstream.TypePong {
+			break
+		}
+		if last, err = tapstream.ParseAck(payload); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if last.Totals.FailedPackets != 3 || last.Totals.DeliveredPackets != 0 || last.Totals.FailedBytes != 3*uint64(len(f)) {
+		t.Errorf("%+v", last)
+	}
+	c.Close()
+	<-c.end
+}
+
 func TestDecodingIntoTheDeviceAllocatesNothing(t *testing.T) {
 	alone(t)
 	d := newDeliver(t)

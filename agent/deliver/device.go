@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -54,6 +56,37 @@ type device struct {
 	feed  *feed
 	block link.Link
 	index int // of the user's end
+
+	dropMu  sync.Mutex
+	handle  *netlink.Handle // of the device's namespace
+	fed     int             // index of the end that is fed
+	drops   uint64
+	checked time.Time
+}
+
+// Reading a device's counters costs as much as some hundred frames.
+const checkDropsEvery = 20 * time.Millisecond
+
+// dropped returns how many frames the kernel took from us and then dropped
+// before the user's end, because that is down or a queue was full, since the
+// last time it was asked. now makes it look whenever it looked last.
+func (d *device) dropped(now bool) uint64 {
+	d.dropMu.Lock()
+	defer d.dropMu.Unlock()
+	if !now && time.Since(d.checked) < checkDropsEvery {
+		return 0
+	}
+	d.checked = time.Now()
+	l, err := d.handle.LinkByIndex(d.fed)
+	if err != nil || l.Attrs().Statistics == nil {
+		return 0
+	}
+	was := d.drops
+	d.drops = l.Attrs().Statistics.TxDropped
+	if d.drops < was {
+		return 0
+	}
+	return d.drops - was
 }
 
 // openDevice makes the pair, or takes over the one that is there.
@@ -84,8 +117,13 @@ func openDevice(name string) (*device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find device %s: %w", feedName(name), err)
 	}
-	d := &device{name: name, index: end.Attrs().Index}
+	d := &device{name: name, index: end.Attrs().Index, fed: fed.Attrs().Index}
+	if d.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	d.dropped(true)
 	if d.feed, err = openFeed(fed.Attrs().Index, deviceMTU); err != nil {
+		d.handle.Close()
 		return nil, err
 	}
 	d.block = blockStack(end.Attrs().Index)
@@ -223,6 +261,9 @@ func (d *device) alive() bool {
 // close lets go of the device and leaves it there.
 func (d *device) close() {
 	d.feed.close()
+	d.dropMu.Lock()
+	d.handle.Close()
+	d.dropMu.Unlock()
 	if d.block != nil {
 		d.block.Close()
 	}

@@ -184,6 +184,11 @@ func (d *Deliver) work(conn net.Conn, in *tapstream.Reader, s *source, hello tap
 			if err != nil {
 				return err
 			}
+			if ack, changed := d.recount(s); changed {
+				if err := send(ack.Append(out[:0])); err != nil {
+					return fmt.Errorf("send an ack: %w", err)
+				}
+			}
 			if err := send(tapstream.AppendPong(out[:0], token)); err != nil {
 				return fmt.Errorf("send a pong: %w", err)
 			}
@@ -236,6 +241,7 @@ func (d *Deliver) batch(s *source, dec *tapstream.Decoder, payload []byte) (taps
 		// What the batch says it holds and did not is failed too.
 		totals.FailedPackets += uint64(b.Packets) - delivered.Packets
 		totals.FailedBytes += b.Bytes - delivered.Bytes
+		undeliver(&totals, dev.dropped(false))
 		if formatErr != nil {
 			d.log.Warn("batch does not decode", "from", s.grant.host, "err", formatErr)
 		}
@@ -244,4 +250,38 @@ func (d *Deliver) batch(s *source, dec *tapstream.Decoder, payload []byte) (taps
 	defer s.mu.Unlock()
 	s.last, s.totals = b.Sequence, totals
 	return tapstream.Ack{Sequence: s.last, Totals: s.totals}, nil
+}
+
+// undeliver moves frames that the device dropped after all from delivered to
+// failed. The kernel counts no bytes for them; the average of the epoch stands in, so
+// that the account stays whole. Where several streams feed one device, the
+// drops go to the one that finds them.
+func undeliver(t *tapstream.Totals, packets uint64) {
+	packets = min(packets, t.DeliveredPackets)
+	if packets == 0 {
+		return
+	}
+	bytes := t.DeliveredBytes / t.DeliveredPackets * packets
+	if packets == t.DeliveredPackets {
+		bytes = t.DeliveredBytes
+	}
+	t.DeliveredPackets -= packets
+	t.DeliveredBytes -= bytes
+	t.FailedPackets += packets
+	t.FailedBytes += bytes
+}
+
+// recount looks for drops while the stream is quiet.
+func (d *Deliver) recount(s *source) (tapstream.Ack, bool) {
+	d.mu.Lock()
+	dev := d.devices[s.grant.device]
+	d.mu.Unlock()
+	if dev == nil {
+		return tapstream.Ack{}, false
+	}
+	packets := dev.dropped(true)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	undeliver(&s.totals, packets)
+	return tapstream.Ack{Sequence: s.last, Totals: s.totals}, packets > 0
 }
