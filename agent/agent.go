@@ -52,7 +52,7 @@ type Inventory interface {
 // part. It is never called twice at once. It must return when ctx ends.
 type Reconciler func(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error)
 
-// Deps of an Agent. Lines, CertificateExpires and Welcome may be nil.
+// Deps of an Agent. Lines, CertificateExpires, Problem and Welcome may be nil.
 type Deps struct {
 	State *State
 	// HTTP reaches the controller: HTTP/2 over TLS 1.3 with this machine's
@@ -64,6 +64,8 @@ type Deps struct {
 	Lines func() *wirepb.LineReport
 	// CertificateExpires is when this machine's certificate does.
 	CertificateExpires func() time.Time
+	// Problem is what is wrong with this machine's identity, nil when nothing is.
+	Problem func() error
 	// Welcome sees each welcome before anything else is done with the session.
 	Welcome func(*wirepb.Welcome)
 	Log     *slog.Logger
@@ -192,6 +194,8 @@ const (
 	// ConditionStateNotSaved is set while last-known-good state cannot be
 	// written: the agent works on, but would start without it.
 	ConditionStateNotSaved = "StateNotSaved"
+	// ConditionIdentity is set where the certificate cannot be renewed.
+	ConditionIdentity = "Identity"
 )
 
 // condition sets a condition, or clears it where the message is empty.

@@ -196,6 +196,7 @@ func (s *session) send(ctx context.Context) error {
 		case <-applied:
 		case <-conditions:
 		case <-lines.C:
+			a.checkIdentity()
 			if err := s.reportLines(); err != nil {
 				return err
 			}
@@ -279,12 +280,23 @@ func (a *Agent) dress(facts *wirepb.HostFacts) *wirepb.HostFacts {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, typ := range []string{ConditionStateDamaged, ConditionStateNotSaved} {
+	for _, typ := range []string{ConditionStateDamaged, ConditionStateNotSaved, ConditionIdentity} {
 		if c := a.conditions[typ]; c != nil {
 			facts.Conditions = append(facts.Conditions, c)
 		}
 	}
 	return facts
+}
+
+func (a *Agent) checkIdentity() {
+	if a.deps.Problem == nil {
+		return
+	}
+	if err := a.deps.Problem(); err != nil {
+		a.condition(ConditionIdentity, err.Error())
+	} else {
+		a.condition(ConditionIdentity, "")
+	}
 }
 
 func (a *Agent) conditionChanges() <-chan struct{} {

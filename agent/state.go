@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"weft/internal/keyfile"
 	"weft/wire/wirepb"
 )
 
@@ -68,7 +69,7 @@ func OpenState(dir string) (*State, error) {
 	if err := f.Truncate(0); err == nil {
 		_, _ = fmt.Fprintf(f, "%d\n", os.Getpid())
 	}
-	return &State{dir: dir, lock: f, write: WriteFile}, nil
+	return &State{dir: dir, lock: f, write: writeFile}, nil
 }
 
 func holder(f *os.File) string {
@@ -175,31 +176,4 @@ func (s *State) Forget(name string) error {
 	return nil
 }
 
-// WriteFile puts a file (0600) in the place of an older one, whole or not at
-// all, and has it on the disk when it returns.
-func WriteFile(path string, data []byte) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(tmp.Name())
-		}
-	}()
-	_, err = tmp.Write(data)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}
+func writeFile(path string, data []byte) error { return keyfile.Write(path, data, 0o600) }

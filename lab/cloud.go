@@ -1,8 +1,6 @@
 package lab
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -42,14 +40,7 @@ func (h *Host) startMetadata() error {
 	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
 	go server.Serve(listener)
-	h.lab.onDown(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		if err := server.Shutdown(ctx); errors.Is(err, context.DeadlineExceeded) {
-			return server.Close()
-		}
-		return nil
-	})
+	h.lab.onDown(server.Close)
 	return nil
 }
 

@@ -242,6 +242,20 @@ func (c *Container) connect() error {
 	if err != nil {
 		return err
 	}
+	if err := c.configure(); err != nil {
+		return err
+	}
+	return netns.Do(c.host.NetNS(), func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return settle(h, func(l netlink.Link) bool { return l.Attrs().Name == c.HostDevice() })
+	})
+}
+
+func (c *Container) configure() error {
 	return netns.Do(c.NetNS(), func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {

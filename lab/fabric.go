@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -167,4 +169,32 @@ func addPair(h *netlink.Handle, port, end string, mtu, master int) error {
 		return fmt.Errorf("make %s: %w", port, err)
 	}
 	return raise(h, end)
+}
+
+// settle waits until the kernel has noticed that the devices are up: it does so
+// in the background, and until then a switch drops what a port receives. Here
+// are the devices that count, by a list that is asked for again and again.
+func settle(h *netlink.Handle, counts func(netlink.Link) bool) error {
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		links, err := h.LinkList()
+		if err != nil {
+			return fmt.Errorf("list devices: %w", err)
+		}
+		waiting := slices.ContainsFunc(links, func(l netlink.Link) bool {
+			return counts(l) && l.Attrs().OperState != netlink.OperUp
+		})
+		// A device that somebody has set down on purpose is waited for in vain.
+		if !waiting || time.Now().After(deadline) {
+			return nil
+		}
+	}
+}
+
+// settle waits for the named ports, or for all.
+func (f *fabric) settle(devices ...string) error {
+	return f.do(func(h *netlink.Handle) error {
+		return settle(h, func(l netlink.Link) bool {
+			return l.Type() == "veth" && (len(devices) == 0 || slices.Contains(devices, l.Attrs().Name))
+		})
+	})
 }

@@ -57,6 +57,9 @@ func (h *Host) Labels() map[string]string {
 // IsRouter says whether the node is a router.
 func (h *Host) IsRouter() bool { return h.node.Router != nil }
 
+// Later says whether the topology leaves the host out until it is started.
+func (h *Host) Later() bool { return h.node.Host != nil && h.node.Host.Later }
+
 // Up says whether the host has been started.
 func (h *Host) Up() bool {
 	h.mu.Lock()

@@ -138,6 +138,9 @@ func (l *Lab) build(ctx context.Context, t *Topology) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	if err := l.fabric.settle(); err != nil {
+		return err
+	}
 	if err := l.serveControl(); err != nil {
 		return err
 	}
@@ -166,7 +169,13 @@ func (l *Lab) StartHost(name string) error {
 	if err := h.start(); err != nil {
 		return fmt.Errorf("start %q: %w", name, err)
 	}
-	return l.save()
+	var devices []string
+	for _, name := range h.Links() {
+		if k, err := l.link(name); err == nil {
+			devices = append(devices, k.bridgePort())
+		}
+	}
+	return errors.Join(l.fabric.settle(devices...), l.save())
 }
 
 // owned refuses what only the process that owns the lab can do.

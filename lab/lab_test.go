@@ -120,10 +120,15 @@ const (
 	never = 200 * time.Millisecond // for what must not
 )
 
-// dial tries TCP from a namespace to an address.
-func dial(r lab.Runner, to string) error {
+// dial connects by TCP from a namespace to an address.
+func dial(r lab.Runner, to string) error { return dialFor(r, to, 5*time.Second) }
+
+// open says whether TCP gets through, without waiting long for a no.
+func open(r lab.Runner, to string) bool { return dialFor(r, to, 300*time.Millisecond) == nil }
+
+func dialFor(r lab.Runner, to string, patience time.Duration) error {
 	return netns.Do(r.NetNS(), func() error {
-		c, err := net.DialTimeout("tcp4", to, 500*time.Millisecond)
+		c, err := net.DialTimeout("tcp4", to, patience)
 		if err == nil {
 			c.Close()
 		}
@@ -306,5 +311,51 @@ func TestAnotherProcessChangesALab(t *testing.T) {
 	sh(t, where, "ping -c1 -W2 controller")
 	if err := other.Down(); err == nil {
 		t.Error("a lab goes down at the word of one who does not own it")
+	}
+}
+
+// TestHybridExample walks the paths that the example is there for.
+func TestHybridExample(t *testing.T) {
+	need(t, "nft")
+	topo, err := lab.Load("../examples/hybrid.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := upTopology(t, topo)
+	controller, relay, www := l.Host("controller"), l.Host("relay"), l.Host("www")
+	for port, h := range map[int]*lab.Host{7443: controller, 443: relay, 80: www} {
+		from := listen(t, h, port)
+		for _, name := range []string{"ids", "db", "web-1", "web-2", "app-1", "app-2"} {
+			if err := dial(l.Host(name), addrPort(h, port).String()); err != nil {
+				t.Errorf("%s to %s: %v", name, h.Name, err)
+				continue
+			}
+			if got := <-from; strings.HasPrefix(got, "10.") {
+				t.Errorf("%s sees %s by its inner address %s", h.Name, name, got)
+			}
+		}
+	}
+	web := l.Host("web-1")
+	sh(t, web.Container("web-1a"), "ping -c1 -W2 web-1b && ping -c1 -W2 www.example.com")
+	sh(t, l.Host("ids"), "ping -c1 -W2 db")
+	udpWWW := udp(t, www, 53)
+	for name, passes := range map[string]bool{"web-1": false, "app-1": false, "ids": true, "app-2": true} {
+		send(t, udp(t, l.Host(name), 0), addrPort(www, 53), name)
+		wait := soon
+		if !passes {
+			wait = never
+		}
+		if got, _ := receive(t, udpWWW, wait); (got == name) != passes {
+			t.Errorf("UDP from %s: got %q, want it to pass: %v", name, got, passes)
+		}
+	}
+	listen(t, l.Host("ids"), 22)
+	for _, from := range []*lab.Host{www, web, l.Host("app-2")} {
+		if open(from, addrPort(l.Host("ids"), 22).String()) {
+			t.Errorf("%s reaches into the data centre", from.Name)
+		}
+	}
+	if l.Host("ids").Labels()["role"] != "ids" || l.Host("web-2").Cloud().Tags["app"] != "web" {
+		t.Error("labels or tags are missing")
 	}
 }

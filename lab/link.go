@@ -131,7 +131,10 @@ func (l *Lab) SetLink(name string, i Impairment) error {
 	if err := l.impair(k, i); err != nil {
 		return fmt.Errorf("change link %s: %w", k.port.Link, err)
 	}
-	return l.save()
+	k.mu.Lock()
+	port := k.bridgePort()
+	k.mu.Unlock()
+	return errors.Join(l.fabric.settle(port), l.save())
 }
 
 // LinkCounters says what an impaired link has done: from the node to the

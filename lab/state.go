@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -90,12 +91,17 @@ func processStart(pid int) uint64 {
 	return v
 }
 
-// newID draws an id: 5 characters that are easy to type.
+// idRE is the form of an id: a letter, a digit, and three of either. The digit
+// keeps names such as weft-agent-1, which others may give, from looking like
+// ours to a sweep.
+var idRE = regexp.MustCompile(`^[a-z][2-9][a-z2-9]{3}$`)
+
+// newID draws an id that is easy to type.
 func newID() string {
-	const alphabet = "abcdefghjkmnpqrstuvwxyz23456789"
+	const letters, digits = "abcdefghjkmnpqrstuvwxyz", "23456789"
 	b := make([]byte, 5)
 	rand.Read(b)
-	for i := range b {
+	for i, alphabet := range []string{letters, digits, letters + digits, letters + digits, letters + digits} {
 		b[i] = alphabet[int(b[i])%len(alphabet)]
 	}
 	return string(b)

@@ -56,6 +56,8 @@ type Capture struct {
 	store *store
 	slots [bpf.MaxLines]*line
 
+	own ownConns
+
 	running sync.Mutex
 	ctx     context.Context // of Run; nil before and after
 }
@@ -200,6 +202,7 @@ func (c *Capture) closeStore() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.slots = [bpf.MaxLines]*line{}
+	c.own.close()
 	if c.store != nil {
 		c.store.close()
 		c.store = nil

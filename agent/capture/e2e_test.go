@@ -78,7 +78,8 @@ func hush(t testing.TB, c *capture.Capture) {
 
 // settled waits until what arrives stops growing.
 func settled(s *sniffer) {
-	for last, same := -1, 0; same < 10; time.Sleep(20 * time.Millisecond) {
+	deadline := time.Now().Add(20 * time.Second)
+	for last, same := -1, 0; same < 10 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if n := s.count(); n == last {
 			same++
 		} else {
@@ -128,9 +129,9 @@ func TestEveryPacketArrivesAsTheWireWouldCarryIt(t *testing.T) {
 			apply(t, w, c, captureLine("uid/ids", "c1"))
 			connected(t, c)
 			hush(t, c)
+			before := quiet(t, c, "uid/ids").Seen
 			source, landing := sniff(t, w.host, "v1"), sniff(t, w.tool, "weft0")
 
-			before := quiet(t, c, "uid/ids").Seen
 			traffic(t, w)
 			settled(source)
 			l := quiet(t, c, "uid/ids")

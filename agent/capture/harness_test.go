@@ -136,7 +136,7 @@ func newWorld(t testing.TB, mtu int) *world {
 	return w
 }
 
-// toolConn is a loopback connection that stands for the mutually
+// toolConn is a local connection that stands for the mutually
 // authenticated one between agents.
 type toolConn struct{ net.Conn }
 
@@ -167,7 +167,7 @@ func newToolSide(t testing.TB) *toolSide {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "tool")) // crosses namespaces
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,8 +211,12 @@ func (s *toolSide) cut() {
 }
 
 func (s *toolSide) dial(ctx context.Context, _ string, _ *wirepb.Peer) (capture.Conn, error) {
+	return dialUnix(ctx, s.listener.Addr().String())
+}
+
+func dialUnix(ctx context.Context, path string) (capture.Conn, error) {
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", s.listener.Addr().String())
+	conn, err := d.DialContext(ctx, "unix", path)
 	if err != nil {
 		return nil, err
 	}
@@ -372,8 +376,7 @@ func (s *sniffer) run() {
 			}
 			continue
 		}
-		if err != nil {
-			s.t.Errorf("sniff: %v", err)
+		if err != nil { // the device has gone
 			return
 		}
 		frame := append([]byte(nil), buf[10:n]...)
@@ -452,3 +455,51 @@ func eventually(t testing.TB, what string, f func() bool) {
 	}
 }
 
+// sendTagged sends UDP datagrams in frames with a VLAN tag.
+func sendTagged(t testing.TB, n namespace, device string, vlan uint16, count int) {
+	t.Helper()
+	n.do(t, func() {
+		dev, err := net.InterfaceByName(device)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer unix.Close(fd)
+		frame := []byte{2, 0, 0, 0, 0, 9}
+		frame = append(frame, dev.HardwareAddr...)
+		frame = append(frame, 0x81, 0, byte(vlan>>8), byte(vlan), 8, 0)
+		frame = append(frame, 0x45, 0, 0, 33, 0, 1, 0, 0, 64, 17, 0, 0, 10, 9, 0, 11, 10, 9, 0, 12)
+		frame = append(frame, 0x30, 0x39, 0, 9, 0, 13, 0, 0, 'h', 'e', 'l', 'l', 'o')
+		for range count {
+			if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: dev.Index, Protocol: 0x0081}); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+}
+
+// compareSubset wants every frame of got in want, and none more often.
+func compareSubset(t testing.TB, what string, want, got []string) {
+	t.Helper()
+	left := make(map[string]int)
+	for _, f := range want {
+		left[f]++
+	}
+	extra := 0
+	for _, f := range got {
+		if left[f]--; left[f] < 0 {
+			if extra++; extra < 4 {
+				t.Logf("%s: extra % x… (%d bytes)", what, f[:min(len(f), 60)], len(f))
+			}
+		}
+	}
+	if extra > 0 {
+		t.Errorf("%s: %d frames that the source did not have, or not so often", what, extra)
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io/fs"
+	"os"
 	"strings"
 	"unsafe"
 
@@ -136,6 +138,9 @@ func setUp(name string, end netlink.Link) error {
 		if err := netlink.LinkSetIP6AddrGenMode(l, addrGenNone); err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EAFNOSUPPORT) {
 			return fmt.Errorf("turn off address generation on %s: %w", n, err)
 		}
+		if err := disableIPv6(n); err != nil {
+			return err
+		}
 		if err := netlink.LinkSetARPOff(l); err != nil {
 			return fmt.Errorf("turn off ARP on %s: %w", n, err)
 		}
@@ -152,6 +157,17 @@ func setUp(name string, end netlink.Link) error {
 		if err := netlink.LinkSetUp(l); err != nil {
 			return fmt.Errorf("bring up %s: %w", l.Attrs().Name, err)
 		}
+	}
+	return nil
+}
+
+// disableIPv6 keeps multicast listener reports off the device, which the kernel
+// sends even without an address. /proc/sys/net is that of the calling thread's
+// namespace. A kernel without IPv6 has nothing to disable.
+func disableIPv6(name string) error {
+	path := "/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6"
+	if err := os.WriteFile(path, []byte("1"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("disable IPv6 on %s: %w", name, err)
 	}
 	return nil
 }

@@ -155,8 +155,8 @@ func (f *feed) record(r *tapstream.Record) {
 		return
 	}
 	whole := len(frame) == length
-	if r.GSOSize == 0 {
-		if whole {
+	if r.GSOSize == 0 || headers.Payload > 0 && length-headers.Payload <= int(r.GSOSize) {
+		if whole { // also a super-frame of one segment, which the kernel would not cut
 			packet.CompleteChecksum(frame, headers)
 		}
 		f.plain(frame)

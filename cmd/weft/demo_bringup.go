@@ -147,30 +147,38 @@ func (d *demo) startAgent(ctx context.Context, h *lab.Host) (*program, error) {
 }
 
 func (d *demo) serversUp(ctx context.Context) (string, error) {
-	serve := func(name string, r lab.Runner, dir string) error {
-		_, err := d.start(name, r.Command(context.WithoutCancel(ctx), d.weftPath(), "lab", "serve", "--listen", ":80"), dir)
-		return err
-	}
-	for _, name := range []string{"www", "app-1"} {
-		h := d.lab.Host(name)
-		if err := serve(name+"-http", h, h.StateDir()); err != nil {
-			return "", err
-		}
-	}
 	web1 := d.lab.Host("web-1")
+	servers := map[string]struct {
+		where lab.Runner
+		dir   string
+	}{}
+	for _, name := range []string{"www", "app-1"} {
+		servers[name] = struct {
+			where lab.Runner
+			dir   string
+		}{d.lab.Host(name), d.lab.Host(name).StateDir()}
+	}
 	for _, c := range web1.Containers() {
-		if err := serve(c.Name+"-http", c, web1.StateDir()); err != nil {
+		servers[c.Name] = struct {
+			where lab.Runner
+			dir   string
+		}{c, web1.StateDir()}
+	}
+	for name, s := range servers {
+		if _, err := d.start(name+"-http", s.where.Command(context.WithoutCancel(ctx), d.weftPath(), "lab", "serve", "--listen", ":80"), s.dir); err != nil {
 			return "", err
 		}
 	}
 	return retry(ctx, 10*time.Second, func() (string, error) {
-		for _, p := range d.procs {
-			if err := p.exited(); err != nil {
+		for name, s := range servers {
+			if err := d.procs[name+"-http"].exited(); err != nil {
+				return "", err
+			}
+			if _, err := output(ctx, s.where, "curl", "-sS", "--fail", "-o", "/dev/null", "--max-time", "5", "http://127.0.0.1/1"); err != nil {
 				return "", err
 			}
 		}
-		_, err := output(ctx, d.lab.Host("web-2"), "curl", "-sS", "-o", "/dev/null", "--max-time", "5", "http://www/1")
-		return "", err
+		return fmt.Sprintf("%d servers", len(servers)), nil
 	})
 }
 

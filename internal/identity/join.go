@@ -109,7 +109,7 @@ func (i *Identity) Renew(ctx context.Context) error {
 	if err != nil {
 		// Whether time is over is for the controller to say: our own clock
 		// may be wrong.
-		if expiredByPeer(err) {
+		if expiredByPeer(err) || i.expiredAtController(ctx) {
 			return fmt.Errorf("renew %s: %w", before.id, ErrExpired)
 		}
 		return fmt.Errorf("renew %s: %s: %w", before.id, said(err), err)
