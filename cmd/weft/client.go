@@ -55,6 +55,24 @@ func addClientCommands(root *cobra.Command) {
 	}
 	root.AddCommand(newCompletionCommand(), newVersionCommand(o))
 	root.CompletionOptions.DisableDefaultCmd = true
+	markUsage(root)
+}
+
+// markUsage makes every fault of a command's arguments one of usage.
+func markUsage(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			err := check(cmd, args)
+			var exit *exitError
+			if err == nil || errors.As(err, &exit) {
+				return err
+			}
+			return usage(fmt.Errorf("%w; see %s --help", err, cmd.CommandPath()))
+		}
+	}
+	for _, sub := range c.Commands() {
+		markUsage(sub)
+	}
 }
 
 func (o *options) flags(c *cobra.Command) {

@@ -12,6 +12,9 @@ import (
 	"weft/model"
 )
 
+// labelTries bounds how often a label is set anew on what somebody else changed.
+const labelTries = 10
+
 func newLabelCommand(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "label KIND NAME KEY=VALUE... KEY-...",
@@ -45,7 +48,7 @@ that selectors of groups and taps find it; those of other kinds are their own.`,
 			if err != nil {
 				return err
 			}
-			for {
+			for try := 1; ; try++ {
 				r, err := cl.Get(cmd.Context(), info, name)
 				if err != nil {
 					return err
@@ -54,7 +57,7 @@ that selectors of groups and taps find it; those of other kinds are their own.`,
 					return usage(err)
 				}
 				_, warnings, err := cl.Replace(cmd.Context(), r, false)
-				if client.Status(err) == http.StatusConflict {
+				if client.Status(err) == http.StatusConflict && try < labelTries {
 					continue // somebody was faster: once more on what there is now
 				}
 				if err != nil {

@@ -14,9 +14,10 @@ import (
 func newLabStartCommand() *cobra.Command {
 	var which string
 	c := &cobra.Command{
-		Use:   "start HOST",
-		Short: "Start a host that the topology says comes later",
-		Args:  cobra.ExactArgs(1),
+		Use:     "start HOST",
+		Short:   "Start a host that the topology says comes later",
+		Example: "  sudo weft lab start web-3",
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := lab.Open(which)
 			if err != nil {

@@ -24,8 +24,9 @@ import (
 // Limits of the API.
 const (
 	MaxBody     = 1 << 20 // bytes of one request
-	maxWatches  = 256     // at one time
-	maxAudit    = 10_000  // entries in one answer
+	bodyTimeout = 30 * time.Second
+	maxWatches  = 256    // at one time
+	maxAudit    = 10_000 // entries in one answer
 	minInterval = 100 * time.Millisecond
 )
 
