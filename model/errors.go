@@ -5,8 +5,8 @@ import "strings"
 // FieldError says what is wrong with one field and what to do about it.
 type FieldError struct {
 	// Field is a path such as "spec.from.selector" or "spec.groups[2]".
-	Field   string
-	Message string
+	Field   string `json:"field" doc:"Where: a path such as spec.from.selector; empty for the whole."`
+	Message string `json:"message" doc:"What is wrong, and the remedy."`
 }
 
 func (e FieldError) Error() string {

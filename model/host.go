@@ -4,7 +4,7 @@ import "time"
 
 // Host is a machine that runs the agent. Joining creates it.
 type Host struct {
-	TypeMeta `json:",inline"`
+	TypeMeta
 	Metadata Metadata   `json:"metadata"`
 	Spec     HostSpec   `json:"spec,omitzero"`
 	Status   HostStatus `json:"status,omitzero"`

@@ -42,7 +42,7 @@ func FindKind(name string) (KindInfo, error) {
 	for i, info := range Kinds {
 		plurals[i] = info.Plural
 	}
-	return KindInfo{}, fmt.Errorf("no kind %q; the kinds are %s", name, strings.Join(plurals, ", "))
+	return KindInfo{}, fmt.Errorf("no kind %q%s; the kinds are %s", name, suggest(name, plurals), strings.Join(plurals, ", "))
 }
 
 // MustKind is FindKind for the constants of this package.

@@ -2,6 +2,7 @@ package model
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -123,7 +124,13 @@ func (s *Selector) UnmarshalJSON(data []byte) error {
 	dec := json.NewDecoder(strings.NewReader(string(data)))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&form); err != nil {
-		return fmt.Errorf("selector: want a string or {matchLabels, matchExpressions}: %w", err)
+		if field, unknown := strings.CutPrefix(err.Error(), "json: unknown field "); unknown {
+			return fmt.Errorf("has no field %s; want a string like \"app=web\", or matchLabels and matchExpressions", field)
+		}
+		return errors.New(`want a string like "app=web", or matchLabels and matchExpressions`)
+	}
+	if len(form.MatchLabels)+len(form.MatchExpressions) == 0 {
+		return errors.New(`is empty; write "*" to match everything`)
 	}
 	parsed := Selector{Requirements: slices.Clone(form.MatchExpressions)}
 	for k, v := range form.MatchLabels {
@@ -132,7 +139,7 @@ func (s *Selector) UnmarshalJSON(data []byte) error {
 	for i := range parsed.Requirements {
 		r := &parsed.Requirements[i]
 		if err := r.check(); err != nil {
-			return fmt.Errorf("selector: %w", err)
+			return err
 		}
 		r.Values = sortedSet(r.Values)
 	}

@@ -5,7 +5,7 @@ import "time"
 // JoinToken lets machines (or relays) join, a limited number of times and for
 // a limited time. The secret is shown once, in the answer that creates it.
 type JoinToken struct {
-	TypeMeta `json:",inline"`
+	TypeMeta
 	Metadata Metadata        `json:"metadata"`
 	Spec     JoinTokenSpec   `json:"spec,omitzero"`
 	Status   JoinTokenStatus `json:"status,omitzero"`
@@ -41,7 +41,7 @@ type JoinTokenStatus struct {
 
 // AccessToken lets a person or a program use the API.
 type AccessToken struct {
-	TypeMeta `json:",inline"`
+	TypeMeta
 	Metadata Metadata          `json:"metadata"`
 	Spec     AccessTokenSpec   `json:"spec,omitzero"`
 	Status   AccessTokenStatus `json:"status,omitzero"`

@@ -3,8 +3,10 @@ package model
 import (
 	"fmt"
 	"maps"
+	"net"
 	"regexp"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -110,6 +112,13 @@ func (p Endpoints) check(e *FieldErrors, field string) {
 func (r *Relay) Validate() error {
 	var e FieldErrors
 	r.Metadata.check(&e)
+	for i, a := range r.Spec.Addresses {
+		host, port, err := net.SplitHostPort(a)
+		n, numErr := strconv.ParseUint(port, 10, 16)
+		if err != nil || numErr != nil || host == "" || n == 0 {
+			e.add(fmt.Sprintf("spec.addresses[%d]", i), fmt.Errorf("%q is no address; write it like relay.example:443", a))
+		}
+	}
 	return e.OrNil()
 }
 

@@ -109,6 +109,9 @@ func (c *Capture) ensureStore() error {
 	c.mu.Lock()
 	c.store = s
 	c.mu.Unlock()
+	if err := c.own.open(s.maps["own"]); err != nil {
+		return err
+	}
 	for i := range uint32(bpf.MaxWorkloads) {
 		var e workloadEntry
 		if err := s.maps["workloads"].Lookup(i, &e); err != nil {

@@ -56,6 +56,8 @@ type Capture struct {
 	mu    sync.Mutex // the reader's: held for a chunk of records
 	store *store
 	slots [bpf.MaxLines]*line
+
+	own ownConns
 }
 
 const drainOnStop = 2 * time.Second
@@ -192,6 +194,7 @@ func (c *Capture) closeStore() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.slots = [bpf.MaxLines]*line{}
+	c.own.close()
 	if c.store != nil {
 		c.store.close()
 		c.store = nil

@@ -21,7 +21,7 @@ import (
 // map's or a record's shape: pins of another number are taken away, not read.
 const (
 	layoutPrefix = "capture-v"
-	layout       = layoutPrefix + "1"
+	layout       = layoutPrefix + "2"
 )
 
 // store is everything of ours in the kernel: the shared maps, pinned, and what
@@ -66,6 +66,9 @@ const (
 
 // checkBPFFS says whether dir is on a BPF file system.
 func checkBPFFS(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make the directory of pinned objects: %w; is a BPF file system mounted there? (mount -t bpf bpf /sys/fs/bpf)", err)
+	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return fmt.Errorf("look at %s: %w", dir, err)

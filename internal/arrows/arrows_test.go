@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 	"internal":   {"wire", "model"},
 	"bench":      {"cmd", "controller", "agent", "relay", "lab", "policy", "wire", "model", "packet", "internal"},
 	"docs":       {"model"},
+	"scripts":    {},
 	"examples":   {},
 }
 

@@ -1,0 +1,272 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"weft/wire/wirepb"
+)
+
+// order is that of application where several sections wait: a stream needs a
+// way to travel and somebody who accepts it before it is opened.
+var order = []string{"transport", "deliver", "capture"}
+
+// retryMin and retryMax bound the pause before a failed section is tried again.
+const (
+	retryMin = time.Second
+	retryMax = 30 * time.Second
+)
+
+// applier hands sections to their reconcilers, one after another, in one
+// goroutine. Of several versions of a section only the last is applied.
+type applier struct {
+	cfg       Config
+	deps      Deps
+	condition func(typ, message string)
+
+	mu      sync.Mutex
+	desired map[string]*wirepb.Section
+	dirty   map[string]bool
+	unsaved map[string]bool
+	status  map[string]*wirepb.SectionStatus
+	changed chan struct{} // closed when a status changes
+	wake    chan struct{} // holds one
+}
+
+func newApplier(cfg Config, deps Deps, condition func(typ, message string)) *applier {
+	return &applier{cfg: cfg, deps: deps, condition: condition, desired: map[string]*wirepb.Section{}, dirty: map[string]bool{},
+		unsaved: map[string]bool{}, status: map[string]*wirepb.SectionStatus{}, changed: make(chan struct{}), wake: make(chan struct{}, 1)}
+}
+
+// want makes a section the desired one. It never blocks on a reconciler.
+func (p *applier) want(s *wirepb.Section) {
+	p.mu.Lock()
+	p.desired[s.Name] = s
+	p.dirty[s.Name] = true
+	p.mu.Unlock()
+	p.poke()
+}
+
+// receive is want for a section that came from the controller and is not on
+// disk yet.
+func (p *applier) receive(s *wirepb.Section) {
+	p.mu.Lock()
+	p.unsaved[s.Name] = true
+	p.mu.Unlock()
+	p.want(s)
+}
+
+// clear empties every section and forgets it: this machine was put out.
+func (p *applier) clear() {
+	p.mu.Lock()
+	names := slices.Collect(maps.Keys(p.desired))
+	p.mu.Unlock()
+	for _, name := range names {
+		if err := p.deps.State.Forget(name); err != nil {
+			p.deps.Log.Warn("forget last-known-good section", "error", err)
+		}
+		p.want(emptySection(name))
+	}
+}
+
+func emptySection(name string) *wirepb.Section {
+	s := &wirepb.Section{Name: name}
+	switch name {
+	case "transport":
+		s.Body = &wirepb.Section_Transport{Transport: &wirepb.TransportSection{}}
+	case "deliver":
+		s.Body = &wirepb.Section_Deliver{Deliver: &wirepb.DeliverSection{}}
+	case "capture":
+		s.Body = &wirepb.Section_Capture{Capture: &wirepb.CaptureSection{}}
+	}
+	return s
+}
+
+func (p *applier) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run applies until ctx ends.
+func (p *applier) run(ctx context.Context) {
+	resync := time.NewTicker(p.cfg.Resync)
+	defer resync.Stop()
+	retry := time.NewTimer(time.Hour)
+	retry.Stop()
+	pause := retryMin
+	inventory := p.deps.Inventory.Changed()
+	for {
+		if failed := p.applyDirty(ctx); failed {
+			retry.Reset(pause)
+			pause = min(2*pause, retryMax)
+		} else {
+			pause = retryMin
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.wake:
+		case <-retry.C:
+			p.markAll(func(s *wirepb.SectionStatus) bool { return s.GetError() != "" })
+		case <-resync.C:
+			p.markAll(func(*wirepb.SectionStatus) bool { return true })
+		case <-inventory:
+			// What a section names may have come, gone or moved.
+			sleep(ctx, p.cfg.Settle)
+			inventory = p.deps.Inventory.Changed()
+			p.markAll(func(*wirepb.SectionStatus) bool { return true })
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+func (p *applier) markAll(which func(*wirepb.SectionStatus) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for name := range p.desired {
+		if which(p.status[name]) {
+			p.dirty[name] = true
+		}
+	}
+}
+
+// applyDirty works until no section waits, and says whether any failed.
+func (p *applier) applyDirty(ctx context.Context) (failed bool) {
+	for ctx.Err() == nil {
+		section, save := p.take()
+		if section == nil {
+			return failed
+		}
+		if save {
+			p.save(section)
+		}
+		failed = p.apply(ctx, section) || failed
+	}
+	return failed
+}
+
+func (p *applier) take() (section *wirepb.Section, save bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	names := slices.Sorted(maps.Keys(p.dirty))
+	slices.SortStableFunc(names, func(a, b string) int { return rank(a) - rank(b) })
+	if len(names) == 0 {
+		return nil, false
+	}
+	name := names[0]
+	save = p.unsaved[name]
+	delete(p.dirty, name)
+	delete(p.unsaved, name)
+	return p.desired[name], save
+}
+
+func rank(name string) int {
+	if i := slices.Index(order, name); i >= 0 {
+		return i
+	}
+	return len(order)
+}
+
+// save keeps a section before it is applied. Where that cannot be, a condition
+// says so and the agent goes on: a full disk must not stop a tap.
+func (p *applier) save(s *wirepb.Section) {
+	err := p.deps.State.Save(s)
+	p.mu.Lock()
+	if err != nil {
+		p.unsaved[s.Name] = true // tried again at the next resync
+	}
+	clean := len(p.unsaved) == 0
+	p.mu.Unlock()
+	switch {
+	case err != nil:
+		p.condition(ConditionStateNotSaved, fmt.Sprintf("%v; the agent works on, and would start from the older state: free space in %s", err, p.deps.State.Dir()))
+	case clean:
+		p.condition(ConditionStateNotSaved, "")
+	}
+}
+
+func (p *applier) apply(ctx context.Context, s *wirepb.Section) (failed bool) {
+	var items []*wirepb.ItemStatus
+	var err error
+	if r := p.deps.Reconcilers[s.Name]; r != nil {
+		items, err = r(ctx, s)
+	} else {
+		err = errors.New("this agent knows no such section; upgrade it")
+	}
+	if ctx.Err() != nil {
+		return false // stopping: an error says nothing about the state
+	}
+	st := &wirepb.SectionStatus{Name: s.Name, Revision: s.Revision, Digest: s.Digest, Items: items}
+	if err != nil {
+		st.Error = err.Error()
+	}
+	p.mu.Lock()
+	old := p.status[s.Name]
+	if !proto.Equal(old, st) {
+		p.status[s.Name] = st
+		close(p.changed)
+		p.changed = make(chan struct{})
+	}
+	p.mu.Unlock()
+	switch {
+	case err != nil && old.GetError() != st.Error:
+		p.deps.Log.Error("apply section", "section", s.Name, "digest", s.Digest, "error", err)
+	case old.GetDigest() != st.Digest:
+		p.deps.Log.Info("section applied", "section", s.Name, "digest", s.Digest, "revision", s.Revision)
+	}
+	return err != nil
+}
+
+// statuses returns the state of every section, by name.
+func (p *applier) statuses() []*wirepb.SectionStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]*wirepb.SectionStatus, 0, len(p.status))
+	for _, name := range slices.Sorted(maps.Keys(p.status)) {
+		out = append(out, p.status[name])
+	}
+	return out
+}
+
+// works are the sections that are held or about to be: what Hello names, so
+// that the controller sends none of them again.
+func (p *applier) works() []*wirepb.SectionStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []*wirepb.SectionStatus
+	for _, name := range slices.Sorted(maps.Keys(p.desired)) {
+		s := p.desired[name]
+		if s.Digest == "" {
+			continue // emptied by us: the controller's own has a digest
+		}
+		if st := p.status[name]; st.GetDigest() == s.Digest {
+			out = append(out, st)
+		} else {
+			out = append(out, &wirepb.SectionStatus{Name: name, Revision: s.Revision, Digest: s.Digest, Error: "being applied"})
+		}
+	}
+	return out
+}
+
+func (p *applier) changes() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.changed
+}

@@ -1,0 +1,215 @@
+package discover
+
+import (
+	"errors"
+	"os"
+	"path"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"weft/model"
+)
+
+// Extended attributes of a cgroup directory that name a workload. Only a
+// process with CAP_SYS_ADMIN can write trusted.*, so no workload can forge them.
+const (
+	attrName   = "trusted.weft.name"
+	attrLabels = "trusted.weft.labels"
+)
+
+// maxDepth and maxGroups bound a walk of the tree.
+const (
+	maxDepth  = 32
+	maxGroups = 20_000
+)
+
+// group is a cgroup that is a workload.
+type group struct {
+	path    string // below the cgroup root, beginning with "/"
+	kind    model.WorkloadKind
+	id      string // the container's id where the path tells it
+	runtime string
+	name    string // as the attribute or the path says
+	labels  map[string]string
+	pid     int // one process in it
+	netns   string
+	foreign bool // its network namespace is not the agent's
+}
+
+// walker finds workloads in a cgroup tree.
+type walker struct {
+	root string
+	proc string
+	own  string // the agent's network namespace
+	seen int
+	out  []group
+	dirs []string // every directory, for the watches
+}
+
+// walk looks at one directory and below. It returns whether to go on.
+func (w *walker) walk(rel string, depth int) {
+	if depth > maxDepth || w.seen >= maxGroups {
+		return
+	}
+	w.seen++
+	w.dirs = append(w.dirs, rel)
+	if rel != "/" { // what runs in the root itself is the host's
+		if g, ok := w.group(rel); ok {
+			w.out = append(w.out, g)
+			if g.kind == model.WorkloadContainer {
+				return // what is inside a container is its own affair
+			}
+		}
+	}
+	for _, child := range children(w.root + rel) {
+		w.walk(path.Join(rel, child), depth+1)
+	}
+}
+
+// group decides what a directory is. A runtime's name or an attribute makes it
+// a workload whatever runs in it; else the network namespace of its processes
+// does, or that it is a service.
+func (w *walker) group(rel string) (group, bool) {
+	g := group{path: rel, name: attribute(w.root+rel, attrName), labels: parseLabels(attribute(w.root+rel, attrLabels))}
+	g.runtime, g.id = containerOf(rel)
+	unit := strings.HasSuffix(rel, ".service")
+	whole := g.id != "" || g.name != "" || unit // the whole subtree is one workload
+	g.pid, g.netns = w.process(rel, whole, 0)
+	if g.pid == 0 {
+		return g, false // nothing runs here
+	}
+	g.foreign = g.netns != "" && g.netns != w.own
+	switch {
+	case g.id != "":
+		g.kind = model.WorkloadContainer
+	case unit:
+		g.kind = model.WorkloadUnit
+	case g.foreign:
+		g.kind = model.WorkloadContainer
+	case g.name != "":
+		g.kind = model.WorkloadUnit
+	default:
+		return g, false
+	}
+	return g, true
+}
+
+// maxPIDs bounds how many processes of one cgroup are looked at.
+const maxPIDs = 8
+
+// process finds one process of a cgroup, with preference for one outside the
+// agent's network namespace. With deep it looks below too.
+func (w *walker) process(rel string, deep bool, depth int) (pid int, netns string) {
+	for i, p := range pids(w.root + rel + "/cgroup.procs") {
+		if i == maxPIDs {
+			break
+		}
+		ns, err := os.Readlink(w.proc + "/" + strconv.Itoa(p) + "/ns/net")
+		if err != nil {
+			continue // gone meanwhile
+		}
+		if pid == 0 || ns != w.own {
+			pid, netns = p, ns
+		}
+		if ns != w.own {
+			return pid, netns
+		}
+	}
+	if pid != 0 || !deep || depth > maxDepth {
+		return pid, netns
+	}
+	for _, child := range children(w.root + rel) {
+		if pid, netns = w.process(path.Join(rel, child), deep, depth+1); pid != 0 {
+			return pid, netns
+		}
+	}
+	return 0, ""
+}
+
+func children(dir string) []string {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	// The number of links of a cgroup's directory says nothing; the type in
+	// each entry does, without a stat.
+	entries, _ := f.ReadDir(-1)
+	var out []string
+	for _, e := range entries {
+		if e.IsDir() {
+			out = append(out, e.Name())
+		}
+	}
+	return out
+}
+
+func pids(path string) []int {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil // removed, or a threaded cgroup
+	}
+	var out []int
+	for line := range strings.Lines(string(data)) {
+		if n, err := strconv.Atoi(strings.TrimSpace(line)); err == nil && n > 0 {
+			out = append(out, n) // 0: a process of another PID namespace
+		}
+	}
+	return out
+}
+
+func attribute(dir, name string) string {
+	b := make([]byte, 4096)
+	n, err := unix.Getxattr(dir, name, b)
+	if err != nil && !errors.Is(err, unix.ERANGE) || n <= 0 {
+		return ""
+	}
+	return string(b[:n])
+}
+
+// parseLabels reads "app=web,tier=front"; what is no label is left out.
+func parseLabels(text string) map[string]string {
+	out := map[string]string{}
+	for part := range strings.SplitSeq(text, ",") {
+		key, value, ok := strings.Cut(strings.TrimSpace(part), "=")
+		if ok && model.CheckLabelKey(key) == nil && len(out) < maxLabels {
+			out[key] = model.CleanLabelValue(value)
+		}
+	}
+	return out
+}
+
+const maxLabels = 256
+
+var (
+	hexID = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	// What container managers call their cgroups: systemd's scopes, and plain
+	// directories with the cgroupfs driver.
+	scopeRE = regexp.MustCompile(`^(docker|libpod|cri-containerd|crio|nerdctl|podman)-([0-9a-f]{64})(\.scope)?$`)
+)
+
+var runtimes = map[string]string{"docker": "docker", "libpod": "podman", "podman": "podman", "cri-containerd": "containerd", "crio": "cri-o", "nerdctl": "containerd"}
+
+// containerOf reads the container's id out of the last element of a cgroup's
+// path: docker-ID.scope, libpod-ID, cri-containerd-ID.scope, crio-ID.scope,
+// /docker/ID, /kubepods/.../podUID/ID. Monitors (libpod-conmon-ID) are none.
+func containerOf(rel string) (runtime, id string) {
+	base := path.Base(rel)
+	if m := scopeRE.FindStringSubmatch(base); m != nil {
+		return runtimes[m[1]], m[2]
+	}
+	if !hexID.MatchString(base) {
+		return "", ""
+	}
+	switch parent := path.Base(path.Dir(rel)); {
+	case parent == "docker":
+		return "docker", base
+	case parent == "libpod_parent":
+		return "podman", base
+	default: // Kubernetes, containerd namespaces
+		return "containerd", base
+	}
+}

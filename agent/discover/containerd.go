@@ -1,0 +1,227 @@
+package discover
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// containerd is asked over its socket in gRPC for two small lists. Its client
+// module would bring some hundred packages into the agent for that, so the
+// few fields are read here. Field numbers are those of
+// containerd/api/services/{namespaces,containers}/v1, which are frozen.
+type containerd struct{ client *http.Client }
+
+func newContainerd(socket string) *containerd {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	}
+	return &containerd{&http.Client{Transport: &http.Transport{DialContext: dial, Protocols: protocols}}}
+}
+
+func (d *Discover) watchContainerd(ctx context.Context, socket string) {
+	c := newContainerd(socket)
+	defer c.client.CloseIdleConnections()
+	const capability = "discover.containerd"
+	d.keepEngine(ctx, capability, socket, func(ctx context.Context) error {
+		for {
+			// Taken before listing: a workload that comes now is asked for next.
+			changed := d.Changed()
+			known, err := c.list(ctx)
+			if err != nil {
+				return err
+			}
+			d.setEngine(socket, known)
+			d.say(capability, "yes")
+			// The cgroup tree tells when a container comes; its description is
+			// there before.
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-changed:
+			case <-time.After(engineRefresh):
+			}
+			select { // a burst of changes is one
+			case <-ctx.Done():
+				return nil
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	})
+}
+
+// call makes one unary gRPC call (github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
+func (c *containerd) call(ctx context.Context, method, namespace string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://containerd"+method, bytes.NewReader(make([]byte, 5))) // an empty message
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/grpc")
+	req.Header.Set("Te", "trailers")
+	if namespace != "" {
+		req.Header.Set("Containerd-Namespace", namespace)
+	}
+	resp, err := c.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxEngineBody))
+	if err != nil {
+		return nil, fmt.Errorf("call %s: %w", method, err)
+	}
+	if status := cmp.Or(resp.Trailer.Get("Grpc-Status"), resp.Header.Get("Grpc-Status")); status != "0" {
+		return nil, fmt.Errorf("call %s: %s, gRPC status %s: %s", method, resp.Status, status, cmp.Or(resp.Trailer.Get("Grpc-Message"), resp.Header.Get("Grpc-Message")))
+	}
+	return unframe(body)
+}
+
+// unframe takes the message out of its five bytes of gRPC framing.
+func unframe(body []byte) ([]byte, error) {
+	if len(body) < 5 || body[0] != 0 {
+		return nil, errors.New("answer is cut off, or compressed without being asked")
+	}
+	n := binary.BigEndian.Uint32(body[1:])
+	if uint64(n) != uint64(len(body)-5) {
+		return nil, fmt.Errorf("answer of %d bytes, announced as %d", len(body)-5, n)
+	}
+	return body[5:], nil
+}
+
+func (c *containerd) list(ctx context.Context) (map[string]container, error) {
+	raw, err := c.call(ctx, "/containerd.services.namespaces.v1.Namespaces/List", "")
+	if err != nil {
+		return nil, err
+	}
+	namespaces, err := parseNamespaces(raw)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]container{}
+	for _, namespace := range namespaces {
+		raw, err := c.call(ctx, "/containerd.services.containers.v1.Containers/List", namespace)
+		if err != nil {
+			return nil, err
+		}
+		if err := parseContainers(raw, out); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// fields calls f for each length-delimited field of a message.
+func fields(message []byte, f func(number protowire.Number, value []byte) error) error {
+	for len(message) > 0 {
+		number, typ, n := protowire.ConsumeTag(message)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		message = message[n:]
+		if typ != protowire.BytesType {
+			if n = protowire.ConsumeFieldValue(number, typ, message); n < 0 {
+				return protowire.ParseError(n)
+			}
+			message = message[n:]
+			continue
+		}
+		value, n := protowire.ConsumeBytes(message)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		message = message[n:]
+		if err := f(number, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parseNamespaces reads ListNamespacesResponse{repeated Namespace namespaces = 1},
+// Namespace{string name = 1}.
+func parseNamespaces(message []byte) ([]string, error) {
+	var out []string
+	err := fields(message, func(number protowire.Number, namespace []byte) error {
+		if number != 1 {
+			return nil
+		}
+		return fields(namespace, func(number protowire.Number, value []byte) error {
+			if number == 1 {
+				out = append(out, string(value))
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("decode namespaces: %w", err)
+	}
+	return out, nil
+}
+
+// parseContainers reads ListContainersResponse{repeated Container containers = 1},
+// Container{string id = 1; map<string,string> labels = 2; string image = 3}.
+func parseContainers(message []byte, out map[string]container) error {
+	err := fields(message, func(number protowire.Number, body []byte) error {
+		if number != 1 {
+			return nil
+		}
+		id, k := "", container{runtime: "containerd", labels: map[string]string{}}
+		err := fields(body, func(number protowire.Number, value []byte) error {
+			switch number {
+			case 1:
+				id = string(value)
+			case 2:
+				return entry(value, k.labels)
+			case 3:
+				k.image = string(value)
+			}
+			return nil
+		})
+		// What people call it: Kubernetes' and nerdctl's labels.
+		k.name = cmp.Or(k.labels["io.kubernetes.container.name"], k.labels["nerdctl/name"])
+		if pod := k.labels["io.kubernetes.pod.name"]; pod != "" && k.name != "" {
+			k.name = pod + "." + k.name
+		}
+		// A pod's sandbox holds no process of the user's.
+		if err == nil && hexID.MatchString(id) && k.labels["io.cri-containerd.kind"] != "sandbox" {
+			out[id] = k
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("decode containers: %w", err)
+	}
+	return nil
+}
+
+// entry reads one entry of a map<string,string>.
+func entry(message []byte, into map[string]string) error {
+	var key, value string
+	err := fields(message, func(number protowire.Number, text []byte) error {
+		switch number {
+		case 1:
+			key = string(text)
+		case 2:
+			value = string(text)
+		}
+		return nil
+	})
+	if err == nil {
+		into[key] = value
+	}
+	return err
+}

@@ -1,0 +1,306 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+
+	"weft/wire"
+	"weft/wire/wirepb"
+)
+
+type stream = connect.BidiStreamForClient[wirepb.AgentMessage, wirepb.ControllerMessage]
+
+const (
+	maxMessage = 16 << 20
+	// welcomeWithin bounds the wait for the controller's first message.
+	welcomeWithin = 15 * time.Second
+	missedBeats   = 3
+	linesEvery    = time.Second
+	// healthy is how long a session must last to count as a good one.
+	healthy = 2 * time.Second
+)
+
+func clientOptions() []connect.ClientOption {
+	return []connect.ClientOption{connect.WithReadMaxBytes(maxMessage), connect.WithSendMaxBytes(maxMessage)}
+}
+
+// keepSession opens one session after another until ctx ends.
+func (a *Agent) keepSession(ctx context.Context) {
+	pause := a.cfg.BackoffMin
+	said := ""
+	for ctx.Err() == nil {
+		began := time.Now()
+		welcomed, err := a.session(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		a.setStatus(false, err)
+		if welcomed && time.Since(began) >= healthy {
+			pause, said = a.cfg.BackoffMin, ""
+		}
+		// The same trouble every half minute for a week is said once.
+		if text := fmt.Sprint(err); text != said {
+			a.deps.Log.Warn("no session with the controller; working on by the last-known-good state", "error", err, "retry", pause)
+			said = text
+		}
+		if reason := reasonOf(err); reason == wire.ReasonRevoked || reason == wire.ReasonUnknown {
+			a.deps.Log.Error("this machine was put out by the controller; everything is taken down", "error", err)
+			a.applier.clear()
+			pause = a.cfg.BackoffMax
+		}
+		// A connection that a session failed on may be broken, or may have been
+		// made with a certificate that has been renewed since.
+		a.deps.HTTP.CloseIdleConnections()
+		// Half fixed, half random: a thousand agents come back spread out.
+		sleep(ctx, pause/2+rand.N(pause/2+1))
+		pause = min(2*pause, a.cfg.BackoffMax)
+	}
+}
+
+// reasonOf is the controller's reason for a refusal, or "".
+func reasonOf(err error) string {
+	var refusal *connect.Error
+	if errors.As(err, &refusal) {
+		return refusal.Meta().Get(wire.HeaderReason)
+	}
+	return ""
+}
+
+// session holds one session to its end and says whether it was welcomed.
+func (a *Agent) session(parent context.Context) (welcomed bool, err error) {
+	ctx, cancel := context.WithCancelCause(parent)
+	defer cancel(nil)
+	st := a.client.Session(ctx)
+	defer func() {
+		cancel(nil)
+		_ = st.CloseRequest()
+		_ = st.CloseResponse()
+	}()
+	timeout := time.AfterFunc(welcomeWithin, func() { cancel(fmt.Errorf("no welcome from the controller within %s", welcomeWithin)) })
+	sent := time.Now()
+	err = st.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Hello{Hello: &wirepb.Hello{
+		Protocol: wire.Version, MinProtocol: wire.MinVersion, Version: a.cfg.Version, Instance: a.instance, BootId: a.cfg.BootID,
+		UnixNanos: sent.UnixNano(), Sections: a.applier.works(),
+	}}})
+	// A refusal shows in Receive; Send then says only EOF.
+	first, rerr := st.Receive()
+	if !timeout.Stop() {
+		return false, context.Cause(ctx)
+	}
+	if rerr != nil {
+		return false, rerr
+	}
+	if err != nil {
+		return false, err
+	}
+	welcome := first.GetWelcome()
+	if welcome == nil {
+		return false, errors.New("the controller's first message is no Welcome")
+	}
+	a.welcome(welcome, sent, time.Now())
+	s := &session{agent: a, stream: st, heartbeat: time.Duration(max(welcome.HeartbeatSeconds, 1)) * time.Second}
+	return true, s.serve(ctx, cancel)
+}
+
+func (a *Agent) welcome(w *wirepb.Welcome, sent, received time.Time) {
+	middle := sent.Add(received.Sub(sent) / 2)
+	offset := time.Unix(0, w.UnixNanos).Sub(middle)
+	a.offset.Store(int64(offset))
+	if a.deps.Welcome != nil {
+		a.deps.Welcome(w)
+	}
+	a.setStatus(true, nil)
+	a.deps.Log.Info("session with the controller", "version", w.Version, "protocol", w.Protocol, "name", w.Name, "offset", offset.Round(time.Millisecond))
+}
+
+// session is one stream after its welcome.
+type session struct {
+	agent     *Agent
+	stream    *stream
+	heartbeat time.Duration
+	heard     atomic.Int64 // unix nanoseconds, local clock
+
+	// What has been reported in this session.
+	facts     *wirepb.HostFacts
+	workloads map[string]*wirepb.Workload
+	sections  map[string]*wirepb.SectionStatus
+	lines     *wirepb.LineReport
+}
+
+func (s *session) serve(ctx context.Context, cancel context.CancelCauseFunc) error {
+	began := time.Now()
+	s.heard.Store(0)
+	var parts sync.WaitGroup
+	parts.Go(func() { cancel(s.receive(began)) })
+	parts.Go(func() { cancel(s.send(ctx)) })
+	parts.Go(func() { cancel(s.listen(ctx, began)) })
+	parts.Wait()
+	return context.Cause(ctx)
+}
+
+// listen ends the session when the controller has been silent for too long. It
+// measures on the monotonic clock: a clock that is set must end no session.
+func (s *session) listen(ctx context.Context, began time.Time) error {
+	tick := time.NewTicker(s.heartbeat / 2)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+			if silent := time.Since(began) - time.Duration(s.heard.Load()); silent > missedBeats*s.heartbeat {
+				return fmt.Errorf("the controller has been silent for %s", silent.Round(time.Millisecond))
+			}
+		}
+	}
+}
+
+func (s *session) receive(began time.Time) error {
+	for {
+		m, err := s.stream.Receive()
+		if err != nil {
+			return err
+		}
+		s.heard.Store(int64(time.Since(began)))
+		if section := m.GetSection(); section != nil {
+			s.agent.applier.receive(section)
+		}
+	}
+}
+
+// send is the only one who writes after Hello.
+func (s *session) send(ctx context.Context) error {
+	a := s.agent
+	beat, lines := time.NewTicker(s.heartbeat), time.NewTicker(linesEvery)
+	defer beat.Stop()
+	defer lines.Stop()
+	s.sections = map[string]*wirepb.SectionStatus{}
+	for {
+		// Taken before looking, so that no change between falls through.
+		inventory, applied, conditions := a.deps.Inventory.Changed(), a.applier.changes(), a.conditionChanges()
+		if err := s.report(); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-inventory:
+		case <-applied:
+		case <-conditions:
+		case <-lines.C:
+			a.checkIdentity()
+			if err := s.reportLines(); err != nil {
+				return err
+			}
+		case <-beat.C:
+			if err := s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Heartbeat{Heartbeat: &wirepb.Heartbeat{UnixNanos: time.Now().UnixNano()}}}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// report sends what has changed since it was last sent in this session.
+func (s *session) report() error {
+	facts, workloads := s.agent.deps.Inventory.Snapshot()
+	facts = s.agent.dress(facts)
+	if !proto.Equal(facts, s.facts) {
+		if err := s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Facts{Facts: facts}}); err != nil {
+			return err
+		}
+		s.facts = facts
+	}
+	if u := s.difference(workloads); u != nil {
+		if err := s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Workloads{Workloads: u}}); err != nil {
+			return err
+		}
+	}
+	for _, st := range s.agent.applier.statuses() {
+		if proto.Equal(st, s.sections[st.Name]) {
+			continue
+		}
+		if err := s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Section{Section: st}}); err != nil {
+			return err
+		}
+		s.sections[st.Name] = st
+	}
+	return nil
+}
+
+// difference is what to send so that the controller knows these workloads: all
+// of them in a session's first report, then only the changes; nil for none.
+func (s *session) difference(workloads []*wirepb.Workload) *wirepb.WorkloadUpdate {
+	u := &wirepb.WorkloadUpdate{Full: s.workloads == nil}
+	next := make(map[string]*wirepb.Workload, len(workloads))
+	for _, w := range workloads {
+		next[w.Id] = w
+		if !proto.Equal(w, s.workloads[w.Id]) {
+			u.Upserts = append(u.Upserts, w)
+		}
+	}
+	for id := range s.workloads {
+		if next[id] == nil {
+			u.Deletes = append(u.Deletes, id)
+		}
+	}
+	s.workloads = next
+	if !u.Full && len(u.Upserts)+len(u.Deletes) == 0 {
+		return nil
+	}
+	return u
+}
+
+func (s *session) reportLines() error {
+	if s.agent.deps.Lines == nil {
+		return nil
+	}
+	lines := s.agent.deps.Lines()
+	if lines == nil || proto.Equal(lines, s.lines) {
+		return nil
+	}
+	s.lines = lines
+	return s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Lines{Lines: lines}})
+}
+
+// dress adds to the facts what the agent knows of itself.
+func (a *Agent) dress(facts *wirepb.HostFacts) *wirepb.HostFacts {
+	facts = proto.CloneOf(facts)
+	if a.deps.CertificateExpires != nil {
+		if t := a.deps.CertificateExpires(); !t.IsZero() {
+			facts.CertificateExpires = t.Unix()
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, typ := range []string{ConditionStateDamaged, ConditionStateNotSaved, ConditionIdentity} {
+		if c := a.conditions[typ]; c != nil {
+			facts.Conditions = append(facts.Conditions, c)
+		}
+	}
+	return facts
+}
+
+func (a *Agent) checkIdentity() {
+	if a.deps.Problem == nil {
+		return
+	}
+	if err := a.deps.Problem(); err != nil {
+		a.condition(ConditionIdentity, err.Error())
+	} else {
+		a.condition(ConditionIdentity, "")
+	}
+}
+
+func (a *Agent) conditionChanges() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.changed
+}

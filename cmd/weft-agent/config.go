@@ -1,0 +1,197 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/spf13/cobra"
+
+	"weft/model"
+)
+
+// defaultConfigFile is read where it is there and no other is named.
+const defaultConfigFile = "/etc/weft/agent.yaml"
+
+// config is the agent's configuration file. Flags go over it.
+type config struct {
+	// Controller is where to join and to keep the session: https://HOST:PORT.
+	Controller string `yaml:"controller"`
+	// TokenFile holds a join token, used once.
+	TokenFile string `yaml:"tokenFile,omitempty"`
+	// Name of this host; the machine's host name unless given.
+	Name     string `yaml:"name,omitempty"`
+	StateDir string `yaml:"stateDir"`
+	// CgroupRoot is the cgroup2 directory below which workloads are looked for;
+	// where cgroup2 is mounted unless given.
+	CgroupRoot string `yaml:"cgroupRoot,omitempty"`
+	// BPFDir is a directory on a BPF file system, this agent's own.
+	BPFDir string `yaml:"bpfDir"`
+	// Listen is where a tool's host accepts streams from agents directly.
+	Listen string            `yaml:"listen"`
+	Labels map[string]string `yaml:"labels,omitempty"`
+	// LabelsDir holds files of further labels, "key=value" lines; "-" for none.
+	LabelsDir string `yaml:"labelsDir"`
+	// Metadata is the cloud's metadata service; "-" asks none.
+	Metadata         string   `yaml:"metadata"`
+	DockerSockets    []string `yaml:"dockerSockets"`
+	ContainerdSocket string   `yaml:"containerdSocket"`
+	// Log is debug, info, warn or error.
+	Log string `yaml:"log"`
+}
+
+func defaultConfig() config {
+	name, _ := os.Hostname()
+	return config{
+		Name: strings.ToLower(name), StateDir: "/var/lib/weft-agent", BPFDir: "/sys/fs/bpf/weft", Listen: ":7444",
+		LabelsDir: "/etc/weft/labels.d", Metadata: "http://169.254.169.254",
+		DockerSockets: []string{"/run/docker.sock", "/run/podman/podman.sock"}, ContainerdSocket: "/run/containerd/containerd.sock", Log: "info",
+	}
+}
+
+// flags are the command line's say in the configuration.
+type flags struct {
+	file   string
+	labels []string
+	config config
+}
+
+func (f *flags) register(cmd *cobra.Command) {
+	set := cmd.Flags()
+	set.StringVar(&f.file, "config", "", "configuration file (default "+defaultConfigFile+", where it is there)")
+	set.StringVar(&f.config.Controller, "controller", "", "the controller, https://HOST:PORT")
+	set.StringVar(&f.config.TokenFile, "token-file", "", "file with a join token; needed once")
+	set.StringVar(&f.config.Name, "name", "", "name of this host (default: its host name)")
+	set.StringVar(&f.config.StateDir, "state-dir", "", "directory of keys and last-known-good state (default /var/lib/weft-agent)")
+	set.StringVar(&f.config.CgroupRoot, "cgroup-root", "", "cgroup2 directory below which workloads are looked for (default: all)")
+	set.StringVar(&f.config.BPFDir, "bpf-dir", "", "directory on a BPF file system for pinned objects (default /sys/fs/bpf/weft)")
+	set.StringVar(&f.config.Listen, "listen", "", "where a tool's host accepts streams directly (default :7444)")
+	set.StringArrayVar(&f.labels, "labels", nil, "labels of this host, key=value,…; may be given again")
+	set.StringVar(&f.config.LabelsDir, "labels-dir", "", "directory of files with labels (default /etc/weft/labels.d; - for none)")
+	set.StringVar(&f.config.Metadata, "metadata", "", "cloud metadata service (default http://169.254.169.254; - for none)")
+	set.StringVar(&f.config.Log, "log", "", "debug, info, warn or error (default info)")
+}
+
+// load reads the file, puts the flags over it and checks the whole.
+func (f *flags) load() (config, error) {
+	c := defaultConfig()
+	file := cmp.Or(f.file, defaultConfigFile)
+	data, err := os.ReadFile(file)
+	switch {
+	case err == nil:
+		if c, err = decodeConfig(file, data); err != nil {
+			return c, err
+		}
+	case f.file != "" || !errors.Is(err, fs.ErrNotExist):
+		return c, fmt.Errorf("read configuration: %w", err)
+	}
+	if err := f.overlay(&c); err != nil {
+		return c, err
+	}
+	return c, c.check()
+}
+
+// overlay puts the flags over a configuration.
+func (f *flags) overlay(c *config) error {
+	over := func(dst *string, v string) { *dst = cmp.Or(v, *dst) }
+	over(&c.Controller, f.config.Controller)
+	over(&c.TokenFile, f.config.TokenFile)
+	over(&c.Name, f.config.Name)
+	over(&c.StateDir, f.config.StateDir)
+	over(&c.CgroupRoot, f.config.CgroupRoot)
+	over(&c.BPFDir, f.config.BPFDir)
+	over(&c.Listen, f.config.Listen)
+	over(&c.LabelsDir, f.config.LabelsDir)
+	over(&c.Metadata, f.config.Metadata)
+	over(&c.Log, f.config.Log)
+	for _, text := range f.labels {
+		for part := range strings.SplitSeq(text, ",") {
+			key, value, ok := strings.Cut(part, "=")
+			if !ok {
+				return fmt.Errorf("--labels %q: want key=value", part)
+			}
+			if c.Labels == nil {
+				c.Labels = map[string]string{}
+			}
+			c.Labels[key] = value
+		}
+	}
+	return nil
+}
+
+// decodeConfig reads a file over the defaults. Errors name file, line and field.
+func decodeConfig(file string, data []byte) (config, error) {
+	c := defaultConfig()
+	err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(&c)
+	if err == nil || errors.Is(err, io.EOF) {
+		c.Name = cmp.Or(c.Name, defaultConfig().Name)
+		return c, nil
+	}
+	// "[line:column] message" and the line itself below.
+	text := yaml.FormatError(err, false, false)
+	if rest, ok := strings.CutPrefix(text, "["); ok {
+		if at, message, ok := strings.Cut(rest, "] "); ok {
+			text = at + ": " + message
+		}
+	}
+	return c, fmt.Errorf("%s:%s", file, strings.TrimSpace(text))
+}
+
+// check returns every fault at once.
+func (c config) check() error {
+	var errs []error
+	fault := func(field, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: "+format, append([]any{field}, args...)...))
+	}
+	switch u, err := url.Parse(c.Controller); {
+	case c.Controller == "":
+		fault("controller", "is missing; give the controller's address, https://HOST:PORT (--controller)")
+	case err != nil || u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "":
+		fault("controller", "%q: want https://HOST:PORT", c.Controller)
+	}
+	if err := model.CheckName(c.Name); err != nil {
+		fault("name", "%v (--name)", err)
+	}
+	for field, dir := range map[string]string{"stateDir": c.StateDir, "bpfDir": c.BPFDir} {
+		if !filepath.IsAbs(dir) {
+			fault(field, "%q is no absolute path", dir)
+		}
+	}
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		fault("listen", "%q: want [ADDRESS]:PORT", c.Listen)
+	}
+	if u, err := url.Parse(c.Metadata); c.Metadata != "-" && (err != nil || u.Scheme != "http" || u.Host == "") {
+		fault("metadata", "%q: want http://ADDRESS, or - for none", c.Metadata)
+	}
+	for _, key := range slices.Sorted(maps.Keys(c.Labels)) {
+		if err := model.CheckLabelKey(key); err != nil {
+			fault("labels", "%v", err)
+		} else if err := model.CheckLabelValue(c.Labels[key]); err != nil {
+			fault("labels."+key, "%v", err)
+		}
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.Log)); err != nil {
+		fault("log", "%q is none of debug, info, warn, error", c.Log)
+	}
+	slices.SortFunc(errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
+	return errors.Join(errs...)
+}
+
+func (c config) logger(w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.Log)) // checked
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+}

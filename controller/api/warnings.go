@@ -1,0 +1,154 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"weft/model"
+)
+
+// warnings says what is allowed in a resource but probably not meant.
+func (a *API) warnings(ctx context.Context, r model.Resource) []string {
+	switch r := r.(type) {
+	case *model.Group:
+		return a.groupWarnings(r.Spec)
+	case *model.Tap:
+		if r.Spec.Paused {
+			return append(a.tapWarnings(ctx, r.Spec), "the tap is paused; nothing is copied until spec.paused is taken out")
+		}
+		return a.tapWarnings(ctx, r.Spec)
+	case *model.Host:
+		if r.Spec.Revoked {
+			return []string{"a revoked host cannot be taken back; to use the machine again, delete it and join with a new token"}
+		}
+	}
+	return nil
+}
+
+func (a *API) groupWarnings(spec model.GroupSpec) []string {
+	members, err := a.seen.Members(spec)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	if len(members) == 0 {
+		return []string{"matches no workload now; those that come to match will belong by themselves"}
+	}
+	return nil
+}
+
+func (a *API) members(e model.Endpoints) ([]*model.Workload, error) {
+	if e.Group != "" {
+		return a.seen.Members(model.GroupSpec{Groups: []string{e.Group}})
+	}
+	return a.seen.Members(model.GroupSpec{Selector: e.Selector})
+}
+
+func say(e model.Endpoints) string {
+	if e.Group != "" {
+		return "group " + e.Group
+	}
+	return fmt.Sprintf("%q", e.Selector.String())
+}
+
+func (a *API) tapWarnings(ctx context.Context, spec model.TapSpec) []string {
+	var out []string
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	from, err := a.members(spec.From)
+	switch {
+	case err != nil:
+		add("spec.from: %v", err)
+	case len(from) == 0:
+		add("spec.from: %s matches no workload now; those that come to match are tapped by themselves", say(spec.From))
+	}
+	to, err := a.members(spec.To)
+	if err != nil {
+		add("spec.to: %v", err)
+		return out
+	}
+	if len(to) == 0 {
+		add("spec.to: %s matches no workload, so nothing is delivered; weft get workloads -l workload.kind=host shows the hosts with an agent", say(spec.To))
+	}
+	hosts, err := a.hosts(ctx)
+	if err != nil {
+		add("hosts could not be read: %v", err)
+		return out
+	}
+	var others []string
+	for _, w := range to {
+		if w.Spec.Kind != model.WorkloadHost {
+			others = append(others, w.Metadata.Name)
+			continue
+		}
+		a.toolWarnings(hosts[w.Spec.Host], w, add)
+		if slices.ContainsFunc(from, func(f *model.Workload) bool { return f.Metadata.Name == w.Metadata.Name }) {
+			add("%s is both tapped and a tool of this tap; keep the two apart by their labels", w.Metadata.Name)
+		}
+	}
+	if len(others) > 0 {
+		add("spec.to: %s matches %d workload(s) that are no hosts and cannot be tools: %s; add workload.kind=host", say(spec.To), len(others), shorten(others))
+	}
+	for name, why := range incapable(hosts, from, "tap.tcx") {
+		add("host %s cannot tap: %s", name, why)
+	}
+	return out
+}
+
+func (a *API) toolWarnings(h *model.Host, w *model.Workload, add func(string, ...any)) {
+	if h == nil {
+		add("tool %s has no agent; install one: weft token create, then weft-agent join", w.Metadata.Name)
+		return
+	}
+	switch s := a.seen.HostStatus(h); s.State {
+	case model.HostRevoked:
+		add("tool %s is revoked and gets nothing; join it again or choose another", h.Metadata.Name)
+	case model.HostOffline:
+		since := ""
+		if s.LastSeen != nil {
+			since = " since " + s.LastSeen.UTC().Format(time.RFC3339)
+		}
+		add("tool %s is offline%s; copies are dropped and counted until its agent is back", h.Metadata.Name, since)
+	}
+}
+
+func (a *API) hosts(ctx context.Context) (map[string]*model.Host, error) {
+	list, _, err := a.store.List(ctx, model.KindHost)
+	if err != nil {
+		return nil, err
+	}
+	hosts := map[string]*model.Host{}
+	for _, r := range list {
+		hosts[r.Meta().Name] = r.(*model.Host)
+	}
+	return hosts, nil
+}
+
+// incapable returns the hosts among a tap's sources that say "no" to a
+// capability, with their reason.
+func incapable(hosts map[string]*model.Host, from []*model.Workload, capability string) map[string]string {
+	out := map[string]string{}
+	for _, w := range from {
+		if h := hosts[w.Spec.Host]; h != nil {
+			if why, no := strings.CutPrefix(h.Status.Capabilities[capability], "no"); no {
+				out[w.Spec.Host] = strings.TrimPrefix(why, ": ")
+			}
+		}
+	}
+	return out
+}
+
+func shorten(names []string) string {
+	const most = 5
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+}
+
+// warningHeader writes a warning as RFC 7234, section 5.5 has it.
+func warningHeader(text string) string {
+	text = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", " ", "\r", " ").Replace(text)
+	return `299 weft "` + text + `"`
+}

@@ -1,0 +1,110 @@
+// Package metrics shows what the controller knows to Prometheus. The figures
+// are read from the observer at each scrape; nothing is counted twice.
+package metrics
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"weft/model"
+)
+
+// Source is where the figures come from.
+type Source interface {
+	Workloads() []*model.Workload
+	HostStatus(h *model.Host) model.HostStatus
+	TapStatus(t *model.Tap) model.TapStatus
+}
+
+// Lister reads resources.
+type Lister interface {
+	List(ctx context.Context, kind model.Kind) ([]model.Resource, int64, error)
+}
+
+// Metrics is a prometheus.Collector over a Source.
+type Metrics struct {
+	source Source
+	store  Lister
+	log    *slog.Logger
+
+	hosts, workloads, tapPackets, tapBytes, tapState *prometheus.Desc
+}
+
+// New makes the collector; it reads nothing yet.
+func New(source Source, store Lister, log *slog.Logger) *Metrics {
+	return &Metrics{source: source, store: store, log: log,
+		hosts:      prometheus.NewDesc("weft_hosts", "Hosts by state of their agent's session.", []string{"state"}, nil),
+		workloads:  prometheus.NewDesc("weft_workloads", "Workloads by kind.", []string{"kind"}, nil),
+		tapPackets: prometheus.NewDesc("weft_tap_packets_total", "The tap's ledger in packets: what became of those seen.", []string{"tap", "host", "tool", "account"}, nil),
+		tapBytes:   prometheus.NewDesc("weft_tap_bytes_total", "The tap's ledger in bytes: what became of those seen.", []string{"tap", "host", "tool", "account"}, nil),
+		tapState:   prometheus.NewDesc("weft_tap_state", "1 for the state the tap is in.", []string{"tap", "state"}, nil),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{m.hosts, m.workloads, m.tapPackets, m.tapBytes, m.tapState} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
+	ctx := context.Background()
+	states := map[model.HostState]int{model.HostOnline: 0, model.HostOffline: 0, model.HostRevoked: 0}
+	for _, r := range m.list(ctx, model.KindHost) {
+		states[m.source.HostStatus(r.(*model.Host)).State]++
+	}
+	for state, n := range states {
+		ch <- prometheus.MustNewConstMetric(m.hosts, prometheus.GaugeValue, float64(n), string(state))
+	}
+	kinds := map[model.WorkloadKind]int{}
+	for _, w := range m.source.Workloads() {
+		kinds[w.Spec.Kind]++
+	}
+	for kind, n := range kinds {
+		ch <- prometheus.MustNewConstMetric(m.workloads, prometheus.GaugeValue, float64(n), string(kind))
+	}
+	for _, r := range m.list(ctx, model.KindTap) {
+		tap := r.(*model.Tap)
+		status := m.source.TapStatus(tap)
+		ch <- prometheus.MustNewConstMetric(m.tapState, prometheus.GaugeValue, 1, tap.Metadata.Name, string(status.State))
+		for _, p := range status.Paths {
+			m.ledger(ch, tap.Metadata.Name, p)
+		}
+	}
+}
+
+func (m *Metrics) ledger(ch chan<- prometheus.Metric, tap string, p model.TapPath) {
+	for _, a := range []struct {
+		name  string
+		count model.Count
+	}{
+		{"seen", p.Ledger.Seen}, {"filtered", p.Ledger.Filtered}, {"sampled", p.Ledger.Sampled},
+		{"deduplicated", p.Ledger.Deduplicated}, {"shed", p.Ledger.Shed}, {"ringDropped", p.Ledger.RingDropped},
+		{"pathDropped", p.Ledger.PathDropped}, {"delivered", p.Ledger.Delivered},
+	} {
+		ch <- prometheus.MustNewConstMetric(m.tapPackets, prometheus.CounterValue, float64(a.count.Packets), tap, p.Host, p.Tool, a.name)
+		ch <- prometheus.MustNewConstMetric(m.tapBytes, prometheus.CounterValue, float64(a.count.Bytes), tap, p.Host, p.Tool, a.name)
+	}
+}
+
+func (m *Metrics) list(ctx context.Context, kind model.Kind) []model.Resource {
+	list, _, err := m.store.List(ctx, kind)
+	if err != nil {
+		m.log.Warn("list resources for metrics", "kind", kind, "error", err)
+	}
+	return list
+}
+
+// Handler serves the collector and the process's own figures.
+func (m *Metrics) Handler() http.Handler {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+}

@@ -1,0 +1,197 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"weft/controller/observe"
+	"weft/controller/plan"
+	"weft/controller/store"
+	"weft/model"
+	"weft/wire"
+	"weft/wire/wirepb"
+)
+
+// planned are the kinds that a plan is made of.
+var planned = []model.Kind{model.KindHost, model.KindRelay, model.KindGroup, model.KindTap}
+
+// intent is what the store holds, by kind and name, kept up to date by a watch.
+type intent map[model.Kind]map[string]model.Resource
+
+// Run plans until ctx ends, then ends every session. It is ready when the
+// first plan is made; before that, sessions are told nothing.
+func (s *Service) Run(ctx context.Context, ready func()) error {
+	defer s.endAll(refuse(connect.CodeUnavailable, wire.ReasonStopping, "the controller is stopping"))
+	for ctx.Err() == nil {
+		err := s.follow(ctx, ready)
+		if ctx.Err() != nil {
+			break
+		}
+		s.deps.Log.Warn("watch broke off; list everything again", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+	return nil
+}
+
+// follow lists everything, then keeps to the watch until it breaks.
+func (s *Service) follow(ctx context.Context, ready func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	have, listed, oldest := intent{}, map[model.Kind]int64{}, int64(0)
+	for _, kind := range planned {
+		list, rev, err := s.deps.Store.List(ctx, kind)
+		if err != nil {
+			return fmt.Errorf("list for the planner: %w", err)
+		}
+		have[kind], listed[kind] = map[string]model.Resource{}, rev
+		for _, r := range list {
+			have[kind][r.Meta().Name] = r
+		}
+		if oldest == 0 || rev < oldest {
+			oldest = rev
+		}
+	}
+	events := s.deps.Store.Watch(ctx, "", oldest)
+	inventory := s.deps.Observer.InventoryChanged()
+	s.replan(have)
+	ready()
+	// One dirty flag: the timer that runs while there is something to plan.
+	dirty := time.NewTimer(time.Hour)
+	dirty.Stop()
+	pending := false
+	mark := func() {
+		if !pending {
+			pending = true
+			dirty.Reset(s.cfg.Debounce)
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e, open := <-events:
+			if !open {
+				return fmt.Errorf("watch of the store was closed")
+			}
+			kind := e.Resource.GetKind()
+			if have[kind] == nil || e.Revision <= listed[kind] {
+				continue
+			}
+			s.apply(have, e)
+			mark()
+		case <-inventory:
+			inventory = s.deps.Observer.InventoryChanged()
+			mark()
+		case <-dirty.C:
+			pending = false
+			s.replan(have)
+		}
+	}
+}
+
+// apply takes one change over, and cuts the sessions of the revoked at once.
+func (s *Service) apply(have intent, e store.Event) {
+	kind, name := e.Resource.GetKind(), e.Resource.Meta().Name
+	if e.Type == store.Deleted {
+		delete(have[kind], name)
+	} else {
+		have[kind][name] = e.Resource
+	}
+	if kind == model.KindHost || kind == model.KindRelay {
+		s.cut(kind, name, have[kind][name])
+	}
+}
+
+// cut ends the sessions of a name that are not (or no longer) admitted.
+func (s *Service) cut(kind model.Kind, name string, now model.Resource) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.live {
+		if k, _ := kindOf(l.id.Role); k != kind || l.id.Name != name {
+			continue
+		}
+		switch {
+		case now == nil || now.Meta().UID != l.id.UID:
+			l.end(refuse(connect.CodePermissionDenied, wire.ReasonUnknown, "%s %q was deleted; join again with a new token", l.id.Role, name))
+		case revoked(now):
+			l.end(refuse(connect.CodePermissionDenied, wire.ReasonRevoked, "%s %q is revoked; join again with a new token", l.id.Role, name))
+		}
+	}
+}
+
+// replan computes the plan and hands every session its part.
+func (s *Service) replan(have intent) {
+	i := observe.Intent{
+		Hosts: all[*model.Host](have, model.KindHost), Relays: all[*model.Relay](have, model.KindRelay),
+		Groups: all[*model.Group](have, model.KindGroup), Taps: all[*model.Tap](have, model.KindTap),
+	}
+	s.deps.Observer.SetIntent(i)
+	p := plan.Compute(plan.State{
+		TrustDomain: s.cfg.TrustDomain, Hosts: i.Hosts, Relays: i.Relays, Groups: i.Groups, Taps: i.Taps,
+		Workloads: s.deps.Observer.Workloads(), Interfaces: s.deps.Observer.Interfaces(), Filter: s.deps.Filter,
+	})
+	s.mu.Lock()
+	s.number(p)
+	s.plan = p
+	for _, l := range s.live {
+		l.want(s.sections(l.id))
+	}
+	s.mu.Unlock()
+	s.deps.Observer.Set(i, p)
+}
+
+// all returns the resources of one kind; their order means nothing.
+func all[R model.Resource](have intent, kind model.Kind) []R {
+	out := make([]R, 0, len(have[kind]))
+	for _, r := range have[kind] {
+		out = append(out, r.(R))
+	}
+	return out
+}
+
+// number gives every section its revision: that of the plan in which it last
+// changed. Revisions are times, so that they grow across restarts too.
+func (s *Service) number(p *plan.Plan) {
+	s.revision = max(s.revision+1, uint64(s.now().UnixMilli()))
+	for name, h := range p.Hosts {
+		for section, next := range h.Sections {
+			next.Revision = s.revision
+			if s.plan == nil || s.plan.Hosts[name] == nil {
+				continue
+			}
+			if before := s.plan.Hosts[name].Sections[section]; before.GetDigest() == next.Digest {
+				next.Revision = before.Revision
+			}
+		}
+	}
+}
+
+// sections returns what an identity should have; nil before the first plan and
+// for relays, which have none. The lock is held.
+func (s *Service) sections(id wire.Identity) map[string]*wirepb.Section {
+	if s.plan == nil || id.Role != model.RoleHost || s.plan.Hosts[id.Name] == nil {
+		return nil
+	}
+	return s.plan.Hosts[id.Name].Sections
+}
+
+func (s *Service) endAll(why error) {
+	s.mu.Lock()
+	s.stopped = true
+	sessions := slices.Collect(maps.Values(s.live))
+	s.mu.Unlock()
+	for _, l := range sessions {
+		l.end(why)
+	}
+	for _, l := range sessions {
+		<-l.done
+	}
+}
