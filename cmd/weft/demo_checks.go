@@ -34,7 +34,7 @@ func (d *demo) checks() []step {
 		}
 	}
 	return []step{
-		{name: "cloud labels are known", run: d.cloudLabels},
+		{name: "labels of clouds, containers and units are known", run: d.labelsKnown},
 		{name: "a flow between two containers of one host arrives", run: between("containers", web1, a.HostDevice(), b.Address().String(),
 			fetch(a, b.Address().String(), 1_000_000))},
 		{name: "a flow between two hosts of a site arrives", run: between("site", web2, "eth0", app1.Addresses()[0].String(),
@@ -57,13 +57,13 @@ func (d *demo) checks() []step {
 	}
 }
 
-func (d *demo) cloudLabels(ctx context.Context) (string, error) {
+func (d *demo) labelsKnown(ctx context.Context) (string, error) {
 	var all []model.Workload
 	return retry(ctx, 10*time.Second, func() (string, error) {
 		if err := d.get(ctx, &all, "workloads"); err != nil {
 			return "", err
 		}
-		want := map[string][2]string{"web-2": {"cloud.provider", "aws"}, "web-1:web-1a": {"cloud.provider", "aws"}, "app-2": {"cloud.provider", "gcp"}}
+		want := map[string][2]string{"web-2": {"cloud.provider", "aws"}, "web-1:web-1a": {"cloud.provider", "aws"}, "app-2": {"cloud.provider", "gcp"}, "app-1:orders": {"tier", "api"}}
 		for _, w := range all {
 			if l, ok := want[w.Metadata.Name]; ok && w.Metadata.Labels[l[0]] == l[1] {
 				delete(want, w.Metadata.Name)
