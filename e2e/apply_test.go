@@ -85,7 +85,7 @@ func TestWhatApplySays(t *testing.T) {
 		f.write(filepath.Join(many, "20-group.yml"), "apiVersion: weft/v1\nkind: Group\nmetadata: {name: box}\nspec: {selector: app=box}\n", 0o644)
 		f.write(filepath.Join(many, "README.txt"), "not for apply", 0o644)
 		r := f.weft("apply", "-f", many)
-		if want := "group/box created: 1 workload on 1 host\ntap/in-dir created: 1 workload on 1 host -> 1 tool, paused\n"; r.stdout != want || r.stderr != "" {
+		if want := "group/box created: 1 workload on 1 host\ntap/in-dir created: 1 workload on 1 host -> 1 tool, paused\n"; r.stdout != want || r.err != nil {
 			t.Errorf("apply of a directory printed %q, %q; want %q", r.stdout, r.stderr, want)
 		}
 		if r := f.apply(tapOf("in-dir", "{group: box}", toTool, "paused: true")); r.stdout != "tap/in-dir unchanged\n" {

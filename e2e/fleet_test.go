@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -104,8 +105,16 @@ func (f *fleet) down() {
 			f.t.Logf("log of %s:\n%s", p.name, p.tail(25))
 		}
 	}
+	began := time.Now()
+	for _, p := range f.procs {
+		p.signal(syscall.SIGTERM)
+	}
 	for _, p := range f.procs {
 		p.end()
+	}
+	// Whatever is told to stop has five seconds of its own, and needs none.
+	if took := time.Since(began); took > 5*time.Second {
+		f.t.Errorf("the programs took %s to stop", took)
 	}
 	if err := f.lab.Down(); err != nil {
 		f.t.Error(err)
