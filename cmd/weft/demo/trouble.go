@@ -143,4 +143,3 @@ func (d *demo) received(ctx context.Context) (uint64, error) {
 	}
 	return strconv.ParseUint(strings.TrimSpace(out), 10, 64)
 }
-
