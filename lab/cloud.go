@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -18,7 +17,9 @@ import (
 
 // startMetadata serves the host's cloud metadata at 169.254.169.254:80 inside
 // its namespace, where its containers reach it too. The address has host
-// scope, as 127.0.0.1 has: it is none of the machine's own.
+// scope, as 127.0.0.1 has: it is none of the machine's own. The service itself
+// is on another port, to which the kernel leads, so that a program of the host
+// may have port 80 of every address, as in a real cloud.
 func (h *Host) startMetadata() error {
 	handler, err := metadata.Handler(h.instance())
 	if err != nil {
@@ -34,24 +35,35 @@ func (h *Host) startMetadata() error {
 		if err := netlink.AddrAdd(lo, addr); err != nil {
 			return err
 		}
-		listener, err = net.Listen("tcp4", netip.AddrPortFrom(topology.MetadataAddr, 80).String())
+		listener, err = net.Listen("tcp4", netip.AddrPortFrom(topology.MetadataAddr, metadataPort).String())
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("start metadata service: %w", err)
 	}
+	if err := applyRules(h.NetNS(), metadataRules); err != nil {
+		return fmt.Errorf("start metadata service: %w", errors.Join(err, listener.Close()))
+	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
 	go server.Serve(listener)
-	h.lab.onDown(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		if err := server.Shutdown(ctx); errors.Is(err, context.DeadlineExceeded) {
-			return server.Close()
-		}
-		return nil
-	})
+	h.lab.onDown(server.Close)
 	return nil
 }
+
+// metadataPort is tcpmux (RFC 1078), which nobody has served for decades.
+const metadataPort = 1
+
+const metadataRules = `table ip metadata {
+ chain output {
+  type nat hook output priority -100;
+  ip daddr 169.254.169.254 tcp dport 80 dnat to 169.254.169.254:1
+ }
+ chain prerouting {
+  type nat hook prerouting priority -100;
+  ip daddr 169.254.169.254 tcp dport 80 dnat to 169.254.169.254:1
+ }
+}
+`
 
 func (h *Host) instance() metadata.Instance {
 	c := h.node.Cloud

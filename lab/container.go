@@ -89,22 +89,45 @@ func (h *Host) Containers() []*Container {
 
 // AddContainer starts a container on a running host.
 func (h *Host) AddContainer(spec topology.Container) (*Container, error) {
+	if err := topology.CheckContainer(spec); err != nil {
+		return nil, fmt.Errorf("container %q: %w", spec.Name, err)
+	}
+	if h.lab.remote() {
+		if err := h.lab.call("POST", "/hosts/"+h.Name+"/containers", spec); err != nil {
+			return nil, err
+		}
+		if err := h.lab.refresh(); err != nil {
+			return nil, err
+		}
+		return h.Container(spec.Name), nil
+	}
+	if err := h.addOne(spec); err != nil {
+		return nil, err
+	}
+	return h.Container(spec.Name), h.lab.save()
+}
+
+func (h *Host) addOne(spec topology.Container) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.up || h.node.Host == nil {
-		return nil, fmt.Errorf("%q is no running host; start it first", h.Name)
+		return fmt.Errorf("%q is no running host; start it first", h.Name)
 	}
 	if err := h.addContainer(spec); err != nil {
-		return nil, fmt.Errorf("container %q: %w", spec.Name, err)
+		return fmt.Errorf("container %q: %w", spec.Name, err)
 	}
-	if err := applyRules(h.NetNS(), containerRules(h.containers)); err != nil {
-		return nil, err
-	}
-	return h.containers[len(h.containers)-1], h.lab.save()
+	return applyRules(h.NetNS(), containerRules(h.containers))
 }
 
 // RemoveContainer ends a container and removes what was made for it.
 func (h *Host) RemoveContainer(name string) error {
+	if h.lab.remote() {
+		return errors.Join(h.lab.call("DELETE", "/hosts/"+h.Name+"/containers/"+name, nil), h.lab.refresh())
+	}
+	return errors.Join(h.removeOne(name), h.lab.save())
+}
+
+func (h *Host) removeOne(name string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	i := slices.IndexFunc(h.containers, func(c *Container) bool { return c.Name == name })
@@ -123,8 +146,7 @@ func (h *Host) RemoveContainer(name string) error {
 		}
 		return netlink.LinkDel(link)
 	}))
-	err = errors.Join(err, netns.Remove(c.NetNS()), applyRules(h.NetNS(), containerRules(h.containers)), h.writeNames())
-	return errors.Join(err, h.lab.save())
+	return errors.Join(err, netns.Remove(c.NetNS()), applyRules(h.NetNS(), containerRules(h.containers)), h.writeNames())
 }
 
 // addContainer makes a container. The caller holds the lock and loads the rules.
@@ -220,6 +242,20 @@ func (c *Container) connect() error {
 	if err != nil {
 		return err
 	}
+	if err := c.configure(); err != nil {
+		return err
+	}
+	return netns.Do(c.host.NetNS(), func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return settle(h, func(l netlink.Link) bool { return l.Attrs().Name == c.HostDevice() })
+	})
+}
+
+func (c *Container) configure() error {
 	return netns.Do(c.NetNS(), func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {

@@ -16,7 +16,8 @@
 // owner may be killed at any time.
 //
 // Another process reaches a running lab through Open: it can run commands and
-// read the state, no more.
+// read the state; what changes the lab (a cut link, a container, a later host)
+// it asks of the owner, over a Unix socket in the run directory.
 //
 // # What is made
 //
@@ -27,7 +28,8 @@
 // routes and sysctls are never touched. A container is the same behind its
 // host's bridge and NAT, and has one idle process.
 //
-// IPv4 only.
+// IPv4 only. Linux 5.7 or later (a process is born in its cgroup), cgroup2, and
+// the nft program where there is NAT, a firewall or a container.
 //
 // # What a reader must reject
 //

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -136,4 +138,63 @@ func (f *fabric) close() {
 	if f.ns != nil {
 		f.ns.Close()
 	}
+}
+
+// master puts a device on a switch, or takes it off.
+func (f *fabric) master(device, sw string, on bool) error {
+	return f.do(func(h *netlink.Handle) error {
+		if !on {
+			return setMaster(h, device, 0)
+		}
+		return setMaster(h, device, f.switches[sw])
+	})
+}
+
+func setMaster(h *netlink.Handle, device string, master int) error {
+	link, err := h.LinkByName(device)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", device, err)
+	}
+	return h.LinkSetMasterByIndex(link, master)
+}
+
+// addPair makes a veth pair within the fabric, its first end on a switch.
+func addPair(h *netlink.Handle, port, end string, mtu, master int) error {
+	err := h.LinkAdd(&netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: port, MTU: mtu, Flags: net.FlagUp, MasterIndex: master},
+		PeerName:  end,
+		PeerMTU:   uint32(mtu),
+	})
+	if err != nil {
+		return fmt.Errorf("make %s: %w", port, err)
+	}
+	return raise(h, end)
+}
+
+// settle waits until the kernel has noticed that the devices are up: it does so
+// in the background, and until then a switch drops what a port receives. Here
+// are the devices that count, by a list that is asked for again and again.
+func settle(h *netlink.Handle, counts func(netlink.Link) bool) error {
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		links, err := h.LinkList()
+		if err != nil {
+			return fmt.Errorf("list devices: %w", err)
+		}
+		waiting := slices.ContainsFunc(links, func(l netlink.Link) bool {
+			return counts(l) && l.Attrs().OperState != netlink.OperUp
+		})
+		// A device that somebody has set down on purpose is waited for in vain.
+		if !waiting || time.Now().After(deadline) {
+			return nil
+		}
+	}
+}
+
+// settle waits for the named ports, or for all.
+func (f *fabric) settle(devices ...string) error {
+	return f.do(func(h *netlink.Handle) error {
+		return settle(h, func(l netlink.Link) bool {
+			return l.Type() == "veth" && (len(devices) == 0 || slices.Contains(devices, l.Attrs().Name))
+		})
+	})
 }

@@ -57,6 +57,9 @@ func (h *Host) Labels() map[string]string {
 // IsRouter says whether the node is a router.
 func (h *Host) IsRouter() bool { return h.node.Router != nil }
 
+// Later says whether the topology leaves the host out until it is started.
+func (h *Host) Later() bool { return h.node.Host != nil && h.node.Host.Later }
+
 // Up says whether the host has been started.
 func (h *Host) Up() bool {
 	h.mu.Lock()
@@ -158,20 +161,23 @@ func (h *Host) connect() error {
 	}
 	defer ns.Close()
 	fabric := h.lab.fabric
+	var impaired []*link
 	err = fabric.do(func(handle *netlink.Handle) error {
 		for _, port := range h.node.Ports {
 			device, err := fabric.plug(handle, port, ns)
 			if err != nil {
 				return err
 			}
-			h.lab.addLink(port, device)
+			if k := h.lab.addLink(h, port, device); port.Impairment.Active() {
+				impaired = append(impaired, k)
+			}
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return netns.Do(h.NetNS(), func() error {
+	err = netns.Do(h.NetNS(), func() error {
 		handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err
@@ -179,6 +185,15 @@ func (h *Host) connect() error {
 		defer handle.Close()
 		return h.configure(handle)
 	})
+	if err != nil {
+		return err
+	}
+	for _, k := range impaired {
+		if err := h.lab.impair(k, k.port.Impairment); err != nil {
+			return fmt.Errorf("impair link %s: %w", k.port.Link, err)
+		}
+	}
+	return nil
 }
 
 func (h *Host) configure(handle *netlink.Handle) error {

@@ -46,6 +46,7 @@ type Lab struct {
 		start uint64
 	}
 	fabric *fabric
+	saving sync.Mutex
 	hosts  map[string]*Host
 	order  []*Host
 
@@ -137,6 +138,12 @@ func (l *Lab) build(ctx context.Context, t *Topology) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	if err := l.fabric.settle(); err != nil {
+		return err
+	}
+	if err := l.serveControl(); err != nil {
+		return err
+	}
 	return l.save()
 }
 
@@ -156,13 +163,19 @@ func (l *Lab) StartHost(name string) error {
 	if h == nil {
 		return fmt.Errorf("lab %s has no host %q", l.ID, name)
 	}
-	if err := l.owned("start a host"); err != nil {
-		return err
+	if l.remote() {
+		return errors.Join(l.call("POST", "/hosts/"+name+"/start", nil), l.refresh())
 	}
 	if err := h.start(); err != nil {
 		return fmt.Errorf("start %q: %w", name, err)
 	}
-	return l.save()
+	var devices []string
+	for _, name := range h.Links() {
+		if k, err := l.link(name); err == nil {
+			devices = append(devices, k.bridgePort())
+		}
+	}
+	return errors.Join(l.fabric.settle(devices...), l.save())
 }
 
 // owned refuses what only the process that owns the lab can do.
@@ -198,6 +211,7 @@ func (l *Lab) Down() error {
 	for _, f := range closers {
 		errs = append(errs, f())
 	}
+	errs = append(errs, l.closeEmulators())
 	if l.fabric != nil {
 		l.fabric.close()
 	}
@@ -216,11 +230,11 @@ func (l *Lab) State() *State {
 		OwnerPID: l.owner.pid, OwnerStart: l.owner.start,
 	}
 	for _, h := range l.order {
-		hs := HostState{Name: h.Name, Router: h.IsRouter(), Up: h.up, NetNS: h.NetNS(), Labels: h.Labels()}
+		hs := HostState{Name: h.Name, Router: h.IsRouter(), Up: h.Up(), NetNS: h.NetNS(), Labels: h.Labels()}
 		for _, a := range h.Addresses() {
 			hs.Addresses = append(hs.Addresses, a.String())
 		}
-		for _, c := range h.containers {
+		for _, c := range h.Containers() {
 			hs.Containers = append(hs.Containers, ContainerState{
 				Name: c.Name, NetNS: c.NetNS(), Address: c.address.String(), PID: c.pid, Labels: c.spec.Labels,
 			})
@@ -239,6 +253,8 @@ func (l *Lab) save() error {
 	if down {
 		return nil
 	}
+	l.saving.Lock()
+	defer l.saving.Unlock()
 	return writeState(l.State())
 }
 
@@ -250,7 +266,7 @@ func (l *Lab) Find(where string) (Runner, error) {
 	if h == nil {
 		return nil, fmt.Errorf("lab %s has no host %q; weft lab ls shows them", l.ID, host)
 	}
-	if !h.up {
+	if !h.Up() {
 		return nil, fmt.Errorf("host %q is not started yet; start it: weft lab start %s", host, host)
 	}
 	if !inside {

@@ -88,7 +88,12 @@ func writeNAT(b *strings.Builder, n *topology.Node, up string) {
 	}
 	fmt.Fprintf(b, "  oifname \"%s\" masquerade%s\n", up, flags)
 	// Hairpin: a neighbour reached by its outer address must answer through us.
-	fmt.Fprintf(b, "  oifname != \"%s\" ct status dnat masquerade\n }\n", up)
+	for _, port := range n.Ports {
+		if !port.Uplink {
+			fmt.Fprintf(b, "  ip saddr %s oifname != \"%s\" ct status dnat masquerade\n", port.Address.Masked(), up)
+		}
+	}
+	b.WriteString(" }\n")
 	// The router itself has no open ports outside; it answers pings only.
 	fmt.Fprintf(b, " chain input {\n  type filter hook input priority filter; policy accept;\n  iifname \"%s\" meta l4proto { tcp, udp } ct state new drop\n }\n", up)
 }
@@ -107,7 +112,8 @@ func containerRules(containers []*Container) string {
 	fmt.Fprintf(&b, " chain prerouting {\n  type nat hook prerouting priority dstnat;\n%s }\n", dnat.String())
 	fmt.Fprintf(&b, " chain output {\n  type nat hook output priority -100;\n%s }\n", strings.ReplaceAll(dnat.String(), "fib daddr type local", "ip daddr != 127.0.0.0/8 fib daddr type local"))
 	fmt.Fprintf(&b, " chain postrouting {\n  type nat hook postrouting priority srcnat;\n  ip saddr %s oifname != \"%s\" masquerade\n", topology.ContainerNet, bridge)
-	// Hairpin: a container that reaches itself or a sibling by a published port.
+	// Hairpin: a container that reaches a sibling by a published port. Itself it
+	// cannot reach so: that needs a port that reflects, or a proxy.
 	fmt.Fprintf(&b, "  ip saddr %s oifname \"%s\" ct status dnat masquerade\n }\n}\n", topology.ContainerNet, bridge)
 	return b.String()
 }

@@ -82,29 +82,50 @@ func open(s State) (*Lab, error) {
 	l := newLab(s.ID, plan, s.Cgroup, slog.New(slog.DiscardHandler))
 	l.created = s.Created
 	l.owner.pid, l.owner.start = s.OwnerPID, s.OwnerStart
+	l.learn(s)
+	return l, nil
+}
+
+// refresh reads again what the owner has written down.
+func (l *Lab) refresh() error {
+	s, err := readState(l.ID)
+	if err != nil {
+		return err
+	}
+	l.learn(*s)
+	return nil
+}
+
+func (l *Lab) learn(s State) {
 	for _, hs := range s.Hosts {
 		h := l.hosts[hs.Name]
 		if h == nil {
 			continue
 		}
-		h.up = hs.Up
+		h.mu.Lock()
+		h.up, h.containers = hs.Up, nil
 		for _, cs := range hs.Containers {
 			a, _ := netip.ParseAddr(cs.Address)
 			h.containers = append(h.containers, &Container{
 				Name: cs.Name, host: h, address: a, pid: cs.PID, spec: topology.Container{Name: cs.Name, Labels: cs.Labels},
 			})
 		}
+		h.mu.Unlock()
 	}
-	for _, k := range s.Links {
-		for _, n := range plan.Nodes {
-			for _, port := range n.Ports {
-				if port.Link == k.Name {
-					l.links[k.Name] = &link{port: port, device: k.Device, cut: k.Cut}
-				}
-			}
+	ports := map[string]*topology.Port{}
+	owners := map[string]*Host{}
+	for _, h := range l.order {
+		for _, p := range h.node.Ports {
+			ports[p.Link], owners[p.Link] = p, h
 		}
 	}
-	return l, nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, k := range s.Links {
+		if port := ports[k.Name]; port != nil {
+			l.links[k.Name] = &link{host: owners[k.Name], port: port, device: k.Device, cut: k.Cut, now: k.Impairment}
+		}
+	}
 }
 
 // Exec replaces the calling process by a command in a host or container. It

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -62,10 +63,10 @@ type ContainerState struct {
 
 // LinkState is one link; Device is its end in the fabric's namespace.
 type LinkState struct {
-	Name       string `json:"name"`
-	Device     string `json:"device"`
-	Impairment string `json:"impairment,omitempty"`
-	Cut        bool   `json:"cut,omitempty"`
+	Name       string     `json:"name"`
+	Device     string     `json:"device"`
+	Impairment Impairment `json:"impairment,omitzero"`
+	Cut        bool       `json:"cut,omitempty"`
 }
 
 func labDir(id string) string     { return filepath.Join(runDir, id) }
@@ -90,12 +91,17 @@ func processStart(pid int) uint64 {
 	return v
 }
 
-// newID draws an id: 5 characters that are easy to type.
+// idRE is the form of an id: a letter, a digit, and three of either. The digit
+// keeps names such as weft-agent-1, which others may give, from looking like
+// ours to a sweep.
+var idRE = regexp.MustCompile(`^[a-z][2-9][a-z2-9]{3}$`)
+
+// newID draws an id that is easy to type.
 func newID() string {
-	const alphabet = "abcdefghjkmnpqrstuvwxyz23456789"
+	const letters, digits = "abcdefghjkmnpqrstuvwxyz", "23456789"
 	b := make([]byte, 5)
 	rand.Read(b)
-	for i := range b {
+	for i, alphabet := range []string{letters, digits, letters + digits, letters + digits, letters + digits} {
 		b[i] = alphabet[int(b[i])%len(alphabet)]
 	}
 	return string(b)

@@ -43,17 +43,20 @@ func Sweep() ([]string, error) {
 // knownIDs finds every lab of which anything is left.
 func knownIDs() []string {
 	var ids []string
+	add := func(id string) {
+		if idRE.MatchString(id) {
+			ids = append(ids, id)
+		}
+	}
 	entries, _ := os.ReadDir(runDir)
 	for _, e := range entries {
-		if e.IsDir() {
-			ids = append(ids, e.Name())
-		}
+		add(e.Name())
 	}
 	entries, _ = os.ReadDir(netnsDir)
 	for _, e := range entries {
 		if rest, ours := strings.CutPrefix(e.Name(), "weft-"); ours {
-			if i := strings.IndexAny(rest, "-."); i == len(newID()) {
-				ids = append(ids, rest[:i])
+			if i := strings.IndexAny(rest, "-."); i > 0 {
+				add(rest[:i])
 			}
 		}
 	}
@@ -61,7 +64,7 @@ func knownIDs() []string {
 		entries, _ = os.ReadDir(mount)
 		for _, e := range entries {
 			if id, ours := strings.CutPrefix(e.Name(), "weft-lab-"); ours {
-				ids = append(ids, id)
+				add(id)
 			}
 		}
 	}
@@ -128,14 +131,15 @@ func removeNamespaces(id string) error {
 // namespaces, mounts, cgroups, processes in them, devices and files.
 func Leftovers(id string) []string {
 	var found []string
-	for _, path := range namespaceFiles(id) {
+	files := namespaceFiles(id)
+	for _, path := range files {
 		found = append(found, "namespace "+path)
 	}
 	if f, err := os.Open("/proc/self/mountinfo"); err == nil {
 		defer f.Close()
 		for s := bufio.NewScanner(f); s.Scan(); {
 			fields := strings.Fields(s.Text())
-			if len(fields) > 4 && (fields[4] == labDir(id) || strings.HasPrefix(fields[4], labDir(id)+"/") || slices.Contains(namespaceFiles(id), fields[4])) {
+			if len(fields) > 4 && (fields[4] == labDir(id) || strings.HasPrefix(fields[4], labDir(id)+"/") || slices.Contains(files, fields[4])) {
 				found = append(found, "mount "+fields[4])
 			}
 		}
@@ -151,7 +155,8 @@ func Leftovers(id string) []string {
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
 		if pid, err := strconv.Atoi(e.Name()); err == nil {
-			if data, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cgroup")); strings.Contains(string(data), "/"+cgroupName(id)) {
+			data, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cgroup"))
+			if strings.Contains(string(data), "/"+cgroupName(id)) && !zombie(pid) {
 				found = append(found, fmt.Sprintf("process %d", pid))
 			}
 		}
@@ -163,6 +168,16 @@ func Leftovers(id string) []string {
 		}
 	}
 	return found
+}
+
+// zombie says whether a process has ended and waits for its parent to notice.
+func zombie(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	rest := string(data[strings.LastIndexByte(string(data), ')')+1:])
+	return strings.HasPrefix(rest, " Z") || strings.HasPrefix(rest, " X")
 }
 
 func exists(path string) bool {

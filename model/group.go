@@ -1,5 +1,10 @@
 package model
 
+import (
+	"fmt"
+	"strings"
+)
+
 // Group is a saved search over workloads. Membership is live.
 type Group struct {
 	TypeMeta
@@ -11,12 +16,45 @@ type Group struct {
 // GroupSpec says who belongs: every workload the selector matches, and every
 // member of the nested groups. At least one of the two must be given.
 type GroupSpec struct {
+	// Selector takes every workload whose labels it matches.
 	Selector *Selector `json:"selector,omitempty"`
-	Groups   []string  `json:"groups,omitempty"`
+	// Groups are the names of groups whose members belong too.
+	Groups []string `json:"groups,omitempty"`
 }
 
 // GroupStatus is computed, never written by a person.
 type GroupStatus struct {
+	// Members is how many workloads belong now.
 	Members int `json:"members"`
-	Hosts   int `json:"hosts"`
+	// Hosts is how many hosts they are on.
+	Hosts int `json:"hosts"`
+}
+
+// GroupPath returns the groups on the way from one to another through nesting,
+// both included, or nil where there is none.
+func GroupPath(groups map[string]*Group, from, to string) []string {
+	return groupPath(groups, from, to, map[string]bool{})
+}
+
+func groupPath(groups map[string]*Group, from, to string, been map[string]bool) []string {
+	if from == to {
+		return []string{from}
+	}
+	g := groups[from]
+	if g == nil || been[from] {
+		return nil
+	}
+	been[from] = true
+	for _, next := range g.Spec.Groups {
+		if path := groupPath(groups, next, to, been); path != nil {
+			return append([]string{from}, path...)
+		}
+	}
+	return nil
+}
+
+// CircleFault says that a group contains itself: path leads from its i-th
+// nested group back to it.
+func CircleFault(group string, i int, path []string) FieldError {
+	return FieldError{Field: fmt.Sprintf("spec.groups[%d]", i), Message: fmt.Sprintf("makes a circle: %s -> %s; take one of them out", group, strings.Join(path, " -> "))}
 }

@@ -23,22 +23,30 @@ const (
 
 // TypeMeta says what a document is. It is embedded in every resource.
 type TypeMeta struct {
+	// APIVersion is weft/v1.
 	APIVersion string `json:"apiVersion"`
-	Kind       Kind   `json:"kind"`
+	// Kind names the type of the resource.
+	Kind Kind `json:"kind"`
 }
 
 // Metadata identifies a resource. Name is unique within its kind; UID is
 // unique for ever, so a resource deleted and made again is another one.
 type Metadata struct {
-	Name        string            `json:"name"`
-	UID         string            `json:"uid,omitempty"`
-	Labels      map[string]string `json:"labels,omitempty"`
+	// Name is unique within the kind: lower-case letters, digits, '-' and '.'.
+	Name string `json:"name"`
+	// UID is drawn when the resource is made, and never again.
+	UID string `json:"uid,omitempty"`
+	// Labels are key=value pairs by which it is found.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Annotations are notes that nothing selects by. Those that begin with
+	// "weft/" are the controller's own.
 	Annotations map[string]string `json:"annotations,omitempty"`
 	// Generation grows by one at each change of the spec.
 	Generation int64 `json:"generation,omitempty"`
 	// ResourceVersion is the store's revision of the last change, in decimal.
 	// A write that carries an older one is refused.
-	ResourceVersion   string     `json:"resourceVersion,omitempty"`
+	ResourceVersion string `json:"resourceVersion,omitempty"`
+	// CreationTimestamp is when it was made, in UTC.
 	CreationTimestamp *time.Time `json:"creationTimestamp,omitempty"`
 }
 

@@ -14,7 +14,8 @@ type Relay struct {
 type RelaySpec struct {
 	// Addresses are "HOST:PORT" where agents reach it over TCP.
 	Addresses []string `json:"addresses,omitempty"`
-	Revoked   bool     `json:"revoked,omitempty"`
+	// Revoked refuses the relay's certificate everywhere and for good.
+	Revoked bool `json:"revoked,omitempty"`
 }
 
 // RelayStatus is what the relay reports.

@@ -12,8 +12,10 @@ type Tap struct {
 
 // Endpoints names workloads: by selector or by group, exactly one of the two.
 type Endpoints struct {
+	// Selector names workloads by their labels.
 	Selector *Selector `json:"selector,omitempty"`
-	Group    string    `json:"group,omitempty"`
+	// Group names the members of a group.
+	Group string `json:"group,omitempty"`
 }
 
 // Direction says which packets of a workload are wanted, seen from it.
@@ -28,15 +30,18 @@ const (
 
 // TapSpec is the intent. Each matching tool is owed a copy of its own.
 type TapSpec struct {
+	// From are the workloads that are tapped.
 	From Endpoints `json:"from"`
 	// To must match workloads of kind host: the machines the tools run on.
 	To Endpoints `json:"to"`
 	// Filter is a pcap-filter(7) expression; empty takes every packet.
 	Filter string `json:"filter,omitempty"`
 	// Snaplen cuts each frame to that many bytes; 0 keeps it whole.
-	Snaplen   int       `json:"snaplen,omitempty"`
+	Snaplen int `json:"snaplen,omitempty"`
+	// Direction is Both unless given, Ingress or Egress, seen from the workload.
 	Direction Direction `json:"direction,omitempty"`
-	Deliver   Deliver   `json:"deliver,omitzero"`
+	// Deliver says in what form the tools get the packets.
+	Deliver Deliver `json:"deliver,omitzero"`
 	// Paused keeps the tap but stops the copies.
 	Paused bool `json:"paused,omitempty"`
 }
@@ -62,12 +67,18 @@ const (
 
 // TapStatus is computed from what the hosts report.
 type TapStatus struct {
-	State   TapState    `json:"state,omitempty"`
-	Message string      `json:"message,omitempty"`
+	// State is Pending, Active, Degraded, Error or Paused.
+	State TapState `json:"state,omitempty"`
+	// Message says why, where the state is not Active.
+	Message string `json:"message,omitempty"`
+	// Sources are the tapped workloads.
 	Sources []TapSource `json:"sources,omitempty"`
-	Tools   []TapTool   `json:"tools,omitempty"`
-	Paths   []TapPath   `json:"paths,omitempty"`
-	Ledger  Ledger      `json:"ledger"`
+	// Tools are the hosts that receive the copies.
+	Tools []TapTool `json:"tools,omitempty"`
+	// Paths are the streams, one from each source host to each tool.
+	Paths []TapPath `json:"paths,omitempty"`
+	// Ledger is the sum of those of the paths.
+	Ledger Ledger `json:"ledger"`
 }
 
 // TapSource is one tapped workload.

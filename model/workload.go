@@ -26,20 +26,29 @@ type Workload struct {
 
 // WorkloadSpec describes one workload as its host's agent sees it.
 type WorkloadSpec struct {
-	Host      string       `json:"host"`
-	Kind      WorkloadKind `json:"kind"`
-	Addresses []string     `json:"addresses,omitempty"`
+	// Host is the name of the host it is on.
+	Host string `json:"host"`
+	// Kind is host, container, unit or guest.
+	Kind WorkloadKind `json:"kind"`
+	// Addresses are its IP addresses.
+	Addresses []string `json:"addresses,omitempty"`
 	// Interfaces are the devices on the host at which the workload's packets
 	// pass: the uplinks of a host, the host's end of a container's veth pair.
-	Interfaces []string   `json:"interfaces,omitempty"`
-	Cgroup     string     `json:"cgroup,omitempty"`
-	Container  *Container `json:"container,omitempty"`
+	Interfaces []string `json:"interfaces,omitempty"`
+	// Cgroup is its path under the cgroup2 tree of the host.
+	Cgroup string `json:"cgroup,omitempty"`
+	// Container is set for containers only.
+	Container *Container `json:"container,omitempty"`
 }
 
 // Container is what the runtime says of a container.
 type Container struct {
-	ID      string `json:"id"`
-	Name    string `json:"name,omitempty"`
-	Image   string `json:"image,omitempty"`
+	// ID is the runtime's own, 64 hex digits as a rule.
+	ID string `json:"id"`
+	// Name is what the runtime calls it.
+	Name string `json:"name,omitempty"`
+	// Image is the reference it was started from.
+	Image string `json:"image,omitempty"`
+	// Runtime is what runs it: containerd, docker, podman, cgroup.
 	Runtime string `json:"runtime"`
 }

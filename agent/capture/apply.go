@@ -60,6 +60,13 @@ func (c *Capture) Apply(ctx context.Context, section *wirepb.CaptureSection, wor
 			}
 		}
 	}
+	named := make(map[string]bool)
+	for _, l := range section.GetLines() {
+		for _, id := range l.GetWorkloads() {
+			named[id] = true
+		}
+	}
+	c.numbers.keep(named)
 	known := make(map[string]Workload, len(workloads))
 	for _, w := range workloads {
 		known[w.ID] = w
@@ -102,6 +109,9 @@ func (c *Capture) ensureStore() error {
 	c.mu.Lock()
 	c.store = s
 	c.mu.Unlock()
+	if err := c.own.open(s.maps["own"]); err != nil {
+		return err
+	}
 	for i := range uint32(bpf.MaxWorkloads) {
 		var e workloadEntry
 		if err := s.maps["workloads"].Lookup(i, &e); err != nil {

@@ -94,11 +94,12 @@ func (l *line) seal() {
 	sum := model.Count{Packets: packets, Bytes: bytes}
 	sequence := l.counts.nextSequence()
 	*l.out = l.encoder.Seal((*l.out)[:0], sequence)
+	// Before anybody can send it: a successor must never use the number again.
+	l.counts.setNextSequence(sequence + 1)
 	if !l.queue.push(sequence, sum, *l.out) {
 		l.counts.add(wordShed, sum)
 		return
 	}
-	l.counts.setNextSequence(sequence + 1)
 	l.ring()
 }
 

@@ -18,7 +18,6 @@ import (
 // place is one interface as a line taps it.
 type place struct {
 	workload string
-	number   uint32
 	name     string
 	ifindex  int
 	raw      bool
@@ -293,7 +292,7 @@ func (c *Capture) unlink(slot uint32, keep map[string]bool) error {
 		if err := c.hush(portKey{slot, uint32(p.ifindex)}, p.out, !kept[uint32(p.ifindex)]); err != nil {
 			return err
 		}
-		if err := c.detach(p); err != nil {
+		if err := dropLink(filepath.Join(c.store.dir, p.String())); err != nil {
 			return err
 		}
 	}
@@ -321,21 +320,6 @@ func (c *Capture) hush(key portKey, out, last bool) error {
 		if err := c.store.maps["ports"].Put(key, v); err != nil {
 			return fmt.Errorf("write port: %w", err)
 		}
-	}
-	return nil
-}
-
-func (c *Capture) detach(p pin) error {
-	path := filepath.Join(c.store.dir, p.String())
-	l, err := link.LoadPinnedLink(path, nil)
-	if err == nil {
-		defer l.Close()
-		if err := l.Detach(); err != nil && live(l, p) {
-			return fmt.Errorf("detach %s: %w", p, err)
-		}
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("unpin %s: %w", p, err)
 	}
 	return nil
 }

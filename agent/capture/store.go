@@ -11,6 +11,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"weft/agent/capture/bpf"
@@ -20,7 +21,7 @@ import (
 // map's or a record's shape: pins of another number are taken away, not read.
 const (
 	layoutPrefix = "capture-v"
-	layout       = layoutPrefix + "1"
+	layout       = layoutPrefix + "2"
 )
 
 // store is everything of ours in the kernel: the shared maps, pinned, and what
@@ -65,6 +66,9 @@ const (
 
 // checkBPFFS says whether dir is on a BPF file system.
 func checkBPFFS(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make the directory of pinned objects: %w; is a BPF file system mounted there? (mount -t bpf bpf /sys/fs/bpf)", err)
+	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return fmt.Errorf("look at %s: %w", dir, err)
@@ -239,8 +243,8 @@ func (s *store) remove() error {
 	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), "link-") {
-			if err := os.Remove(filepath.Join(s.dir, e.Name())); err != nil {
-				return fmt.Errorf("unpin %s: %w", e.Name(), err)
+			if err := dropLink(filepath.Join(s.dir, e.Name())); err != nil {
+				return err
 			}
 		}
 	}
@@ -248,4 +252,25 @@ func (s *store) remove() error {
 		return fmt.Errorf("remove %s: %w", s.dir, err)
 	}
 	return nil
+}
+
+// dropLink detaches a pinned link and unpins it. Unpinning alone would detach
+// it too, but some time later.
+func dropLink(path string) error {
+	if l, err := link.LoadPinnedLink(path, nil); err == nil {
+		defer l.Close()
+		if err := l.Detach(); err != nil && attached(l) {
+			return fmt.Errorf("detach %s: %w", filepath.Base(path), err)
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("unpin %s: %w", filepath.Base(path), err)
+	}
+	return nil
+}
+
+// attached says whether a link still holds a device.
+func attached(l link.Link) bool {
+	info, err := l.Info()
+	return err == nil && info.TCX() != nil && info.TCX().Ifindex != 0
 }

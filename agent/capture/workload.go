@@ -33,6 +33,9 @@ type workloadNumbers struct {
 }
 
 func (n *workloadNumbers) find(id string) (uint32, bool) {
+	if id == "" {
+		return 0, false
+	}
 	for i, have := range n.byID {
 		if have == id {
 			return uint32(i), true
@@ -55,4 +58,13 @@ func (n *workloadNumbers) number(id string) (uint32, error) {
 		}
 	}
 	return 0, fmt.Errorf("more than %d workloads are tapped on this host", bpf.MaxWorkloads)
+}
+
+// keep frees the numbers of workloads that no line names any more.
+func (n *workloadNumbers) keep(wanted map[string]bool) {
+	for i, id := range n.byID {
+		if !wanted[id] {
+			n.byID[i] = ""
+		}
+	}
 }

@@ -260,6 +260,7 @@ func (t *Transport) dialAddress(ctx context.Context, address string, id wire.Ide
 	if err != nil {
 		return nil, fmt.Errorf("dial directly: %w", err)
 	}
+	raw = t.deps.Track(raw)
 	conn, err := t.secure(ctx, raw, id, alpn)
 	if err != nil {
 		raw.Close()

@@ -218,6 +218,7 @@ func (l *link) dialOne(ctx context.Context, address string) (*yamux.Session, err
 	if err != nil {
 		return nil, fmt.Errorf("dial relay: %w", err)
 	}
+	raw = l.t.deps.Track(raw)
 	cfg := l.t.deps.Identity.ClientTLS(relaywire.ALPN, identity.Exactly(l.id))
 	cfg.ServerName, _, _ = net.SplitHostPort(address) // for whoever routes by name; it dialled, so it parses
 	conn := tls.Client(raw, cfg)

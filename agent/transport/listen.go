@@ -69,6 +69,7 @@ func (t *Transport) acceptDirect(ctx context.Context, listener net.Listener) {
 			conn.Close()
 			continue
 		}
+		conn = t.deps.Track(conn)
 		path := Path{Kind: PathDirect, Remote: conn.RemoteAddr().String()}
 		if !t.life.start(func(ctx context.Context) { t.accept(ctx, conn, path, identity.HasRole(model.RoleHost)) }) {
 			<-t.pending

@@ -95,7 +95,9 @@ const (
 )
 
 // Handler serves one accepted stream; conn is a *Conn, closed when it returns.
-// ctx ends when the transport stops.
+// ctx ends when the transport stops, and the handler must then return. A
+// stream may end before its first byte: the dialler tried two paths at once
+// and took the other.
 type Handler func(ctx context.Context, conn net.Conn, peer wire.Identity)
 
 // Deps are what New needs from its surroundings. The time by which peers'
@@ -105,6 +107,9 @@ type Deps struct {
 	Log      *slog.Logger
 	Accept   Handler               // nil refuses every stream
 	Registry prometheus.Registerer // nil registers nothing
+	// Track sees every TCP connection as soon as it is there and returns what is
+	// used in its place; nil leaves them as they are.
+	Track func(net.Conn) net.Conn
 }
 
 // Transport is the reconciler of the section "transport".
@@ -138,6 +143,9 @@ func New(cfg Config, deps Deps) (*Transport, error) {
 	cfg = cfg.withDefaults()
 	if _, _, err := net.SplitHostPort(cfg.Listen); err != nil {
 		return nil, fmt.Errorf("listen address %q: %w", cfg.Listen, err)
+	}
+	if deps.Track == nil {
+		deps.Track = func(c net.Conn) net.Conn { return c }
 	}
 	t := &Transport{cfg: cfg, deps: deps, log: deps.Log, metrics: newMetrics(deps.Registry),
 		sources: tcp.NewSourceLimiter(cfg.ConnectsPerSecond), pending: make(chan struct{}, cfg.MaxPending),

@@ -5,57 +5,110 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"os"
 
+	"weft/agent/capture"
+	"weft/agent/deliver"
 	"weft/agent/discover"
 	"weft/agent/transport"
 	"weft/internal/run"
+	"weft/model"
 	"weft/wire"
 	"weft/wire/wirepb"
 )
 
 // lines wires the two ends of a tap: the reconciler of "capture", which takes
 // packets at workloads, and that of "deliver", which hands them to a tool.
-//
-// INTEGRATION: this is the one place where agent/capture and agent/deliver are
-// made. New packages go into connect, their Run into services, their Apply into
-// applyDeliver and applyCapture, the accepting end into accept, the ledger into
-// report. Until then a section with lines fails with an error that says so, and
-// an empty one holds.
 type lines struct {
-	config config
-	found  *discover.Discover
+	found   *discover.Discover
+	log     *slog.Logger // of deliver
+	taps    *capture.Capture
+	landing *deliver.Deliver
+	streams *transport.Transport
 }
 
-func newLines(c config, found *discover.Discover) *lines { return &lines{config: c, found: found} }
-
-// connect makes the reconcilers, which dial by the transport.
-func (l *lines) connect(*transport.Transport, func(part string) *slog.Logger) error { return nil }
-
-func (l *lines) services() []run.Service { return nil }
-
-var errNoLines = errors.New("this build of the agent neither captures nor delivers packets")
-
-func (l *lines) applyDeliver(_ context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {
-	if len(s.GetDeliver().GetLines()) > 0 {
-		return nil, errNoLines
+func newLines(c config, found *discover.Discover, part func(string) *slog.Logger) (*lines, error) {
+	l := &lines{found: found, log: part("deliver")}
+	var err error
+	if l.landing, err = deliver.New(deliver.Config{}, deliver.Deps{Log: l.log}); err != nil {
+		return nil, err
 	}
-	return nil, nil
+	l.taps, err = capture.New(capture.Config{BPFDir: c.BPFDir}, capture.Deps{Log: part("capture"), Dial: l.dial})
+	return l, err
 }
 
-func (l *lines) applyCapture(_ context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {
-	if len(s.GetCapture().GetLines()) > 0 {
-		return nil, errNoLines
+// own notes a connection of the agent itself, so that a tap of this machine
+// leaves it out.
+func (l *lines) own(conn net.Conn) net.Conn { return l.taps.Own(conn) }
+
+func (l *lines) dial(ctx context.Context, line string, peer *wirepb.Peer) (capture.Conn, error) {
+	conn, err := l.streams.Dial(ctx, line, peer)
+	if err != nil {
+		return nil, err
 	}
-	return nil, nil
+	return streamConn{conn}, nil
+}
+
+// streamConn says how a stream travels in the words that capture asks in.
+type streamConn struct{ *transport.Conn }
+
+func (c streamConn) Path() (kind, relay, remote string) {
+	p := c.Conn.Path()
+	return p.Kind, p.Relay, p.Remote
+}
+
+func (l *lines) services() []run.Service {
+	return []run.Service{{Name: "capture", Run: func(ctx context.Context, ready func()) error {
+		// What is in the kernel stays when the agent goes.
+		defer l.landing.Close()
+		defer l.taps.Close()
+		return l.taps.Run(ctx, ready)
+	}}}
+}
+
+func (l *lines) applyDeliver(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {
+	return l.landing.Apply(ctx, s.GetDeliver())
+}
+
+func (l *lines) applyCapture(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {
+	_, workloads := l.found.Snapshot()
+	return l.taps.Apply(ctx, s.GetCapture(), tappable(workloads))
+}
+
+// tappable says where each workload's frames pass.
+func tappable(workloads []*wirepb.Workload) []capture.Workload {
+	out := make([]capture.Workload, 0, len(workloads))
+	for _, w := range workloads {
+		sense := capture.Veth
+		if w.Kind == string(model.WorkloadHost) {
+			sense = capture.Uplink
+		}
+		out = append(out, capture.Workload{ID: w.Id, Interfaces: w.Interfaces, Sense: sense})
+	}
+	return out
 }
 
 // accept serves a stream that another agent has opened.
-func (l *lines) accept(_ context.Context, conn net.Conn, _ wire.Identity) { conn.Close() }
+func (l *lines) accept(ctx context.Context, conn net.Conn, peer wire.Identity) {
+	if err := l.landing.Serve(ctx, conn, peer.String()); err != nil {
+		l.log.Warn("stream ended", "source", peer.Name, "error", err)
+	}
+}
 
-func (l *lines) report() *wirepb.LineReport { return nil }
+func (l *lines) report() *wirepb.LineReport {
+	return &wirepb.LineReport{Lines: l.taps.Lines()}
+}
 
 // removeKernelObjects takes away all that the agent has put into the kernel,
 // with no agent running.
-//
-// INTEGRATION: the Remove of agent/capture and agent/deliver.
-func removeKernelObjects(context.Context, config) error { return nil }
+func removeKernelObjects(_ context.Context, c config) error {
+	l, err := newLines(c, nil, func(string) *slog.Logger { return slog.New(slog.DiscardHandler) })
+	if err != nil {
+		return err
+	}
+	err = errors.Join(l.taps.Remove(), l.landing.Remove())
+	if _, there := os.Stat(c.BPFDir); there == nil && err == nil {
+		os.Remove(c.BPFDir) // stays where it is a mount of its own
+	}
+	return err
+}

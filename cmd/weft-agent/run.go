@@ -82,11 +82,6 @@ func runAgent(ctx context.Context, c config, log *slog.Logger) error {
 func buildAgent(c config, state *agent.State, log *slog.Logger) ([]run.Service, error) {
 	part := func(name string) *slog.Logger { return log.With("part", name) }
 
-	id, err := identity.New(identity.Config{Dir: c.StateDir, Controller: c.Controller, TokenFile: c.TokenFile, Role: model.RoleHost, Name: c.Name},
-		identity.Deps{Log: part("identity")})
-	if err != nil {
-		return nil, err
-	}
 	found, err := discover.New(discover.Config{
 		CgroupRoot: c.CgroupRoot, MetadataURL: c.Metadata, Labels: c.Labels, LabelsDir: c.LabelsDir,
 		DockerSockets: c.DockerSockets, ContainerdSocket: c.ContainerdSocket,
@@ -94,14 +89,21 @@ func buildAgent(c config, state *agent.State, log *slog.Logger) ([]run.Service, 
 	if err != nil {
 		return nil, err
 	}
-	lines := newLines(c, found)
-	streams, err := transport.New(transport.Config{Listen: c.Listen}, transport.Deps{Identity: id, Log: part("transport"), Accept: lines.accept})
+	lines, err := newLines(c, found, part)
 	if err != nil {
 		return nil, err
 	}
-	if err := lines.connect(streams, part); err != nil {
+	id, err := identity.New(identity.Config{Dir: c.StateDir, Controller: c.Controller, TokenFile: c.TokenFile, Role: model.RoleHost, Name: c.Name},
+		identity.Deps{Log: part("identity"), Track: lines.own})
+	if err != nil {
 		return nil, err
 	}
+	streams, err := transport.New(transport.Config{Listen: c.Listen},
+		transport.Deps{Identity: id, Log: part("transport"), Accept: lines.accept, Track: lines.own})
+	if err != nil {
+		return nil, err
+	}
+	lines.streams = streams
 	sync, err := agent.New(agent.Config{Controller: c.Controller, Version: version.Version}, agent.Deps{
 		State: state, HTTP: id.HTTPClient(), Inventory: found, Log: part("sync"), Lines: lines.report,
 		Reconcilers: map[string]agent.Reconciler{

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -149,9 +150,9 @@ func (d *demo) down() []string {
 	if d.linked {
 		os.Remove(demoSocket)
 	}
-	for _, p := range d.procs {
-		p.stop()
-	}
+	// Agents first: they end their streams in order while there is a relay.
+	d.stop(func(name string) bool { return name != controllerName && name != relayName })
+	d.stop(func(string) bool { return true })
 	if d.lab == nil {
 		return nil
 	}
@@ -160,6 +161,17 @@ func (d *demo) down() []string {
 		return append(lab.Leftovers(id), err.Error())
 	}
 	return lab.Leftovers(id)
+}
+
+// stop ends the programs of some names, at the same time.
+func (d *demo) stop(which func(name string) bool) {
+	var all sync.WaitGroup
+	for name, p := range d.procs {
+		if which(name) {
+			all.Go(p.stop)
+		}
+	}
+	all.Wait()
 }
 
 func (d *demo) explain() {
@@ -210,8 +222,8 @@ func ownerUID() string {
 	return "0"
 }
 
-// eventually asks until the answer is good, and returns the last error.
-func eventually(ctx context.Context, limit time.Duration, ask func() (string, error)) (string, error) {
+// retry asks until the answer is good, and returns the last error.
+func retry(ctx context.Context, limit time.Duration, ask func() (string, error)) (string, error) {
 	deadline := time.Now().Add(limit)
 	for {
 		detail, err := ask()

@@ -31,7 +31,7 @@ func (d *demo) controllerUp(ctx context.Context) (string, error) {
 	if _, err := d.startController(ctx); err != nil {
 		return "", err
 	}
-	return eventually(ctx, 20*time.Second, func() (string, error) {
+	return retry(ctx, 20*time.Second, func() (string, error) {
 		if err := d.procs[controllerName].exited(); err != nil {
 			return "", err
 		}
@@ -65,7 +65,7 @@ func (d *demo) relayUp(ctx context.Context) (string, error) {
 	if _, err := d.startRelay(ctx); err != nil {
 		return "", err
 	}
-	return eventually(ctx, 20*time.Second, func() (string, error) {
+	return retry(ctx, 20*time.Second, func() (string, error) {
 		if err := d.procs[relayName].exited(); err != nil {
 			return "", err
 		}
@@ -113,7 +113,7 @@ func (d *demo) agentsUp(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	return eventually(ctx, 30*time.Second, func() (string, error) {
+	return retry(ctx, 30*time.Second, func() (string, error) {
 		online := map[string]bool{}
 		var hosts []model.Host
 		if err := d.get(ctx, &hosts, "hosts"); err != nil {
@@ -146,31 +146,38 @@ func (d *demo) startAgent(ctx context.Context, h *lab.Host) (*program, error) {
 	return d.start(h.Name, h.Command(context.WithoutCancel(ctx), argv...), h.StateDir())
 }
 
+// pageServer is a web server of the demo.
+type pageServer struct {
+	name  string
+	where lab.Runner
+	cmd   func(ctx context.Context, argv ...string) *lab.Cmd
+	dir   string
+}
+
 func (d *demo) serversUp(ctx context.Context) (string, error) {
-	serve := func(name string, r lab.Runner, dir string) error {
-		_, err := d.start(name, r.Command(context.WithoutCancel(ctx), d.weftPath(), "lab", "serve", "--listen", ":80"), dir)
-		return err
+	web1, app1, www := d.lab.Host("web-1"), d.lab.Host("app-1"), d.lab.Host("www")
+	servers := []pageServer{
+		{"www", www, www.Command, www.StateDir()},
+		{"orders", app1, func(ctx context.Context, argv ...string) *lab.Cmd { return app1.UnitCommand(ctx, "orders", argv...) }, app1.StateDir()},
 	}
-	for _, name := range []string{"www", "app-1"} {
-		h := d.lab.Host(name)
-		if err := serve(name+"-http", h, h.StateDir()); err != nil {
-			return "", err
-		}
-	}
-	web1 := d.lab.Host("web-1")
 	for _, c := range web1.Containers() {
-		if err := serve(c.Name+"-http", c, web1.StateDir()); err != nil {
+		servers = append(servers, pageServer{c.Name, c, c.Command, web1.StateDir()})
+	}
+	for _, s := range servers {
+		if _, err := d.start(s.name+"-http", s.cmd(context.WithoutCancel(ctx), d.weftPath(), "lab", "serve", "--listen", ":80"), s.dir); err != nil {
 			return "", err
 		}
 	}
-	return eventually(ctx, 10*time.Second, func() (string, error) {
-		for _, p := range d.procs {
-			if err := p.exited(); err != nil {
+	return retry(ctx, 10*time.Second, func() (string, error) {
+		for _, s := range servers {
+			if err := d.procs[s.name+"-http"].exited(); err != nil {
+				return "", err
+			}
+			if _, err := output(ctx, s.where, "curl", "-sS", "--fail", "-o", "/dev/null", "--max-time", "5", "http://127.0.0.1/1"); err != nil {
 				return "", err
 			}
 		}
-		_, err := output(ctx, d.lab.Host("web-2"), "curl", "-sS", "-o", "/dev/null", "--max-time", "5", "http://www/1")
-		return "", err
+		return fmt.Sprintf("%d servers", len(servers)), nil
 	})
 }
 
@@ -185,7 +192,7 @@ func (d *demo) drawTap(ctx context.Context) (string, error) {
 	if _, err := d.weft(ctx, "apply", "-f", filepath.Join(d.work, "groups.yaml")); err != nil {
 		return "", err
 	}
-	if _, err := eventually(ctx, 10*time.Second, func() (string, error) {
+	if _, err := retry(ctx, 10*time.Second, func() (string, error) {
 		out, err := d.weft(ctx, "get", "group", "web", "--members", "-o", "name")
 		if n := len(strings.Fields(out)); err == nil && n != 3 {
 			return out, fmt.Errorf("group web has %d members, want 3", n)
@@ -203,7 +210,7 @@ func (d *demo) drawTap(ctx context.Context) (string, error) {
 }
 
 func (d *demo) tapActive(ctx context.Context) (string, error) {
-	return eventually(ctx, 15*time.Second, func() (string, error) {
+	return retry(ctx, 15*time.Second, func() (string, error) {
 		tap, err := d.tap(ctx)
 		if err != nil {
 			return "", err
@@ -220,24 +227,24 @@ func (d *demo) tapActive(ctx context.Context) (string, error) {
 }
 
 func (d *demo) tap(ctx context.Context) (*model.Tap, error) {
-	out, err := d.weft(ctx, "get", "taps", demoTap, "-o", "json")
-	if err != nil {
+	var taps []model.Tap
+	if err := d.get(ctx, &taps, "taps", demoTap); err != nil {
 		return nil, err
 	}
-	var tap model.Tap
-	if err := json.Unmarshal([]byte(out), &tap); err != nil {
-		return nil, fmt.Errorf("decode tap: %w", err)
+	if len(taps) != 1 {
+		return nil, fmt.Errorf("%d taps of the name %s", len(taps), demoTap)
 	}
-	return &tap, nil
+	return &taps[0], nil
 }
 
-func (d *demo) get(ctx context.Context, into any, kind string) error {
-	out, err := d.weft(ctx, "get", kind, "-o", "json")
+// get decodes a list of resources as the command line prints it.
+func (d *demo) get(ctx context.Context, into any, what ...string) error {
+	out, err := d.weft(ctx, append([]string{"get", "-o", "json"}, what...)...)
 	if err != nil {
 		return err
 	}
 	if err := json.Unmarshal([]byte(out), into); err != nil {
-		return fmt.Errorf("decode %s: %w", kind, err)
+		return fmt.Errorf("decode %s: %w", what[0], err)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -103,17 +104,23 @@ func (d *demo) compared(ctx context.Context, name string, source lab.Runner, dev
 	if n := got.Longest(); n > 1514 {
 		return "", fmt.Errorf("a frame of %d bytes arrived; the link carries 1514", n)
 	}
-	if bad, err := badChecksums(ctx, d.lab.Host("ids"), atTool.path); err != nil || bad != "" {
-		return bad, fmt.Errorf("tshark finds wrong checksums: %w", err)
+	if bad, err := badChecksums(ctx, d.lab.Host("ids"), atTool.path); err != nil {
+		return "", err
+	} else if bad != "" {
+		return bad, errors.New("tshark finds wrong checksums in these frames")
 	}
 	return fmt.Sprintf("%d packets, equal, checksums right", len(got.Frames)), nil
 }
 
 // badChecksums lists the frames whose IP, TCP or UDP checksum tshark finds bad.
 func badChecksums(ctx context.Context, r lab.Runner, path string) (string, error) {
-	return output(ctx, r, "tshark", "-n", "-Q", "-r", path, "-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE",
+	out, err := r.Command(ctx, "tshark", "-n", "-Q", "-r", path, "-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE",
 		"-o", "udp.check_checksum:TRUE", "-Y", "ip.checksum.status==0 || tcp.checksum.status==0 || udp.checksum.status==0",
-		"-T", "fields", "-e", "frame.number")
+		"-T", "fields", "-e", "frame.number").Output()
+	if err != nil {
+		return "", fmt.Errorf("tshark: %w", err)
+	}
+	return strings.Join(strings.Fields(string(out)), " "), nil
 }
 
 // keep copies a capture of a failed step out of the lab's directory.

@@ -19,19 +19,22 @@ import (
 // newLabCommand is "weft lab": networks of namespaces on this machine.
 func newLabCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "lab",
-		Short: "Build a network of hosts, switches, NAT boxes and clouds on this machine",
+		Use:     "lab",
+		Short:   "Build a network of hosts, switches, NAT boxes and clouds on this machine",
+		Example: "  sudo weft lab up hybrid.yaml\n  sudo weft lab exec web-1 -- ip address\n  sudo weft lab down",
 	}
-	c.AddCommand(newLabUpCommand(), newLabDownCommand(), newLabListCommand(), newLabExecCommand(), newLabPcapCommand(), newLabServeCommand())
+	c.AddCommand(newLabUpCommand(), newLabDownCommand(), newLabListCommand(), newLabExecCommand(), newLabPcapCommand(), newLabServeCommand(),
+		newLabStartCommand(), newLabLinkCommand())
 	return c
 }
 
 func newLabListCommand() *cobra.Command {
 	var output string
 	c := &cobra.Command{
-		Use:   "ls [LAB]",
-		Short: "List labs, or the hosts of one",
-		Args:  cobra.MaximumNArgs(1),
+		Use:     "ls [LAB]",
+		Short:   "List labs, or the hosts of one",
+		Example: "  weft lab ls\n  weft lab ls hybrid",
+		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			labs, err := lab.List()
 			if err != nil {
@@ -113,9 +116,10 @@ func nsName(path string) string { return path[strings.LastIndexByte(path, '/')+1
 func newLabDownCommand() *cobra.Command {
 	var all bool
 	c := &cobra.Command{
-		Use:   "down [LAB]",
-		Short: "End a lab and remove everything of it; sweep labs whose owner is dead",
-		Args:  cobra.MaximumNArgs(1),
+		Use:     "down [LAB]",
+		Short:   "End a lab and remove everything of it; sweep labs whose owner is dead",
+		Example: "  sudo weft lab down\n  sudo weft lab down hybrid",
+		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			swept, err := lab.Sweep()
 			for _, id := range swept {
@@ -195,9 +199,10 @@ func newLabExecCommand() *cobra.Command {
 func newLabPcapCommand() *cobra.Command {
 	var which, file string
 	c := &cobra.Command{
-		Use:   "pcap LINK [-w FILE] [-- TCPDUMP-ARGUMENT...]",
-		Short: "Capture what crosses a link (HOST or HOST@SWITCH) with tcpdump",
-		Args:  cobra.MinimumNArgs(1),
+		Use:     "pcap LINK [-w FILE] [-- TCPDUMP-ARGUMENT...]",
+		Short:   "Capture what crosses a link (HOST or HOST@SWITCH) with tcpdump",
+		Example: "  sudo weft lab pcap web-1\n  sudo weft lab pcap web-1 -w web-1.pcap -- -c 100",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			l, err := lab.Open(which)
 			if err != nil {

@@ -22,8 +22,9 @@ func newLabUpCommand() *cobra.Command {
 	var foreground, check bool
 	var readyFD int
 	c := &cobra.Command{
-		Use:   "up FILE",
-		Short: "Bring a lab up from a topology file",
+		Use:     "up FILE",
+		Short:   "Bring a lab up from a topology file",
+		Example: "  sudo weft lab up hybrid.yaml\n  sudo weft lab up hybrid.yaml --foreground",
 		Long: "Bring a lab up from a topology file. A background process owns the lab until\n" +
 			"weft lab down; with --foreground this process does, until it is interrupted.",
 		Args: cobra.ExactArgs(1),

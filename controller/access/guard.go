@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -44,17 +45,21 @@ const (
 // Guard checks requests against the stored tokens. It is safe for concurrent use.
 type Guard struct {
 	store *store.Store
-	uid   uint32
+	uids  []uint32 // let in over the Unix socket
 	now   func() time.Time
 
 	mu       sync.Mutex
 	failures map[string]*rate.Limiter
 }
 
-// NewGuard makes a guard; uid is the controller's own, let in over the Unix
-// socket as root is.
-func NewGuard(s *store.Store, uid int) *Guard {
-	return &Guard{store: s, uid: uint32(uid), now: time.Now, failures: map[string]*rate.Limiter{}}
+// NewGuard makes a guard; uids are let in over the Unix socket as root is: the
+// controller's own, and whoever the socket was given to.
+func NewGuard(s *store.Store, uids ...int) *Guard {
+	g := &Guard{store: s, now: time.Now, failures: map[string]*rate.Limiter{}}
+	for _, uid := range uids {
+		g.uids = append(g.uids, uint32(uid))
+	}
+	return g
 }
 
 // Authenticate says who makes a request; the error is a *Refusal unless the
@@ -63,7 +68,7 @@ func (g *Guard) Authenticate(r *http.Request) (User, error) {
 	header := r.Header.Get("Authorization")
 	if header == "" {
 		if uid, ok := PeerUID(r.Context()); ok {
-			if uid == 0 || uid == g.uid {
+			if uid == 0 || slices.Contains(g.uids, uid) {
 				return User{Actor: fmt.Sprintf("socket/uid-%d", uid), Role: model.AccessAdmin}, nil
 			}
 			return User{}, &Refusal{Status: http.StatusForbidden, Reason: fmt.Sprintf("uid %d may not use the controller's socket without a token; run the command as root, or log in: weft login URL --token-file FILE", uid)}

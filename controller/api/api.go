@@ -24,8 +24,9 @@ import (
 // Limits of the API.
 const (
 	MaxBody     = 1 << 20 // bytes of one request
-	maxWatches  = 256     // at one time
-	maxAudit    = 10_000  // entries in one answer
+	bodyTimeout = 30 * time.Second
+	maxWatches  = 256    // at one time
+	maxAudit    = 10_000 // entries in one answer
 	minInterval = 100 * time.Millisecond
 )
 
@@ -35,6 +36,9 @@ type Config struct {
 	CAPin string
 	// Heartbeat is how often a quiet watch says that it lives; 30 s unless given.
 	Heartbeat time.Duration
+	// SocketUser is let in over the Unix socket besides root and the
+	// controller's own user; 0 is nobody else.
+	SocketUser int
 }
 
 // Deps is what an API works with.
@@ -80,13 +84,13 @@ func New(cfg Config, deps Deps) (*API, error) {
 	}
 	a := &API{
 		cfg: cfg, store: deps.Store, seen: deps.Observer, log: deps.Log,
-		guard:   access.NewGuard(deps.Store, os.Geteuid()),
+		guard:   access.NewGuard(deps.Store, os.Geteuid(), cfg.SocketUser),
 		watches: make(chan struct{}, maxWatches),
 	}
 	mux := http.NewServeMux()
 	a.huma = humago.New(mux, humaConfig())
 	a.register()
-	describeProblems(a.huma.OpenAPI())
+	describeSchemas(a.huma.OpenAPI().Components.Schemas.Map())
 	mux.HandleFunc("GET /healthz", a.health)
 	mux.HandleFunc("GET /docs", docsPage)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

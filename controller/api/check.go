@@ -2,9 +2,7 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"slices"
-	"strings"
 
 	"weft/controller/filter"
 	"weft/model"
@@ -26,9 +24,8 @@ func (a *API) check(ctx context.Context, r model.Resource) error {
 		}
 		groups[r.Metadata.Name] = r
 		for i, nested := range r.Spec.Groups {
-			if path := pathTo(groups, nested, r.Metadata.Name, map[string]bool{}); path != nil {
-				faults = append(faults, model.FieldError{Field: fmt.Sprintf("spec.groups[%d]", i),
-					Message: fmt.Sprintf("makes a circle: %s -> %s; take one of them out", r.Metadata.Name, strings.Join(path, " -> "))})
+			if path := model.GroupPath(groups, nested, r.Metadata.Name); path != nil {
+				faults = append(faults, model.CircleFault(r.Metadata.Name, i, path))
 			}
 		}
 	}
@@ -45,25 +42,6 @@ func (a *API) groups(ctx context.Context) (map[string]*model.Group, error) {
 		groups[r.Meta().Name] = r.(*model.Group)
 	}
 	return groups, nil
-}
-
-// pathTo returns the groups on the way from one to another through nesting, both
-// included, or nil where there is none.
-func pathTo(groups map[string]*model.Group, from, to string, been map[string]bool) []string {
-	if from == to {
-		return []string{from}
-	}
-	g := groups[from]
-	if g == nil || been[from] {
-		return nil
-	}
-	been[from] = true
-	for _, next := range g.Spec.Groups {
-		if path := pathTo(groups, next, to, been); path != nil {
-			return append([]string{from}, path...)
-		}
-	}
-	return nil
 }
 
 // groupUsers lists what refers to a group.

@@ -48,3 +48,36 @@ func (selectorSchema) Schema(huma.Registry) *huma.Schema {
 		}},
 	}
 }
+
+// enums are the values of fields whose Go type is a string of its own.
+var enums = map[string][]any{
+	"TapSpec.direction":    {model.DirectionBoth, model.DirectionIngress, model.DirectionEgress},
+	"TapStatus.state":      {model.TapPending, model.TapActive, model.TapDegraded, model.TapError, model.TapPaused},
+	"HostStatus.state":     {model.HostOnline, model.HostOffline, model.HostRevoked},
+	"RelayStatus.state":    {model.HostOnline, model.HostOffline, model.HostRevoked},
+	"JoinTokenSpec.role":   {model.RoleHost, model.RoleRelay},
+	"AccessTokenSpec.role": {model.AccessAdmin, model.AccessViewer},
+	"User.role":            {model.AccessAdmin, model.AccessViewer},
+	"WorkloadSpec.kind":    {model.WorkloadHost, model.WorkloadContainer, model.WorkloadUnit, model.WorkloadGuest},
+}
+
+// describeSchemas adds to the schemas what the comments of the model say, and
+// takes out huma's error model, which nothing sends.
+func describeSchemas(schemas map[string]*huma.Schema) {
+	delete(schemas, "ErrorModel")
+	delete(schemas, "ErrorDetail")
+	for name, s := range schemas {
+		if s.Description == "" {
+			s.Description = model.TypeDoc(name)
+		}
+		for field, f := range s.Properties {
+			f.Nullable = false // what is empty is left out
+			if f.Ref == "" && f.Description == "" {
+				f.Description = model.StructFieldDoc(name, field)
+			}
+			if values := enums[name+"."+field]; values != nil {
+				f.Enum = values
+			}
+		}
+	}
+}

@@ -76,13 +76,6 @@ func fromHuma(_ huma.Context, _ string, v any) (any, error) {
 	return p, nil
 }
 
-// describeProblems takes huma's error model, which nothing sends, out of the
-// description.
-func describeProblems(o *huma.OpenAPI) {
-	delete(o.Components.Schemas.Map(), "ErrorModel")
-	delete(o.Components.Schemas.Map(), "ErrorDetail")
-}
-
 func problemResponses(r huma.Registry) map[string]*huma.Response {
 	return map[string]*huma.Response{"default": {
 		Description: "Refused or failed.",

@@ -101,7 +101,7 @@ func (a *API) register() {
 // handle registers one operation, with problems as its other answers.
 func handle[I, O any](a *API, op huma.Operation, f func(context.Context, *I) (*O, error)) {
 	op.Responses = problemResponses(a.huma.OpenAPI().Components.Schemas)
-	op.MaxBodyBytes = MaxBody
+	op.MaxBodyBytes, op.BodyReadTimeout = MaxBody, bodyTimeout
 	op.SkipValidateBody = true
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := f(ctx, in)

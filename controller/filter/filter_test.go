@@ -59,6 +59,16 @@ func TestProgramsDecideRealPackets(t *testing.T) {
 		{`ip proto \tcp`, true, true},
 		{"ether src 02:00:00:00:00:01", true, false},
 		{"(tcp&&port 80)||icmp", true, true},
+		{"port ftp or ftp-data or http", true, true},
+		{"host 10.0.0.9 or 10.0.0.1", true, true},
+		{"tcp[((tcp[12:1] & 0xf0) >> 2):1] = 0 or tcp", true, true},
+		{"icmp[icmptype] != icmp-echo or tcp", true, true},
+		{"ip6[6] = 58 or icmp6[icmp6type] == icmp6-echo or ip", true, true},
+		{"ether[0] & 1 = 0 and ip[16] < 224", true, false},
+		{"vlan 5 or tcp", false, false},
+		{"ether host 02:00:00:00:00:01 and dst net 10.0.0.0 mask 255.0.0.0", true, false},
+		{"ip multicast or tcp", true, true},
+		{"dst portrange 70-90 and less 100", true, true},
 	} {
 		p, err := Compile(c.expr)
 		if err != nil {

@@ -29,7 +29,6 @@ var (
 	macRE    = regexp.MustCompile(`^([0-9A-Fa-f]{1,2}[:.-]){5}[0-9A-Fa-f]{1,2}$|^([0-9A-Fa-f]{4}\.){2}[0-9A-Fa-f]{4}$`)
 	partRE   = regexp.MustCompile(`^[0-9]+(\.[0-9]+){0,3}(/[0-9.]+)?$`) // "10.1" or "10.0.0.0/8" of "net"
 	flagRE   = regexp.MustCompile(`^(tcp|icmp|icmp6)-[a-z0-9-]+$`)
-	accessRE = regexp.MustCompile(`\[[^\]]*\]`)
 )
 
 // checkWords refuses what libpcap would look up in the DNS: any word that is no
@@ -38,26 +37,45 @@ func checkWords(expr string) error {
 	if i := strings.IndexFunc(expr, func(r rune) bool { return r == 0 || r > 126 || r < 32 && r != '\t' && r != '\n' && r != '\r' }); i >= 0 {
 		return fmt.Errorf("holds the character %q; use plain ASCII", []rune(expr[i:])[0])
 	}
-	last, end := "", 0
-	// Inside brackets a ':' is an offset and a size, never an address.
-	text := accessRE.ReplaceAllStringFunc(expr, func(s string) string { return strings.ReplaceAll(s, ":", " ") })
+	text := withoutOffsets(expr)
+	qualifier := "" // of the primitive; "port ftp or ssh" means "port ftp or port ssh"
 	for _, at := range wordRE.FindAllStringIndex(text, -1) {
 		word := text[at[0]:at[1]]
 		escaped := at[0] > 0 && text[at[0]-1] == '\\' // "ip proto \tcp"
-		named := last == "port" || last == "portrange" || last == "proto" || last == "protochain" || last == "type" || last == "subtype" || last == "dir"
-		if strings.TrimRight(text[end:at[0]], "( \t\r\n\\") != "" {
-			named = false
-		}
 		switch {
-		case keywords[word], escaped, named, numberRE.MatchString(word), macRE.MatchString(word), partRE.MatchString(word), flagRE.MatchString(word):
-		case strings.Trim(word, "-:.") == "": // arithmetic
-		case isAddress(word):
+		case escaped, strings.Trim(word, "-:.") == "": // arithmetic
+		case keywords[word]:
+			if word != "and" && word != "or" && word != "not" {
+				qualifier = word
+			}
+		case named[qualifier], numberRE.MatchString(word), macRE.MatchString(word), partRE.MatchString(word), flagRE.MatchString(word), isAddress(word):
 		default:
 			return fmt.Errorf("holds %q, which is no word of pcap-filter(7) and no address; names of hosts are not looked up, write their addresses", word)
 		}
-		last, end = word, at[1]
 	}
 	return nil
+}
+
+// named are the qualifiers whose names come from files on this machine
+// (/etc/services, /etc/protocols) or from libpcap itself, never from the DNS.
+var named = map[string]bool{"port": true, "portrange": true, "proto": true, "protochain": true, "type": true, "subtype": true, "dir": true}
+
+// withoutOffsets blanks each ':' inside brackets, where it is between an offset
+// and a size ("tcp[12:4]") and never part of an address.
+func withoutOffsets(expr string) string {
+	b := []byte(expr)
+	depth := 0
+	for i, c := range b {
+		switch {
+		case c == '[':
+			depth++
+		case c == ']':
+			depth--
+		case c == ':' && depth > 0:
+			b[i] = ' '
+		}
+	}
+	return string(b)
 }
 
 func isAddress(word string) bool {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"weft/wire"
@@ -16,8 +17,10 @@ import (
 // no longer answers is given up after 20 s.
 func (i *Identity) HTTPClient() *http.Client { return i.client }
 
-func (i *Identity) newHTTPClient() *http.Client {
-	return i.httpClient(&tls.Config{
+func (i *Identity) newHTTPClient() *http.Client { return i.httpClient(i.controllerTLS()) }
+
+func (i *Identity) controllerTLS() *tls.Config {
+	return &tls.Config{
 		MinVersion:           tls.VersionTLS13,
 		Time:                 i.Now,
 		GetClientCertificate: i.getClientCertificate,
@@ -29,7 +32,39 @@ func (i *Identity) newHTTPClient() *http.Client {
 			}
 			return i.verifyController(cs.PeerCertificates, st.roots, false)
 		},
-	})
+	}
+}
+
+// expiredAtController asks the controller's TLS alone whether our certificate
+// is over. In TLS 1.3 that answer comes after the client's handshake, where
+// HTTP/2 loses it as often as not.
+func (i *Identity) expiredAtController(ctx context.Context) bool {
+	u, err := url.Parse(i.cfg.Controller)
+	if err != nil { // New has checked it
+		return false
+	}
+	address := u.Host
+	if u.Port() == "" {
+		address = net.JoinHostPort(u.Hostname(), "443")
+	}
+	raw, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return false
+	}
+	if i.track != nil {
+		raw = i.track(raw)
+	}
+	defer raw.Close()
+	if err := raw.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return false
+	}
+	cfg := i.controllerTLS()
+	cfg.NextProtos = []string{"h2"} // its server speaks first
+	conn := tls.Client(raw, cfg)
+	if err = conn.HandshakeContext(ctx); err == nil {
+		_, err = conn.Read(make([]byte, 1))
+	}
+	return expiredByPeer(err)
 }
 
 // pinnedClient is for Join: it speaks to the authority that the token names
@@ -66,8 +101,14 @@ func (i *Identity) httpClient(cfg *tls.Config) *http.Client {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	transport := &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         dialer.DialContext,
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, address)
+			if err == nil && i.track != nil {
+				conn = i.track(conn)
+			}
+			return conn, err
+		},
 		TLSClientConfig:     cfg,
 		TLSHandshakeTimeout: 10 * time.Second,
 		IdleConnTimeout:     90 * time.Second,

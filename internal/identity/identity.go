@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -53,6 +54,9 @@ type Config struct {
 // Deps are what New needs from its surroundings.
 type Deps struct {
 	Log *slog.Logger
+	// Track sees every TCP connection to the controller and returns what is used
+	// in its place; nil leaves them as they are.
+	Track func(net.Conn) net.Conn
 }
 
 // Identity is safe for concurrent use. Before the first certificate is here
@@ -60,11 +64,14 @@ type Deps struct {
 type Identity struct {
 	cfg   Config
 	log   *slog.Logger
+	track func(net.Conn) net.Conn
 	clock clock
 
 	state   atomic.Pointer[state] // nil until joined
 	client  *http.Client
 	problem atomic.Pointer[error]
+
+	exposed sync.Once // warned that others may read the token
 
 	mu sync.Mutex // held while the state is replaced
 }
@@ -94,7 +101,7 @@ func New(cfg Config, deps Deps) (*Identity, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	i := &Identity{cfg: cfg, log: deps.Log}
+	i := &Identity{cfg: cfg, log: deps.Log, track: deps.Track}
 	i.clock.local = cfg.Now
 	i.client = i.newHTTPClient()
 	data, err := keyfile.ReadSecret(i.path())

@@ -76,7 +76,9 @@ func (i *Identity) readToken() (wire.Token, error) {
 		return wire.Token{}, fmt.Errorf("read join token: %w", err)
 	}
 	if info.Mode().Perm()&0o007 != 0 {
-		i.log.Warn("anyone on this machine may read the join token", "file", i.cfg.TokenFile, "remedy", "chmod 600 "+i.cfg.TokenFile)
+		i.exposed.Do(func() {
+			i.log.Warn("anyone on this machine may read the join token", "file", i.cfg.TokenFile, "remedy", "chmod 600 "+i.cfg.TokenFile)
+		})
 	}
 	if info.Size() > 4096 {
 		return wire.Token{}, fmt.Errorf("read join token %s: it has %d bytes; is it the right file?", i.cfg.TokenFile, info.Size())
@@ -109,7 +111,7 @@ func (i *Identity) Renew(ctx context.Context) error {
 	if err != nil {
 		// Whether time is over is for the controller to say: our own clock
 		// may be wrong.
-		if expiredByPeer(err) {
+		if expiredByPeer(err) || i.expiredAtController(ctx) {
 			return fmt.Errorf("renew %s: %w", before.id, ErrExpired)
 		}
 		return fmt.Errorf("renew %s: %s: %w", before.id, said(err), err)

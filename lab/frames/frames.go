@@ -64,6 +64,11 @@ func (c *Capture) Longest() int {
 	return longest
 }
 
+// Contains says whether the bytes of any frame hold text.
+func (c *Capture) Contains(text string) bool {
+	return slices.ContainsFunc(c.Frames, func(f Frame) bool { return strings.Contains(string(f.Data), text) })
+}
+
 // A segment is a frame as a wire would carry it, reduced to what must not
 // change on its way to a tool. Checksums are left out: offload leaves them
 // unfinished at the source. They are judged by tools that verify them.

@@ -78,7 +78,7 @@ func Parse(name string, data []byte) (*Topology, error) {
 	if len(data) > maxFile {
 		return nil, Errors{{File: name, Message: fmt.Sprintf("file is %d bytes long; %d at most", len(data), maxFile)}}
 	}
-	file, err := parser.ParseBytes(data, 0)
+	file, err := parse(data)
 	if err != nil {
 		return nil, Errors{syntaxError(name, nil, err)}
 	}
@@ -87,7 +87,7 @@ func Parse(name string, data []byte) (*Topology, error) {
 		return nil, Errors{{File: name, Message: fmt.Sprintf("file holds %d documents; write exactly one topology", len(docs))}}
 	}
 	var t Topology
-	if err := yaml.NodeToValue(docs[0].Body, &t, yaml.Strict()); err != nil {
+	if err := decode(docs[0].Body, &t); err != nil {
 		return nil, Errors{syntaxError(name, docs[0].Body, err)}
 	}
 	v := validator{file: name, root: docs[0].Body, topology: &t}
@@ -99,6 +99,28 @@ func Parse(name string, data []byte) (*Topology, error) {
 		return nil, v.errs
 	}
 	return &t, nil
+}
+
+// errMalformed stands for a panic of the YAML library, which some malformed
+// documents bring about (a tag without a value, for one).
+var errMalformed = errors.New("file is no YAML that can be read; look for a tag (!) or a value left out")
+
+func parse(data []byte) (file *ast.File, err error) {
+	defer func() {
+		if recover() != nil {
+			err = errMalformed
+		}
+	}()
+	return parser.ParseBytes(data, 0)
+}
+
+func decode(body ast.Node, t *Topology) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = errMalformed
+		}
+	}()
+	return yaml.NodeToValue(body, t, yaml.Strict())
 }
 
 func syntaxError(file string, root ast.Node, err error) Error {

@@ -213,6 +213,9 @@ func (p *planner) addPort(n *Node, a Attachment, uplink bool, field string) {
 	if port.MTU == 0 {
 		port.MTU = s.MTU
 	}
+	if a.Active() && port.MTU > maxEmulatedMTU {
+		p.fail(field, "an impaired link has an MTU of %d at most, not %d", maxEmulatedMTU, port.MTU)
+	}
 	if a.Address.IsValid() {
 		port.Address = netip.PrefixFrom(a.Address.Addr, s.Subnet.Bits())
 	}

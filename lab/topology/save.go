@@ -4,9 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"strings"
-
-	"github.com/goccy/go-yaml"
 )
 
 // Save writes a checked topology as the lab's own record, so that another
@@ -32,9 +29,12 @@ func LoadSaved(path string) (*Topology, error) {
 	return &t, nil
 }
 
-// ParseContainer reads a container written as in a file's containers list.
-func ParseContainer(text string) (Container, error) {
-	var c Container
-	err := yaml.NewDecoder(strings.NewReader(text), yaml.Strict()).Decode(&c)
-	return c, err
+// CheckContainer checks a container that did not come from a file.
+func CheckContainer(c Container) error {
+	v := validator{topology: &Topology{}}
+	v.workloads("host", &Host{Name: "host", Containers: []Container{c}})
+	if len(v.errs) > 0 {
+		return fmt.Errorf("%s: %s", v.errs[0].Field, v.errs[0].Message)
+	}
+	return nil
 }

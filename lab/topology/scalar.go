@@ -249,3 +249,30 @@ func (a *Attachments) UnmarshalYAML(node ast.Node) error {
 	}
 	return nil
 }
+
+// Check refuses what no link can do.
+func (i Impairment) Check() error {
+	switch {
+	case i.Jitter > i.Delay:
+		return fmt.Errorf("jitter %s is more than the delay of %s; a frame cannot arrive before it is sent", i.Jitter, i.Delay)
+	case i.Reorder > 0 && i.Delay == 0:
+		return fmt.Errorf("reordering needs a delay to overtake; add for example delay: 10ms")
+	}
+	return nil
+}
+
+// String prints what is not perfect, or "".
+func (i Impairment) String() string {
+	var parts []string
+	add := func(on bool, name string, value fmt.Stringer) {
+		if on {
+			parts = append(parts, name+" "+value.String())
+		}
+	}
+	add(i.Rate != 0, "rate", i.Rate)
+	add(i.Delay != 0, "delay", i.Delay)
+	add(i.Jitter != 0, "jitter", i.Jitter)
+	add(i.Loss != 0, "loss", i.Loss)
+	add(i.Reorder != 0, "reorder", i.Reorder)
+	return strings.Join(parts, " ")
+}

@@ -16,6 +16,7 @@ import (
 const (
 	// MaxAttachments of one switch: a Linux bridge has 1,024 ports.
 	MaxAttachments = 1000
+	maxEmulatedMTU = 9216
 	minMTU         = 576
 	maxMTU         = 65535
 	maxName        = 40
@@ -37,7 +38,7 @@ type validator struct {
 // enclosing one where the field is not written.
 func (v *validator) fail(field, format string, args ...any) {
 	e := Error{File: v.file, Field: field, Message: fmt.Sprintf(format, args...)}
-	for path := field; path != ""; path = path[:max(0, strings.LastIndexAny(path, ".["))] {
+	for path := field; path != "" && v.root != nil; path = path[:max(0, strings.LastIndexAny(path, ".["))] {
 		p, err := yaml.PathString("$." + path)
 		if err != nil {
 			continue
@@ -163,11 +164,8 @@ func (v *validator) attachment(field string, a Attachment) {
 	if a.Address.IsValid() {
 		v.address(field+".address", a.Address.Addr, s)
 	}
-	if a.Jitter > a.Delay {
-		v.fail(field+".jitter", "%s is more than the delay of %s; a frame cannot arrive before it is sent", a.Jitter, a.Delay)
-	}
-	if a.Reorder > 0 && a.Delay == 0 {
-		v.fail(field+".reorder", "reordering needs a delay to overtake; add for example delay: 10ms")
+	if err := a.Impairment.Check(); err != nil {
+		v.fail(field, "%v", err)
 	}
 }
 

@@ -24,7 +24,7 @@ const (
 )
 
 // MapNames are the maps that all lines share, in the order of tap.c.
-var MapNames = []string{"ring", "ports", "kernel_counts", "wakeups", "control", "user_counts", "lines", "workloads"}
+var MapNames = []string{"ring", "ports", "own", "kernel_counts", "wakeups", "control", "user_counts", "lines", "workloads"}
 
 // MapSpecs returns the shared maps as they must be made: unpinned, with the
 // ring of the size given (a power of two and a multiple of the page size).

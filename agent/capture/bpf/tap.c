@@ -27,6 +27,7 @@ volatile const __u32 raw_link;
 #define MAX_LINES 256
 #define MAX_WORKLOADS 1024
 #define MAX_PORTS 8192
+#define MAX_OWN 4096
 // The largest frame: 64 KiB of IP and room for headers. More is cut and flagged.
 #define MAX_CAPTURE 65664
 
@@ -99,6 +100,22 @@ struct {
 	__type(key, struct port_key);
 	__type(value, struct port);
 } ports SEC(".maps");
+
+// own: the agent's own TCP connections, as this host sees them. Addresses are
+// IPv6, IPv4 ones mapped (RFC 4291, 2.5.5.2); ports are in network order.
+struct own_key {
+	__u8 local[16];
+	__u8 remote[16];
+	__be16 local_port;
+	__be16 remote_port;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_OWN);
+	__type(key, struct own_key);
+	__type(value, __u8);
+} own SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -223,6 +240,39 @@ static __always_inline int tapped_at_source(struct __sk_buff *skb)
 	return from && (from->flags & PORT_VETH) && (from->flags & PORT_EGRESS_TAPPED);
 }
 
+// is_own says that the frame is of a connection of the agent's own. A tap of a
+// whole machine leaves those out: each copy it sends would be copied again.
+static __always_inline int is_own(struct __sk_buff *skb, int egress)
+{
+	struct own_key key = {};
+	__u8 *src = egress ? key.local : key.remote, *dst = egress ? key.remote : key.local;
+	__be16 ports[2];
+	__u32 off = raw_link ? 0 : ETH_HLEN;
+	__u8 head[20];
+
+	if (bpf_skb_load_bytes(skb, off, head, sizeof(head)))
+		return 0;
+	if ((head[0] >> 4) == 4) {
+		if (head[9] != IPPROTO_TCP || (head[6] & 0x1f) || head[7])
+			return 0;
+		src[10] = src[11] = dst[10] = dst[11] = 0xff;
+		__builtin_memcpy(src + 12, head + 12, 4);
+		__builtin_memcpy(dst + 12, head + 16, 4);
+		off += (head[0] & 15) * 4;
+	} else {
+		if ((head[0] >> 4) != 6 || head[6] != IPPROTO_TCP)
+			return 0;
+		if (bpf_skb_load_bytes(skb, off + 8, src, 16) || bpf_skb_load_bytes(skb, off + 24, dst, 16))
+			return 0;
+		off += 40;
+	}
+	if (bpf_skb_load_bytes(skb, off, ports, sizeof(ports)))
+		return 0;
+	key.local_port = egress ? ports[0] : ports[1];
+	key.remote_port = egress ? ports[1] : ports[0];
+	return bpf_map_lookup_elem(&own, &key) != 0;
+}
+
 // wake_flags: the reader is woken when it sleeps, and for every 64th record in
 // case it has fallen behind; else it finds the records by itself.
 static __always_inline __u64 wake_flags(void)
@@ -299,6 +349,8 @@ static __always_inline int tap(struct __sk_buff *skb, int hook_egress)
 	if (!count)
 		return TCX_NEXT;
 	egress = (port->flags & PORT_VETH) ? !hook_egress : hook_egress;
+	if (!(port->flags & PORT_VETH) && is_own(skb, egress))
+		return TCX_NEXT;
 
 	head.segs = wire_frames(skb);
 	head.len = skb->len;

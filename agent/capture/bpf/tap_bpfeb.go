@@ -44,6 +44,14 @@ type tapLine struct {
 	Id     [344]int8
 }
 
+type tapOwnKey struct {
+	_          structs.HostLayout
+	Local      [16]uint8
+	Remote     [16]uint8
+	LocalPort  uint16
+	RemotePort uint16
+}
+
 type tapPort struct {
 	_        structs.HostLayout
 	Workload uint32
@@ -74,6 +82,7 @@ const (
 	tapMapControl      = "control"
 	tapMapKernelCounts = "kernel_counts"
 	tapMapLines        = "lines"
+	tapMapOwn          = "own"
 	tapMapPorts        = "ports"
 	tapMapRing         = "ring"
 	tapMapUserCounts   = "user_counts"
@@ -139,6 +148,7 @@ type tapMapSpecs struct {
 	Control      *ebpf.MapSpec `ebpf:"control"`
 	KernelCounts *ebpf.MapSpec `ebpf:"kernel_counts"`
 	Lines        *ebpf.MapSpec `ebpf:"lines"`
+	Own          *ebpf.MapSpec `ebpf:"own"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
 	Ring         *ebpf.MapSpec `ebpf:"ring"`
 	UserCounts   *ebpf.MapSpec `ebpf:"user_counts"`
@@ -178,6 +188,7 @@ type tapMaps struct {
 	Control      *ebpf.Map `ebpf:"control"`
 	KernelCounts *ebpf.Map `ebpf:"kernel_counts"`
 	Lines        *ebpf.Map `ebpf:"lines"`
+	Own          *ebpf.Map `ebpf:"own"`
 	Ports        *ebpf.Map `ebpf:"ports"`
 	Ring         *ebpf.Map `ebpf:"ring"`
 	UserCounts   *ebpf.Map `ebpf:"user_counts"`
@@ -190,6 +201,7 @@ func (m *tapMaps) Close() error {
 		m.Control,
 		m.KernelCounts,
 		m.Lines,
+		m.Own,
 		m.Ports,
 		m.Ring,
 		m.UserCounts,

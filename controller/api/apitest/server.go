@@ -35,7 +35,7 @@ type Server struct {
 	CA     *x509.Certificate
 
 	cancel context.CancelFunc
-	http   *http.Server
+	http   []*http.Server
 }
 
 // Start runs a server that keeps everything in dir.
@@ -75,17 +75,30 @@ func (s *Server) listen(ctx context.Context) error {
 	s.URL = "https://" + tcp.Addr().String()
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
-	s.http = &http.Server{Handler: s.API.Handler(), ConnContext: access.ConnContext, ReadHeaderTimeout: 10 * time.Second,
-		BaseContext: func(net.Listener) context.Context { return base }, TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}}
-	go s.http.Serve(unix)           //nolint:errcheck // ends with Close
-	go s.http.ServeTLS(tcp, "", "") //nolint:errcheck // ends with Close
+	// One http.Server each: Serve before ServeTLS on the same one leaves HTTP/2
+	// offered and not served.
+	for _, l := range []net.Listener{unix, tcp} {
+		h := &http.Server{Handler: s.API.Handler(), ConnContext: access.ConnContext, ReadHeaderTimeout: 10 * time.Second,
+			BaseContext: func(net.Listener) context.Context { return base }}
+		s.http = append(s.http, h)
+		if l == unix {
+			go h.Serve(l) //nolint:errcheck // ends with Close
+			continue
+		}
+		h.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}
+		go h.ServeTLS(l, "", "") //nolint:errcheck // ends with Close
+	}
 	return nil
 }
 
 // Close stops everything.
 func (s *Server) Close() error {
 	s.cancel()
-	return errors.Join(s.http.Close(), s.Store.Close())
+	var errs []error
+	for _, h := range s.http {
+		errs = append(errs, h.Close())
+	}
+	return errors.Join(append(errs, s.Store.Close())...)
 }
 
 // Authority makes a certificate authority and a certificate of one role by it,

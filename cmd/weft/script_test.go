@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"weft/controller/api/apitest"
+	"weft/model"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"weft": func() { os.Exit(execute()) }})
+}
+
+type serverKey struct{}
+
+// The scripts run the real program against a real API over a real store, on a
+// Unix socket and on HTTPS, with workloads that the command "world" sets.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup:               setup,
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"world": world, "waitfor": waitFor},
+	})
+}
+
+func setup(env *testscript.Env) error {
+	dir, err := os.MkdirTemp("", "weft-cli-") // short: a socket's path has 108 bytes
+	if err != nil {
+		return err
+	}
+	s, err := apitest.Start(context.Background(), dir)
+	if err != nil {
+		return err
+	}
+	env.Defer(func() {
+		s.Close()
+		os.RemoveAll(dir)
+	})
+	env.Values[serverKey{}] = s
+	env.Setenv("WEFT_SERVER", "unix://"+s.Socket)
+	env.Setenv("WEFT_CONFIG", filepath.Join(env.WorkDir, "config", "config.yaml"))
+	env.Setenv("WEFT_SOCKET", filepath.Join(env.WorkDir, "none.sock")) // never a controller that runs on this machine
+	env.Setenv("HTTPS_URL", s.URL)
+	env.Setenv("TZ", "UTC")
+	return os.WriteFile(filepath.Join(env.WorkDir, "admin.token"), []byte(s.Token+"\n"), 0o600)
+}
+
+// world add NAME LABELS | remove NAME | join HOST | relay NAME ADDRESS | offline HOST | ledger SEEN DELIVERED SHED | fleet
+func world(ts *testscript.TestScript, neg bool, args []string) {
+	s := ts.Value(serverKey{}).(*apitest.Server)
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: world VERB ...")
+	}
+	ctx := context.Background()
+	var err error
+	switch verb, args := args[0], args[1:]; verb {
+	case "add":
+		err = s.World.Add(args[0], args[1])
+	case "remove":
+		s.World.Remove(args[0])
+	case "join":
+		err = s.World.Join(ctx, args[0])
+	case "relay":
+		err = s.World.JoinRelay(ctx, args[0], args[1])
+	case "offline":
+		s.World.SetOffline(args[0], time.Now().Add(-time.Hour))
+	case "ledger":
+		n := make([]uint64, 3)
+		for i := range n {
+			n[i], err = strconv.ParseUint(args[i], 10, 64)
+			ts.Check(err)
+		}
+		count := func(n uint64) model.Count { return model.Count{Packets: n, Bytes: 100 * n} }
+		s.World.SetLedger(model.Ledger{Seen: count(n[0]), Delivered: count(n[1]), Shed: count(n[2])})
+	case "fleet":
+		for _, w := range []string{"web-1 os.id=debian", "web-1:front app=web", "web-1:back app=web", "web-2 app=web", "ids role=ids", "ids:probe role=probe"} {
+			name, labels, _ := strings.Cut(w, " ")
+			ts.Check(s.World.Add(name, labels))
+			if !strings.Contains(name, ":") {
+				ts.Check(s.World.Join(ctx, name))
+			}
+		}
+	default:
+		ts.Fatalf("world: no verb %q", verb)
+	}
+	ts.Check(err)
+}
+
+// waitfor FILE TEXT waits until a file holds a text.
+func waitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: waitfor FILE TEXT")
+	}
+	for range 200 {
+		if data, err := os.ReadFile(ts.MkAbs(args[0])); err == nil && strings.Contains(string(data), args[1]) {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	data, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Fatalf("%s never held %q: %v\n%s", args[0], args[1], err, fmt.Sprint(string(data)))
+}
