@@ -49,6 +49,7 @@ type Config struct {
 
 // Store is safe for concurrent use.
 type Store struct {
+	dir    string // of the embedded etcd; "" for a cluster
 	client *clientv3.Client
 	stop   func()
 	dead   <-chan error
@@ -147,6 +148,9 @@ func (s *Store) List(ctx context.Context, kind model.Kind) ([]model.Resource, in
 // Create stores a new resource, or returns ErrExists. It fills in UID,
 // creation time, generation and resource version. secret may be nil.
 func (s *Store) Create(ctx context.Context, by Change, r model.Resource, secret []byte) error {
+	if err := s.room(); err != nil {
+		return fmt.Errorf("create %s: %w", model.Ref(r), err)
+	}
 	kind, m := r.GetKind(), r.Meta()
 	now := s.now().UTC().Truncate(time.Second)
 	if m.UID == "" {
@@ -176,6 +180,9 @@ func (s *Store) Create(ctx context.Context, by Change, r model.Resource, secret 
 // ErrConflict; ErrNotFound where it is gone. The caller keeps UID, creation
 // time and generation as they should be.
 func (s *Store) Update(ctx context.Context, by Change, r model.Resource) error {
+	if err := s.room(); err != nil {
+		return fmt.Errorf("update %s: %w", model.Ref(r), err)
+	}
 	kind, m := r.GetKind(), r.Meta()
 	rev, err := strconv.ParseInt(m.ResourceVersion, 10, 64)
 	if err != nil {
@@ -219,6 +226,9 @@ func (s *Store) Delete(ctx context.Context, by Change, kind model.Kind, name, ve
 	rev, err := strconv.ParseInt(version, 10, 64)
 	if err != nil {
 		return fmt.Errorf("delete %s: resourceVersion %q is no number", model.Ref(r), version)
+	}
+	if err := s.room(); err != nil {
+		return fmt.Errorf("delete %s: %w", model.Ref(r), err)
 	}
 	value, err := encode(r)
 	if err != nil {
