@@ -59,7 +59,7 @@ func (s *Store) embed(ctx context.Context, dir string) error {
 		etcd.Close()
 		return fmt.Errorf("start etcd in %s: not ready after a minute", cfg.Dir)
 	}
-	s.dir = dir
+	s.dir, s.at = dir, cfg.Dir
 	s.client = v3client.New(etcd.Server)
 	s.dead = etcd.Err()
 	s.stop = func() {
