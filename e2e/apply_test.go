@@ -55,7 +55,7 @@ func TestWhatApplySays(t *testing.T) {
 				file + `:5: spec.from: give a selector or a group, not both`},
 			"unknown kind": {strings.Replace(tapOf("bad", fromWeb, toTool), "kind: Tap", "kind: Tapp", 1),
 				file + `:2: kind: Tapp is not known (did you mean "Tap"?)`},
-			"no YAML":         {"a: [b\n", file + ":1: "},
+			"no YAML":          {"a: [b\n", file + ":1: "},
 			"a good one first": {tapOf("good", fromWeb, toTool) + "---\n" + tapOf("bad", fromWeb, toTool, "pausd: true"), file + ":14: spec.pausd: is not known"},
 		} {
 			r := from(c.text)
