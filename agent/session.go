@@ -79,6 +79,10 @@ func (a *Agent) session(parent context.Context) (welcomed bool, err error) {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	st := a.client.Session(ctx)
+	// net/http looks at the context only once the request's body has ended: with
+	// nothing to send, a Receive would outlast its context.
+	hangUp := context.AfterFunc(ctx, func() { _ = st.CloseRequest() })
+	defer hangUp()
 	defer func() {
 		cancel(nil)
 		_ = st.CloseRequest()

@@ -46,7 +46,8 @@ type Capture struct {
 	cfg  Config
 	deps Deps
 
-	applying sync.Mutex // one Apply, Remove or Close at a time; guards the next four
+	applying sync.Mutex      // one Apply, Remove or Close at a time; guards the next five
+	ctx      context.Context // of the streams; nil unless Run is running
 	byID     map[string]*line
 	numbers  workloadNumbers
 	freeFrom map[uint32]uint64 // slot -> ring position from which it may be used again
@@ -57,9 +58,6 @@ type Capture struct {
 	slots [bpf.MaxLines]*line
 
 	own ownConns
-
-	running sync.Mutex
-	ctx     context.Context // of Run; nil before and after
 }
 
 const drainOnStop = 2 * time.Second
@@ -97,7 +95,7 @@ func (c *Capture) Run(ctx context.Context, ready func()) error {
 	streams, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	c.applying.Lock()
-	c.setContext(streams)
+	c.ctx = streams
 	c.startReader()
 	for _, l := range c.byID {
 		c.startLine(l)
@@ -110,18 +108,12 @@ func (c *Capture) Run(ctx context.Context, ready func()) error {
 	defer c.applying.Unlock()
 	c.stopReader()
 	c.flush()
-	c.setContext(nil)
+	c.ctx = nil
 	cancel()
 	for _, l := range c.byID {
 		c.stopLine(l)
 	}
 	return nil
-}
-
-func (c *Capture) setContext(ctx context.Context) {
-	c.running.Lock()
-	defer c.running.Unlock()
-	c.ctx = ctx
 }
 
 // flush seals every batch and waits a little for the acknowledgements.

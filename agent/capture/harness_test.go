@@ -246,7 +246,7 @@ func (s *toolSide) grant(t testing.TB, w *world, lines ...string) {
 
 func newCapture(t testing.TB, dir string, s *toolSide) *capture.Capture {
 	t.Helper()
-	c, err := capture.New(capture.Config{BPFDir: dir, RingBytes: 4 << 20}, capture.Deps{Log: logger(t), Dial: s.dial})
+	c, err := capture.New(capture.Config{BPFDir: dir, RingBytes: 16 << 20}, capture.Deps{Log: logger(t), Dial: s.dial})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"weft/agent/capture"
+	"weft/agent/capture/bpf"
 	"weft/wire/wirepb"
 )
 
@@ -65,7 +66,7 @@ func TestDeletionLeavesNoKernelObject(t *testing.T) {
 		t.Errorf("%d programs after a line and two workloads went, want 2", n)
 	}
 	maps, progs, links := kernelIDs(t, dir)
-	if len(maps) != 8 || len(progs) != 2 || len(links) != 2 {
+	if len(maps) != len(bpf.MapNames) || len(progs) != 2 || len(links) != 2 {
 		t.Errorf("%d maps, %d programs, %d links", len(maps), len(progs), len(links))
 	}
 	// Also where the agent that removes is not the one that made.

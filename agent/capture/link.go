@@ -18,7 +18,6 @@ import (
 // place is one interface as a line taps it.
 type place struct {
 	workload string
-	number   uint32
 	name     string
 	ifindex  int
 	raw      bool

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -38,6 +39,7 @@ type controllerOptions struct {
 	socketOwner int
 	metrics     string
 	trustDomain string
+	auditFor    time.Duration
 	debug       bool
 	tokenFile   string
 }
@@ -67,6 +69,7 @@ once. On the same machine, root uses the Unix socket without a token.`,
 	f.StringVar(&o.metrics, "metrics", "", "address for /metrics, plain HTTP; keep it private")
 	f.StringVar(&o.trustDomain, "trust-domain", "weft", "trust domain of every identity; cannot be changed later")
 	f.StringVar(&o.tokenFile, "token-out", "", "write the first admin token to this new file (0600) in place of printing it")
+	f.DurationVar(&o.auditFor, "audit-keep", 365*24*time.Hour, "how long the audit log is kept; 0 for ever")
 	f.BoolVar(&o.debug, "debug", false, "log more")
 	return cmd
 }
@@ -116,6 +119,7 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 
 	services := []run.Service{
 		{Name: "store", Run: watchStore(st)},
+		{Name: "audit", Run: pruneAudit(st, o.auditFor, log.With("part", "audit"))},
 		{Name: "observer", Run: observer.Run},
 		{Name: "planner", Run: sessions.Run},
 	}
@@ -191,6 +195,29 @@ func watchStore(st *store.Store) func(context.Context, func()) error {
 			return nil
 		case err := <-st.Dead():
 			return fmt.Errorf("store has failed: %w", err)
+		}
+	}
+}
+
+// pruneAudit forgets audit entries that are older than keep, once an hour.
+func pruneAudit(st *store.Store, keep time.Duration, log *slog.Logger) func(context.Context, func()) error {
+	return func(ctx context.Context, ready func()) error {
+		ready()
+		if keep <= 0 {
+			<-ctx.Done()
+			return nil
+		}
+		for {
+			if n, err := st.PruneAudit(ctx, time.Now().Add(-keep)); err != nil && ctx.Err() == nil {
+				log.Warn("prune audit log", "error", err)
+			} else if n > 0 {
+				log.Info("audit log pruned", "entries", n, "olderThan", keep)
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(time.Hour):
+			}
 		}
 	}
 }

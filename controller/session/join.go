@@ -157,7 +157,7 @@ func (s *Service) nameTaken(kind model.Kind, old model.Resource) error {
 // checkToken finds the token by its name and compares the secret. An unknown
 // name and a wrong secret get one answer, so that names cannot be tried out.
 func (s *Service) checkToken(ctx context.Context, token wire.Token, role model.Role) (*model.JoinToken, error) {
-	unknown := refuse(connect.CodeUnauthenticated, wire.ReasonToken, "join token is not known here; it may have been deleted: weft get jointokens")
+	unknown := refuse(connect.CodeUnauthenticated, wire.ReasonToken, "join token is not known here; it may have been deleted: weft token list")
 	secret, err := s.deps.Store.Secret(ctx, model.KindJoinToken, token.Name)
 	if isNotFound(err) {
 		return nil, unknown

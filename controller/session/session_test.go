@@ -1,6 +1,7 @@
 package session
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -193,16 +194,16 @@ func TestSlowAgentBlocksNobody(t *testing.T) {
 	slowStream, idsStream := h.mustOpen(slow, "a"), h.mustOpen(ids, "b")
 	idsStream.Send(workloads(hostWorkload(map[string]string{"role": "ids"})))
 	var many []*wirepb.Workload
-	for i := range 2000 { // sections of some 100 KB: the flow-control window fills
-		many = append(many, &wirepb.Workload{Id: "container-with-a-rather-long-name-" + string(rune('a'+i%26)) + time.Duration(i).String(), Kind: "container", Labels: map[string]string{"app": "web"}})
+	for i := range 400 { // with 20 lines a section of 8 MB: the flow-control window fills
+		many = append(many, &wirepb.Workload{Id: fmt.Sprintf("%01000d", i), Kind: "container", Labels: map[string]string{"app": "web"}})
 	}
 	slowStream.Send(workloads(many...))
-	for i := range 60 {
-		h.tap("tap-"+string(rune('a'+i%26))+string(rune('a'+i/26)), "app=web", "role=ids")
+	for i := range 20 {
+		h.tap(fmt.Sprintf("tap-%d", i), "app=web", "role=ids")
 	}
 	began := time.Now()
 	h.tap("last", "app=web", "role=ids")
-	h.section(idsStream, "deliver", func(s *wirepb.Section) bool { return len(s.GetDeliver().Lines) == 61 })
+	h.section(idsStream, "deliver", func(s *wirepb.Section) bool { return len(s.GetDeliver().Lines) == 21 })
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("the planner took %s beside a slow agent", took)
 	}

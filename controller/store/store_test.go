@@ -70,6 +70,25 @@ func TestStoreKeepsAndGuardsResources(t *testing.T) {
 	}
 }
 
+func TestPruneAuditForgetsOnlyWhatIsOld(t *testing.T) {
+	s := open(t, t.TempDir())
+	defer s.Close()
+	ctx := t.Context()
+	now := time.Now()
+	for i, age := range []time.Duration{48 * time.Hour, time.Hour} {
+		s.now = func() time.Time { return now.Add(-age) }
+		if err := s.Create(ctx, by, group([]string{"old", "new"}[i]), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := s.PruneAudit(ctx, now.Add(-24*time.Hour)); n != 1 || err != nil {
+		t.Errorf("pruned %d, %v", n, err)
+	}
+	if left, err := s.Audit(ctx, 10); err != nil || len(left) != 1 || left[0].Object != "group/new" {
+		t.Errorf("left: %+v, %v", left, err)
+	}
+}
+
 func TestWatchReportsEveryChangeAfterTheList(t *testing.T) {
 	s := open(t, t.TempDir())
 	defer s.Close()

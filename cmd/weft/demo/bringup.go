@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -146,32 +146,31 @@ func (d *demo) startAgent(ctx context.Context, h *lab.Host) (*program, error) {
 	return d.start(h.Name, h.Command(context.WithoutCancel(ctx), argv...), h.StateDir())
 }
 
+// pageServer is a web server of the demo.
+type pageServer struct {
+	name  string
+	where lab.Runner
+	cmd   func(ctx context.Context, argv ...string) *lab.Cmd
+	dir   string
+}
+
 func (d *demo) serversUp(ctx context.Context) (string, error) {
-	web1 := d.lab.Host("web-1")
-	servers := map[string]struct {
-		where lab.Runner
-		dir   string
-	}{}
-	for _, name := range []string{"www", "app-1"} {
-		servers[name] = struct {
-			where lab.Runner
-			dir   string
-		}{d.lab.Host(name), d.lab.Host(name).StateDir()}
+	web1, app1, www := d.lab.Host("web-1"), d.lab.Host("app-1"), d.lab.Host("www")
+	servers := []pageServer{
+		{"www", www, www.Command, www.StateDir()},
+		{"orders", app1, func(ctx context.Context, argv ...string) *lab.Cmd { return app1.UnitCommand(ctx, "orders", argv...) }, app1.StateDir()},
 	}
 	for _, c := range web1.Containers() {
-		servers[c.Name] = struct {
-			where lab.Runner
-			dir   string
-		}{c, web1.StateDir()}
+		servers = append(servers, pageServer{c.Name, c, c.Command, web1.StateDir()})
 	}
-	for name, s := range servers {
-		if _, err := d.start(name+"-http", s.where.Command(context.WithoutCancel(ctx), d.weftPath(), "lab", "serve", "--listen", ":80"), s.dir); err != nil {
+	for _, s := range servers {
+		if _, err := d.start(s.name+"-http", s.cmd(context.WithoutCancel(ctx), d.weftPath(), "lab", "serve", "--listen", ":80"), s.dir); err != nil {
 			return "", err
 		}
 	}
 	return retry(ctx, 10*time.Second, func() (string, error) {
-		for name, s := range servers {
-			if err := d.procs[name+"-http"].exited(); err != nil {
+		for _, s := range servers {
+			if err := d.procs[s.name+"-http"].exited(); err != nil {
 				return "", err
 			}
 			if _, err := output(ctx, s.where, "curl", "-sS", "--fail", "-o", "/dev/null", "--max-time", "5", "http://127.0.0.1/1"); err != nil {
