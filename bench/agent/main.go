@@ -42,7 +42,7 @@ spec:
 func main() {
 	short := flag.Bool("short", false, "run briefly, to see that it works")
 	flag.Parse()
-	b := bench{runs: 5, each: 30 * time.Second, settle: 5 * time.Second, tapped: 15 * time.Second, processes: 500}
+	b := bench{runs: 5, each: 30 * time.Second, settle: 4 * time.Second, tapped: 8 * time.Second, processes: 500}
 	if *short {
 		b = bench{runs: 1, each: 2 * time.Second, settle: time.Second, tapped: time.Second, processes: 50}
 	}

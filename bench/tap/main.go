@@ -47,8 +47,8 @@ spec:
 func main() {
 	short := flag.Bool("short", false, "run briefly, to see that it works")
 	runs := flag.Int("runs", 5, "runs")
-	length := flag.Duration("length", 2*time.Second, "of the load in each measurement")
-	patience := flag.Duration("patience", 2*time.Minute, "to spend in all on repeating measurements that other programs disturbed")
+	length := flag.Duration("length", 1500*time.Millisecond, "of the load in each measurement")
+	patience := flag.Duration("patience", time.Minute, "to spend in all on repeating measurements that other programs disturbed")
 	only := flag.String("only", "", "only loads whose name contains this")
 	flag.Parse()
 	b := bench{runs: *runs, length: *length, only: *only, patience: *patience}
