@@ -141,7 +141,7 @@ func (f *fleet) answers(p *process) {
 	f.t.Helper()
 	f.wait(20*time.Second, "the controller answers", func() error {
 		if err := p.alive(); err != nil {
-			return err
+			f.t.Fatal(err)
 		}
 		return f.weft("get", "hosts").err
 	})

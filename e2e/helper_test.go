@@ -30,6 +30,14 @@ func helper(name string, args []string) error {
 		return serveNoise(ctx)
 	case "load":
 		return load(ctx, args[0], args[1])
+	case "listen": // and answer nobody
+		l, err := net.Listen("tcp", args[0])
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		<-ctx.Done()
+		return nil
 	case "etcd":
 		return serveEtcd(ctx, args[0])
 	}
