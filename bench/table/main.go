@@ -57,7 +57,7 @@ func write(out io.Writer, in io.Reader) error {
 	w := bufio.NewWriter(out)
 	fmt.Fprintf(w, "# Benchmarks\n\nWritten by `make bench`, which runs the peers beside weft in the same run, in turns. Median and interquartile range (IQR) over the runs.\n"+
 		"Absolute figures are those of one small shared virtual machine with two cores: compare ratios, not figures of other machines.\n"+
-		"A ratio is weft's median divided by the peer's. Kernel %s, commit %s.\n", first.Kernel, first.Commit)
+		"A ratio is weft's median divided by the peer's; there is none where the peer's spread is as large as its median. Kernel %s, commit %s.\n", first.Kernel, first.Commit)
 	for _, s := range sections {
 		if len(cells[s.bench]) == 0 {
 			continue
