@@ -23,15 +23,22 @@ func TestQuantile(t *testing.T) {
 func TestSeries(t *testing.T) {
 	var s Series
 	for _, v := range []float64{1, 2, 3} {
+		s.Add("X1", "c", "peer", "s", 4*v) // first, and yet compared
+		s.Add("X1", "c", Ours, "s", v)
+		s.Add("X1", "c", "noise", "s", 100*(v-1.9))
 		s.Add("X1", "a", Ours, "s", v)
 		s.Add("X1", "b", Ours, "s", v)
 		s.Add("X1", "a", "peer", "s", 4*v)
 	}
 	s.Note("X1", "a", "peer", "s", "clear text")
 	cells := s.Cells()
-	if len(cells) != 3 {
-		t.Fatalf("%d cells, want 3", len(cells))
+	if len(cells) != 6 {
+		t.Fatalf("%d cells, want 6", len(cells))
 	}
+	if cells[0].Ratio != 0.25 || cells[2].Ratio != 0 {
+		t.Errorf("ratio to a peer that came first is %g, want 0.25; to noise %g, want none", cells[0].Ratio, cells[2].Ratio)
+	}
+	cells = cells[3:]
 	if c := cells[1]; c.Peer != "peer" || c.Name != "a" || math.Abs(c.Ratio-0.25) > 1e-9 || c.Note != "clear text" {
 		t.Errorf("second cell is %+v, want the peer's, beside ours", c)
 	}

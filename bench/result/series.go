@@ -39,7 +39,7 @@ func (s *Series) Cells() []Cell {
 		if done[first] {
 			continue
 		}
-		var ours float64
+		ours := New(first.bench, first.name, Ours, first.unit, s.runs[figure{first.bench, first.name, Ours, first.unit}]).Median
 		for _, f := range s.order {
 			if f.bench != first.bench || f.name != first.name || f.unit != first.unit {
 				continue
@@ -47,9 +47,8 @@ func (s *Series) Cells() []Cell {
 			done[f] = true
 			c := New(f.bench, f.name, f.peer, f.unit, s.runs[f])
 			c.Note = s.notes[f]
-			if f.peer == Ours {
-				ours = c.Median
-			} else if ours > 0 && c.Median > 0 {
+			// A median no larger than its spread is no ground for a ratio.
+			if f.peer != Ours && ours > 0 && c.Median > c.IQR {
 				c.Ratio = ours / c.Median
 			}
 			cells = append(cells, c)
