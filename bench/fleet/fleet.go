@@ -225,7 +225,9 @@ func (f *Fleet) Weft(ctx context.Context, stdin string, args ...string) (string,
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return string(out), fmt.Errorf("weft %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+		log, _ := os.ReadFile(filepath.Join(f.Host(controllerHost).StateDir(), "weft.log"))
+		return string(out), fmt.Errorf("weft %s: %w: %s\nthe controller's last words: %s", strings.Join(args, " "), err,
+			strings.TrimSpace(stderr.String()), log[max(0, len(log)-500):])
 	}
 	return string(out), nil
 }

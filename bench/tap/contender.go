@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -32,8 +33,18 @@ func (b *bench) contenders() []contender {
 	nothing := func(context.Context) error { return nil }
 	out := []contender{{name: none, on: nothing, off: nothing}}
 	tool, far := b.fleet.Host("tool"), b.fleet.Host("far-tool")
-	out = append(out, b.weft(result.Ours, "direct", tool), b.weft(result.Ours+", relayed", "relay", far), b.mirror(tool))
-	return append(out, b.tcpdump())
+	out = append(out, b.weft(result.Ours, "direct", tool), b.weft(result.Ours+", relayed", "relay", far))
+	for _, peer := range []struct {
+		program string
+		make    func() contender
+	}{{"tc", func() contender { return b.mirror(tool) }}, {"tcpdump", b.tcpdump}} {
+		if _, err := exec.LookPath(peer.program); err != nil {
+			fmt.Fprintf(os.Stderr, "bench/tap: %s is not on PATH: left out\n", peer.program)
+			continue
+		}
+		out = append(out, peer.make())
+	}
+	return out
 }
 
 // weft draws a tap of the source. The far tool sits behind a NAT, so that its
