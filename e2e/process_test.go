@@ -18,6 +18,7 @@ import (
 type process struct {
 	name string
 	log  string
+	from int64 // where its part of the log begins; another of its name wrote before
 	cmd  *lab.Cmd
 	done chan struct{}
 	once sync.Once
@@ -40,8 +41,12 @@ func (f *fleet) launch(name string, cmd *lab.Cmd) *process {
 		f.t.Fatal(err)
 	}
 	defer log.Close() // the program has it too
+	info, err := log.Stat()
+	if err != nil {
+		f.t.Fatal(err)
+	}
 	cmd.Stdout, cmd.Stderr = log, log
-	p := &process{name: name, log: path, cmd: cmd, done: make(chan struct{})}
+	p := &process{name: name, log: path, from: info.Size(), cmd: cmd, done: make(chan struct{})}
 	if err := cmd.Start(); err != nil {
 		f.t.Fatalf("start %s: %v", name, err)
 	}
@@ -107,9 +112,10 @@ func (p *process) ended(t *testing.T, limit time.Duration) string {
 	return p.text()
 }
 
+// text is what this process has logged.
 func (p *process) text() string {
 	data, _ := os.ReadFile(p.log)
-	return string(data)
+	return string(data[min(int64(len(data)), p.from):])
 }
 
 func (p *process) tail(n int) string {

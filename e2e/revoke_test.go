@@ -75,7 +75,7 @@ func TestRevokedHost(t *testing.T) {
 	// Neither a restart nor an edit brings it back.
 	agent = f.startAgent("web")
 	f.wait(5*time.Second, "the restarted agent is refused", func() error {
-		if !strings.Contains(agent.tail(20), "this machine was put out by the controller") {
+		if !strings.Contains(agent.text(), "this machine was put out by the controller") {
 			return fmt.Errorf("it says:\n%s", agent.tail(5))
 		}
 		return agent.alive()

@@ -24,7 +24,6 @@ func TestJoinToken(t *testing.T) {
 		os.RemoveAll(f.agentDir("web"))
 		p := f.startAgent("web", args...)
 		text := p.ended(t, 10*time.Second)
-		os.Remove(p.log)
 		if p.cmd.ProcessState.ExitCode() != 1 {
 			t.Errorf("the agent ended with %v", p.cmd.ProcessState)
 		}
@@ -104,7 +103,6 @@ func TestJoinToken(t *testing.T) {
 			return nil
 		})
 		p.end()
-		os.Remove(p.log)
 	})
 	t.Run("file that others may read", func(t *testing.T) {
 		f.token("web")

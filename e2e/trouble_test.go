@@ -48,6 +48,14 @@ func apartAndTapped(t *testing.T) (*fleet, *workload) {
 	return f, w
 }
 
+// long leaves a test out of a short run.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes longer than 15 s")
+	}
+}
+
 // TestKilled ends each program with kill -9 under load and starts it again. The
 // workload must not notice, and every packet be accounted for.
 func TestKilled(t *testing.T) {
@@ -57,6 +65,7 @@ func TestKilled(t *testing.T) {
 
 // TestRestarted does the same as a service manager does it.
 func TestRestarted(t *testing.T) {
+	long(t)
 	t.Parallel()
 	restarts(t, (*process).end)
 }
@@ -99,6 +108,7 @@ func restarts(t *testing.T, end func(*process)) {
 // TestPartition cuts the source's site off from everything but itself, with
 // more traffic than its buffer holds. What does not fit is shed and counted.
 func TestPartition(t *testing.T) {
+	long(t)
 	t.Parallel()
 	f, w := apartAndTapped(t)
 	before := f.reaches("web", model.TapActive, 5*time.Second).Status.Ledger
@@ -136,6 +146,7 @@ func TestPartition(t *testing.T) {
 
 // TestSlowTool stops the tool's agent for ten seconds.
 func TestSlowTool(t *testing.T) {
+	long(t)
 	t.Parallel()
 	f, w := apartAndTapped(t)
 	before := f.reaches("web", model.TapActive, 5*time.Second).Status.Ledger
