@@ -3,6 +3,7 @@ package transport
 import (
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -61,8 +62,10 @@ func (c *Conn) explain(err error) error {
 	if cause := c.cause.Load(); cause != nil {
 		return *cause
 	}
+	// No fault of the path: a deadline of the user's, and a peer that has said
+	// goodbye (crypto/tls gives io.EOF for close_notify alone).
 	var timeout net.Error
-	if !errors.As(err, &timeout) || !timeout.Timeout() { // a deadline of the user's is no fault of the path
+	if !(errors.As(err, &timeout) && timeout.Timeout()) && err != io.EOF {
 		c.first.CompareAndSwap(nil, &err)
 	}
 	return err

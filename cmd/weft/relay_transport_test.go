@@ -323,7 +323,8 @@ func TestDirectPathIsTakenWhenItOpens(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	go forward(l, tool.ListenAddr().String())
+	way := &forwarder{Listener: l, target: tool.ListenAddr().String()}
+	go way.serve()
 
 	conn.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, transport.ErrBetterPath) {
@@ -334,25 +335,26 @@ func TestDirectPathIsTakenWhenItOpens(t *testing.T) {
 	if err := roundTrip(conn, "hello"); err != nil || conn.Path().Kind != transport.PathDirect {
 		t.Fatalf("got %+v, %v", conn.Path(), err)
 	}
-	// The direct path breaks at once: it is left alone, and nothing flaps.
+	// A tool that says goodbye is no broken path: it is taken again.
 	tool.stop()
 	if err := roundTrip(conn, "hello"); err == nil {
 		t.Fatal("a stream outlived its peer")
 	}
 	conn.Close()
-	sessions := func(want int) {
-		eventually(t, 5*time.Second, func() error {
-			if n := r.Stats().Sessions; n != want {
-				return fmt.Errorf("%d sessions at the relay, want %d", n, want)
-			}
-			return nil
-		})
-	}
-	sessions(1)
 	tool = startAgent(t, tool.id, fast, echo)
 	tool.apply(t, true, r)
-	sessions(2) // with no other way the broken one would do
-	conn = dial(t, web, tool, tool.ListenAddr().String())
+	way.lead(tool.ListenAddr().String())
+	conn = dial(t, web, tool, closed)
+	if err := roundTrip(conn, "hello"); err != nil || conn.Path().Kind != transport.PathDirect {
+		t.Fatalf("after an ordinary end: %+v, %v", conn.Path(), err)
+	}
+	// The direct path breaks at once: it is left alone, and nothing flaps.
+	way.reset()
+	if err := roundTrip(conn, "hello"); err == nil {
+		t.Fatal("a stream outlived its path")
+	}
+	conn.Close()
+	conn = dial(t, web, tool, closed)
 	if got := conn.Path().Kind; got != transport.PathRelay {
 		t.Errorf("path is %s right after it broke", got)
 	}
@@ -362,19 +364,53 @@ func TestDirectPathIsTakenWhenItOpens(t *testing.T) {
 	}
 }
 
-func forward(l net.Listener, target string) {
+// forwarder is a way to a tool that can be cut.
+type forwarder struct {
+	net.Listener
+	target string
+	mu     sync.Mutex
+	conns  []net.Conn
+}
+
+func (f *forwarder) serve() {
 	for {
-		a, err := l.Accept()
+		a, err := f.Accept()
 		if err != nil {
 			return
 		}
+		f.mu.Lock()
+		target := f.target
+		f.mu.Unlock()
 		b, err := net.Dial("tcp", target)
 		if err != nil {
 			a.Close()
 			continue
 		}
-		go func() { io.Copy(b, a); b.Close(); a.Close() }()
-		go func() { io.Copy(a, b); a.Close(); b.Close() }()
+		f.mu.Lock()
+		f.conns = append(f.conns, a, b)
+		f.mu.Unlock()
+		for _, pair := range [][2]net.Conn{{a, b}, {b, a}} {
+			go func() {
+				io.Copy(pair[0], pair[1])
+				pair[0].Close()
+			}()
+		}
+	}
+}
+
+func (f *forwarder) lead(target string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.target = target
+}
+
+// reset breaks every connection without a goodbye, as a firewall does.
+func (f *forwarder) reset() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.conns {
+		c.(*net.TCPConn).SetLinger(0)
+		c.Close()
 	}
 }
 
