@@ -111,6 +111,10 @@ func TestDirections(t *testing.T) {
 // reported once where it is the same frame.
 func TestDuplicates(t *testing.T) {
 	need(t)
+	eachWay(t, duplicates)
+}
+
+func duplicates(t *testing.T) {
 	both := captureLine("uid/both", "c1", "c2", "host")
 	ingress := captureLine("uid/ingress", "c1", "c2")
 	ingress.Egress = false
@@ -167,6 +171,10 @@ func TestForgedSourceIsReported(t *testing.T) {
 
 func TestTaggedFrames(t *testing.T) {
 	need(t)
+	eachWay(t, taggedFrames)
+}
+
+func taggedFrames(t *testing.T) {
 	line := captureLine("uid/ids", "c1")
 	tagged := captureLine("uid/vlan", "c1")
 	tagged.Filter, tagged.FilterEthernet = "vlan 7 and udp port 9", filter(t, "vlan 7 and udp port 9")
