@@ -1,6 +1,7 @@
 package tchook
 
 import (
+	"os"
 	"runtime"
 	"testing"
 
@@ -46,8 +47,14 @@ func names(t testing.TB, h Hook) (out string) {
 
 func TestSupport(t *testing.T) {
 	testreq.Need(t, testreq.Root, testreq.NetNS, testreq.BPF)
-	if got := Clsact(); !got.Yes() || got.No() || got.String() != "yes" {
-		t.Error(got)
+	before, _ := os.Readlink("/proc/self/ns/net")
+	for range 20 { // on whichever thread, the process stays where it was
+		if got := Clsact(); !got.Yes() || got.No() || got.String() != "yes" {
+			t.Fatal(got)
+		}
+	}
+	if after, _ := os.Readlink("/proc/self/ns/net"); before != after {
+		t.Errorf("the process has moved from %s to %s", before, after)
 	}
 	if got := TCX(); got.Yes() == got.No() {
 		t.Error(got)

@@ -90,11 +90,25 @@ func TCX() Support {
 // the thread that made it.
 func Clsact() Support {
 	answer := make(chan Support)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
-		answer <- clsactHere()
-	}()
+	go onThread(func() { answer <- clsactHere() })
 	return <-answer
+}
+
+// onThread runs f on a thread that ends with it, and never on the process's
+// first, which cannot end and whose namespace is what /proc/self/ns shows.
+func onThread(f func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			onThread(f) // elsewhere: this thread is held
+		}()
+		<-done
+		runtime.UnlockOSThread()
+		return
+	}
+	f() // and no unlock
 }
 
 func clsactHere() Support {
