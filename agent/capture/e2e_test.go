@@ -65,8 +65,14 @@ func connected(t testing.TB, c *capture.Capture) {
 // discovery) is over, so that sniffers and taps begin with the same frame.
 func hush(t testing.TB, c *capture.Capture) {
 	t.Helper()
+	hushFor(t, c, 1500*time.Millisecond)
+}
+
+// hushFor waits until nothing was seen for some time.
+func hushFor(t testing.TB, c *capture.Capture, silence time.Duration) {
+	t.Helper()
 	var last uint64
-	for since := time.Now(); time.Since(since) < 1500*time.Millisecond; time.Sleep(50 * time.Millisecond) {
+	for since := time.Now(); time.Since(since) < silence; time.Sleep(50 * time.Millisecond) {
 		var now uint64
 		for _, s := range c.Lines() {
 			now += s.Ledger.Seen.Packets
