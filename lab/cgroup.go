@@ -63,6 +63,39 @@ func makeCgroup(dir, name string, labels map[string]string) error {
 	return nil
 }
 
+// holdCgroup locks a lab's cgroup directory for as long as the file is open.
+// The run directory's lock does not do alone: whoever has another mount
+// namespace (a container, a chroot with a /run of its own) sees the cgroups
+// of this machine, but not that directory, and would sweep a living lab.
+func holdCgroup(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open cgroup: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, fmt.Errorf("lock cgroup: %w", errors.Join(err, f.Close()))
+	}
+	return f, nil
+}
+
+// cgroupHeld says whether the owner of a lab holds its cgroup. One that was
+// made a moment ago counts as held: its owner is about to.
+func cgroupHeld(id string) bool {
+	mount, err := cgroupMount()
+	if err != nil {
+		return false
+	}
+	f, err := os.Open(filepath.Join(mount, cgroupName(id)))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && !exists(labDir(id)) && time.Since(info.ModTime()) < 10*time.Second {
+		return true
+	}
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
 // removeCgroup kills what runs in a cgroup and below it, and removes the tree.
 func removeCgroup(dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {

@@ -36,12 +36,14 @@ type Lab struct {
 	ID   string
 	Name string
 
-	log     *slog.Logger
-	plan    *topology.Plan
-	lock    *os.File // nil in a process that does not own the lab
-	cgroup  string
-	created time.Time
-	owner   struct {
+	log    *slog.Logger
+	plan   *topology.Plan
+	lock   *os.File // nil in a process that does not own the lab
+	cgroup string
+	// cgroupLock says so to those who do not see the run directory.
+	cgroupLock *os.File
+	created    time.Time
+	owner      struct {
 		pid   int
 		start uint64
 	}
@@ -112,10 +114,13 @@ func (l *Lab) build(ctx context.Context, t *Topology) error {
 	if err := os.Mkdir(l.cgroup, 0o755); err != nil {
 		return fmt.Errorf("make cgroup: %w", err)
 	}
+	var err error
+	if l.cgroupLock, err = holdCgroup(l.cgroup); err != nil {
+		return err
+	}
 	if err := l.writeViews(); err != nil {
 		return err
 	}
-	var err error
 	if l.fabric, err = newFabric(l.ID, l.plan); err != nil {
 		return err
 	}
@@ -216,6 +221,9 @@ func (l *Lab) Down() error {
 		l.fabric.close()
 	}
 	errs = append(errs, destroy(l.ID), l.lock.Close())
+	if l.cgroupLock != nil {
+		l.cgroupLock.Close() // of a directory that is gone
+	}
 	if unlock, err := global(); err == nil {
 		unlock() // tidies up after the last lab
 	}

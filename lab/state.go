@@ -184,6 +184,9 @@ func claim() (id string, lock *os.File, err error) {
 // ownerDead says whether nobody holds a lab's lock. A directory without a lock
 // has no owner either: claim makes both under the global lock.
 func ownerDead(id string) bool {
+	if cgroupHeld(id) {
+		return false
+	}
 	f, err := os.OpenFile(filepath.Join(labDir(id), "lock"), os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return true

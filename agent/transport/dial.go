@@ -56,21 +56,29 @@ func (t *Transport) race(ctx, running context.Context, id wire.Identity, peer *w
 	results := make(chan attempt, 2)
 	links := t.order()
 	pending := 0
-	if len(links) > 0 {
+	tryRelays := func() {
 		pending++
 		go func() {
 			conn, err := t.dialRelays(ctx, links, id)
 			results <- attempt{false, conn, err}
 		}()
 	}
+	if len(links) > 0 {
+		tryRelays()
+	}
 	proven := t.paths.isProven(id)
-	direct := len(peer.GetAddresses()) > 0 && !t.paths.avoided(id)
-	if direct {
+	tryDirect := func() {
 		pending++
 		go func() {
 			conn, err := t.dialDirect(ctx, peer.GetAddresses(), id)
 			results <- attempt{true, conn, err}
 		}()
+	}
+	// A direct path that broke soon is left alone, but only while there is
+	// another: without one it is the best there is.
+	direct := len(peer.GetAddresses()) > 0 && (len(links) == 0 || !t.paths.avoided(id))
+	if direct {
+		tryDirect()
 	}
 	if pending == 0 {
 		return nil, errNoRelay
@@ -92,15 +100,29 @@ func (t *Transport) race(ctx, running context.Context, id wire.Identity, peer *w
 		grace = dialTimeout
 	}
 	var relayed *Conn
-	var enough <-chan time.Time
-	var errs []error
-	for pending > 0 {
+	var enough, again <-chan time.Time
+	var relayErr, directErr error
+	for pending > 0 || again != nil {
 		select {
 		case r := <-results:
 			pending--
 			switch {
 			case r.err != nil:
-				errs = append(errs, r.err)
+				if r.direct {
+					directErr = r.err
+					continue
+				}
+				repeated := relayErr != nil
+				relayErr = r.err
+				if !direct && repeated && len(peer.GetAddresses()) > 0 {
+					direct = true
+					tryDirect()
+				}
+				// A relay that restarts is back long before an attempt at an
+				// address that leads nowhere has ended.
+				if direct && directErr == nil || !direct && !repeated && len(peer.GetAddresses()) > 0 {
+					again = time.After(relayAgain)
+				}
 			case r.direct:
 				if relayed != nil {
 					relayed.Close()
@@ -114,19 +136,22 @@ func (t *Transport) race(ctx, running context.Context, id wire.Identity, peer *w
 				defer timer.Stop()
 				enough = timer.C
 			}
+		case <-again:
+			again = nil
+			tryRelays()
 		case <-enough:
 			late(pending)
-			pending = 0
+			pending, again = 0, nil
 		case <-ctx.Done():
 			late(pending)
 			if relayed != nil {
 				relayed.Close()
 			}
-			return nil, errors.Join(append(errs, ctx.Err())...)
+			return nil, errors.Join(relayErr, directErr, ctx.Err())
 		}
 	}
 	if relayed == nil {
-		return nil, errors.Join(errs...)
+		return nil, errors.Join(relayErr, directErr)
 	}
 	if proven {
 		t.paths.punish(id, t.cfg.Penalty) // two probes passed and yet it failed

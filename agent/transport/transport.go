@@ -92,6 +92,9 @@ const (
 	handshakeTimeout = 10 * time.Second
 	// stagger is the head start that a better address has.
 	stagger = 150 * time.Millisecond
+	// relayAgain is the pause before the relays are tried again while a direct
+	// attempt is still under way.
+	relayAgain = 300 * time.Millisecond
 )
 
 // Handler serves one accepted stream; conn is a *Conn, closed when it returns.

@@ -340,8 +340,18 @@ func TestDirectPathIsTakenWhenItOpens(t *testing.T) {
 		t.Fatal("a stream outlived its peer")
 	}
 	conn.Close()
+	sessions := func(want int) {
+		eventually(t, 5*time.Second, func() error {
+			if n := r.Stats().Sessions; n != want {
+				return fmt.Errorf("%d sessions at the relay, want %d", n, want)
+			}
+			return nil
+		})
+	}
+	sessions(1)
 	tool = startAgent(t, tool.id, fast, echo)
 	tool.apply(t, true, r)
+	sessions(2) // with no other way the broken one would do
 	conn = dial(t, web, tool, tool.ListenAddr().String())
 	if got := conn.Path().Kind; got != transport.PathRelay {
 		t.Errorf("path is %s right after it broke", got)
