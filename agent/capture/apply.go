@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weft/agent/capture/bpf"
+	"weft/internal/tchook"
 	"weft/wire/tapstream"
 	"weft/wire/wirepb"
 )
@@ -52,6 +53,9 @@ func (c *Capture) Apply(ctx context.Context, section *wirepb.CaptureSection, wor
 	if err := c.ensureStore(); err != nil {
 		return nil, err
 	}
+	if err := c.scan(); err != nil {
+		return nil, err
+	}
 	var errs []error
 	for id, l := range c.byID {
 		if wanted[id] == nil {
@@ -86,7 +90,28 @@ func (c *Capture) Apply(ctx context.Context, section *wirepb.CaptureSection, wor
 		}
 		items = append(items, got...)
 	}
+	if err := c.forgetPorts(); err != nil {
+		errs = append(errs, err)
+	}
 	return items, errors.Join(errs...)
+}
+
+// scan reads what is attached and takes away what belongs to no line, as where
+// the maps were lost and the programs were not.
+func (c *Capture) scan() (err error) {
+	if c.there, err = c.hooks.scan(); err != nil {
+		return err
+	}
+	for p := range c.there {
+		if p.slot < bpf.MaxLines && c.slots[p.slot] != nil {
+			continue
+		}
+		if err := c.hooks.detach(p); err != nil {
+			return fmt.Errorf("take away what an earlier agent left: %w", err)
+		}
+		delete(c.there, p)
+	}
+	return nil
 }
 
 func item(l *wirepb.CaptureLine, workload string, err error) *wirepb.ItemStatus {
@@ -102,10 +127,20 @@ func (c *Capture) ensureStore() error {
 	if c.store != nil {
 		return nil
 	}
+	way, use, other, err := chooseHooks(c.cfg.Attach, c.cfg.BPFDir, filepath.Join(c.cfg.BPFDir, layout), tchook.TCX)
+	if err != nil {
+		return err
+	}
 	s, err := openStore(c.cfg.BPFDir, c.cfg.RingBytes, c.deps.Log)
 	if err != nil {
 		return err
 	}
+	if err := detachAll(other); err != nil { // of an agent that was told to attach in the other way
+		s.close()
+		return fmt.Errorf("take away what is not attached by %s: %w", way, err)
+	}
+	c.deps.Log.Debug("chose how to attach", "attach", way)
+	c.hooks = use
 	c.mu.Lock()
 	c.store = s
 	c.mu.Unlock()
@@ -296,27 +331,49 @@ func (c *Capture) nameWorkloads(l *line, want *wirepb.CaptureLine) error {
 	return nil
 }
 
-// removePins takes away what an agent that is not running has left pinned.
+// removeHooks takes away all that is attached from this directory of pins, in
+// either way.
+func removeHooks(base, dir string) error {
+	for _, h := range []hooks{&tcxHooks{dir: dir}, &clsactHooks{base: base, dir: dir}} {
+		if err := detachAll(h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removePins takes away what an agent that is not running has left.
 func removePins(base string, log *slog.Logger) error {
 	entries, err := os.ReadDir(base)
-	if err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("list %s: %w", base, err)
 	}
+	var dirs []string
 	for _, e := range entries {
-		if !e.IsDir() || !strings.HasPrefix(e.Name(), layoutPrefix) {
-			continue
+		if e.IsDir() && strings.HasPrefix(e.Name(), layoutPrefix) {
+			dirs = append(dirs, filepath.Join(base, e.Name()))
 		}
+	}
+	filters, err := (&clsactHooks{base: base, dir: filepath.Join(base, layout)}).scan()
+	if err != nil {
+		return err
+	}
+	if len(dirs) == 0 && len(filters) == 0 {
+		return nil
+	}
+	if _, err := os.Stat(base); err == nil {
 		lock, err := lockDir(base)
 		if err != nil {
 			return err
 		}
-		log.Info("removing the taps an earlier agent left", "dir", filepath.Join(base, e.Name()))
-		err = (&store{dir: filepath.Join(base, e.Name())}).remove()
-		lock.Close()
-		if err != nil {
+		defer lock.Close()
+	}
+	log.Info("removing the taps an earlier agent left", "dir", base)
+	for _, dir := range append(dirs, filepath.Join(base, layout)) {
+		if err := removeHooks(base, dir); err != nil {
+			return err
+		}
+		if err := (&store{dir: dir}).remove(); err != nil {
 			return err
 		}
 	}

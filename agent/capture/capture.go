@@ -11,9 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"weft/agent/capture/bpf"
@@ -30,6 +27,8 @@ type Config struct {
 	RingBytes int
 	// BufferBytes bounds what one line keeps unacknowledged; 8 MiB unless given.
 	BufferBytes int
+	// Attach is how programs are held on interfaces: AttachAuto unless given.
+	Attach Attach
 }
 
 // Deps are what a Capture needs from outside.
@@ -46,12 +45,14 @@ type Capture struct {
 	cfg  Config
 	deps Deps
 
-	applying sync.Mutex      // one Apply, Remove or Close at a time; guards the next five
+	applying sync.Mutex      // one Apply, Remove or Close at a time; guards the next seven
 	ctx      context.Context // of the streams; nil unless Run is running
 	byID     map[string]*line
 	numbers  workloadNumbers
 	freeFrom map[uint32]uint64 // slot -> ring position from which it may be used again
 	reader   *reader
+	hooks    hooks        // nil before the first Apply that wants a tap
+	there    map[pin]bool // what is attached, as hooks found it and c has changed it
 
 	mu    sync.Mutex // the reader's: held for a chunk of records
 	store *store
@@ -78,6 +79,13 @@ func New(cfg Config, deps Deps) (*Capture, error) {
 	}
 	if cfg.BufferBytes < 1<<20 {
 		return nil, fmt.Errorf("buffer of %d bytes: want 1 MiB at least", cfg.BufferBytes)
+	}
+	switch cfg.Attach {
+	case "":
+		cfg.Attach = AttachAuto
+	case AttachAuto, AttachTCX, AttachClsact:
+	default:
+		return nil, fmt.Errorf("attach %q: want auto, tcx or clsact", cfg.Attach)
 	}
 	if deps.Dial == nil || deps.Log == nil {
 		return nil, errors.New("capture needs a log and a way to dial")
@@ -199,6 +207,7 @@ func (c *Capture) closeStore() {
 		c.store.close()
 		c.store = nil
 	}
+	c.hooks, c.there = nil, nil
 	clear(c.freeFrom)
 	c.numbers = workloadNumbers{}
 }
@@ -214,7 +223,10 @@ func (c *Capture) removeAll() error {
 	if c.store == nil {
 		return removePins(c.cfg.BPFDir, c.deps.Log)
 	}
-	err := c.store.remove()
+	err := removeHooks(c.cfg.BPFDir, c.store.dir)
+	if err == nil {
+		err = c.store.remove()
+	}
 	c.closeStore()
 	return err
 }
@@ -239,25 +251,4 @@ func (c *Capture) Lines() []*wirepb.LineStatus {
 		out = append(out, status)
 	}
 	return out
-}
-
-// Capability says whether this kernel can tap: "yes", "no: …" or "unknown: …".
-func Capability() string {
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "Apache-2.0",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}})
-	if err != nil {
-		return fmt.Sprintf("unknown: load a program: %v", err)
-	}
-	defer prog.Close()
-	l, err := link.AttachTCX(link.TCXOptions{Interface: 1<<31 - 1, Program: prog, Attach: ebpf.AttachTCXIngress})
-	switch {
-	case err == nil:
-		l.Close()
-		return "yes"
-	case errors.Is(err, ebpf.ErrNotSupported):
-		return "no: the kernel has no tcx, which came with 6.6"
-	case errors.Is(err, unix.ENODEV):
-		return "yes"
-	}
-	return fmt.Sprintf("unknown: %v", err)
 }

@@ -65,8 +65,14 @@ func connected(t testing.TB, c *capture.Capture) {
 // discovery) is over, so that sniffers and taps begin with the same frame.
 func hush(t testing.TB, c *capture.Capture) {
 	t.Helper()
+	hushFor(t, c, 1500*time.Millisecond)
+}
+
+// hushFor waits until nothing was seen for some time.
+func hushFor(t testing.TB, c *capture.Capture, silence time.Duration) {
+	t.Helper()
 	var last uint64
-	for since := time.Now(); time.Since(since) < 1500*time.Millisecond; time.Sleep(50 * time.Millisecond) {
+	for since := time.Now(); time.Since(since) < silence; time.Sleep(50 * time.Millisecond) {
 		var now uint64
 		for _, s := range c.Lines() {
 			now += s.Ledger.Seen.Packets
@@ -120,49 +126,57 @@ func bulk(t testing.TB, server, client namespace, address string, size int) {
 
 func TestEveryPacketArrivesAsTheWireWouldCarryIt(t *testing.T) {
 	need(t)
-	for _, mtu := range []int{1500, 9000} {
-		t.Run(fmt.Sprint("mtu", mtu), func(t *testing.T) {
-			w := newWorld(t, mtu)
-			tool := newToolSide(t)
-			tool.grant(t, w, "uid/ids")
-			c := newCapture(t, bpffs(t), tool)
-			runCapture(t, c)
-			apply(t, w, c, captureLine("uid/ids", "c1"))
-			connected(t, c)
-			hush(t, c)
-			before := quiet(t, c, "uid/ids").Seen
-			source, landing := sniff(t, w.host, "v1"), sniff(t, w.tool, "weft0")
+	eachWay(t, func(t *testing.T) {
+		mtus := []int{1500, 9000}
+		if way() == capture.AttachClsact {
+			mtus = mtus[:1] // attaching and frame size have nothing to do with one another
+		}
+		for _, mtu := range mtus {
+			t.Run(fmt.Sprint("mtu", mtu), func(t *testing.T) { everyPacketArrives(t, mtu) })
+		}
+	})
+}
 
-			traffic(t, w)
-			settled(source)
-			l := quiet(t, c, "uid/ids")
-			settled(landing)
+func everyPacketArrives(t *testing.T, mtu int) {
+	w := newWorld(t, mtu)
+	tool := newToolSide(t)
+	tool.grant(t, w, "uid/ids")
+	c := newCapture(t, bpffs(t), tool)
+	runCapture(t, c)
+	apply(t, w, c, captureLine("uid/ids", "c1"))
+	connected(t, c)
+	hush(t, c)
+	before := quiet(t, c, "uid/ids").Seen
+	source, landing := sniff(t, w.host, "v1"), sniff(t, w.tool, "weft0")
 
-			want, got := source.end(), landing.end()
-			compare(t, "weft0", want, got)
-			if source.supers == 0 {
-				t.Error("the traffic had no super-frames; the test is blind")
-			}
-			for _, f := range got {
-				if len(f) > mtu+14 {
-					t.Errorf("a frame of %d bytes on weft0", len(f))
-					break
-				}
-			}
-			for _, f := range got {
-				h, _ := packet.Parse([]byte(f), packet.Ethernet)
-				if state := packet.CheckTransport([]byte(f), h); state == packet.Wrong || state == packet.Partial {
-					t.Errorf("a frame with a wrong checksum: % x", f[:min(len(f), 60)])
-					break
-				}
-			}
-			if l.Delivered != l.Seen || l.Seen.Packets-before.Packets != uint64(len(want)) {
-				t.Errorf("%d frames passed, ledger %+v", len(want), l)
-			}
-			t.Logf("%d frames, %d super-frames", len(want), source.supers)
-			removeEverything(t, w, c, tool)
-		})
+	traffic(t, w)
+	settled(source)
+	l := quiet(t, c, "uid/ids")
+	settled(landing)
+
+	want, got := source.end(), landing.end()
+	compare(t, "weft0", want, got)
+	if source.supers == 0 {
+		t.Error("the traffic had no super-frames; the test is blind")
 	}
+	for _, f := range got {
+		if len(f) > mtu+14 {
+			t.Errorf("a frame of %d bytes on weft0", len(f))
+			break
+		}
+	}
+	for _, f := range got {
+		h, _ := packet.Parse([]byte(f), packet.Ethernet)
+		if state := packet.CheckTransport([]byte(f), h); state == packet.Wrong || state == packet.Partial {
+			t.Errorf("a frame with a wrong checksum: % x", f[:min(len(f), 60)])
+			break
+		}
+	}
+	if l.Delivered != l.Seen || l.Seen.Packets-before.Packets != uint64(len(want)) {
+		t.Errorf("%d frames passed, ledger %+v", len(want), l)
+	}
+	t.Logf("%d frames, %d super-frames", len(want), source.supers)
+	removeEverything(t, w, c, tool)
 }
 
 // removeEverything takes line and grant away and wants nothing left.
@@ -170,8 +184,11 @@ func removeEverything(t testing.TB, w *world, c *capture.Capture, tool *toolSide
 	t.Helper()
 	apply(t, w, c)
 	for _, dev := range []string{"v1", "v2", "up0"} {
-		if left := tcx(t, w.host, dev); left != 0 {
+		if left := attached(t, w.host, dev); left != 0 {
 			t.Errorf("%d programs are left on %s", left, dev)
+		}
+		if q := qdisc(t, w.host, dev); q != "" {
+			t.Errorf("a %s qdisc is left on %s", q, dev)
 		}
 	}
 	tool.grant(t, w)

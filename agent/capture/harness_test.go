@@ -37,7 +37,7 @@ func newNamespace(t testing.TB, what string) namespace {
 	sh(t, "ip", "netns", "add", name)
 	t.Cleanup(func() { exec.Command("ip", "netns", "del", name).Run() })
 	n := namespace(name)
-	n.sh(t, "ip link set lo up")
+	n.sh(t, "ip link set lo up; echo 0 > /proc/sys/net/ipv6/conf/default/router_solicitations") // one would be chatter amid a test
 	return n
 }
 
@@ -246,7 +246,7 @@ func (s *toolSide) grant(t testing.TB, w *world, lines ...string) {
 
 func newCapture(t testing.TB, dir string, s *toolSide) *capture.Capture {
 	t.Helper()
-	c, err := capture.New(capture.Config{BPFDir: dir, RingBytes: 16 << 20}, capture.Deps{Log: logger(t), Dial: s.dial})
+	c, err := capture.New(capture.Config{BPFDir: dir, RingBytes: 16 << 20, Attach: way()}, capture.Deps{Log: logger(t), Dial: s.dial})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,7 @@ func child(args []string) {
 			os.Exit(1)
 		}
 	}
-	c, err := capture.New(capture.Config{BPFDir: args[0], RingBytes: 4 << 20}, capture.Deps{
+	c, err := capture.New(capture.Config{BPFDir: args[0], RingBytes: 4 << 20, Attach: way()}, capture.Deps{
 		Log: logger(&testing.T{}), Dial: func(ctx context.Context, _ string, _ *wirepb.Peer) (capture.Conn, error) {
 			return dialUnix(ctx, args[1])
 		}})
@@ -66,6 +66,10 @@ func startChild(t testing.TB, w *world, dir string, tool *toolSide) (kill func()
 
 func TestLedgerBalancesAfterKills(t *testing.T) {
 	need(t)
+	eachWay(t, ledgerBalancesAfterKills)
+}
+
+func ledgerBalancesAfterKills(t *testing.T) {
 	w := newWorld(t, 1500)
 	tool := newToolSide(t)
 	tool.grant(t, w, "uid/ids")
@@ -85,11 +89,11 @@ func TestLedgerBalancesAfterKills(t *testing.T) {
 	t.Cleanup(stopFlood)
 	for i := range 4 {
 		kill := startChild(t, w, dir, tool)
-		eventually(t, "the tap", func() bool { return tcx(t, w.host, "v1") == 2 })
+		eventually(t, "the tap", func() bool { return attached(t, w.host, "v1") == 2 })
 		time.Sleep(time.Duration(300+37*i) * time.Millisecond)
 		kill()
 		time.Sleep(100 * time.Millisecond)
-		if tcx(t, w.host, "v1") != 2 {
+		if attached(t, w.host, "v1") != 2 {
 			t.Fatal("the tap went with its agent")
 		}
 	}

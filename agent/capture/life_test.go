@@ -3,6 +3,7 @@ package capture_test
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,10 +18,13 @@ import (
 )
 
 // kernelIDs are the ids of every map, program and link that is pinned under
-// dir or that a pinned link holds.
-func kernelIDs(t *testing.T, dir string) (maps []ebpf.MapID, progs []ebpf.ProgramID, links []link.ID) {
+// dir, that a pinned link holds, or that is a filter of ours on a device.
+func kernelIDs(t *testing.T, w *world, dir string, devices ...string) (maps []ebpf.MapID, progs []ebpf.ProgramID, links []link.ID) {
 	t.Helper()
 	for _, path := range pins(t, dir) {
+		if strings.HasPrefix(filepath.Base(path), "qdisc-") {
+			continue
+		}
 		if strings.HasPrefix(filepath.Base(path), "link-") {
 			l, err := link.LoadPinnedLink(path, nil)
 			if err != nil {
@@ -46,11 +50,27 @@ func kernelIDs(t *testing.T, dir string) (maps []ebpf.MapID, progs []ebpf.Progra
 		id, _ := info.ID()
 		maps = append(maps, id)
 	}
+	for _, name := range devices {
+		w.host.do(t, func() {
+			dev, err := net.InterfaceByName(name)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, f := range filters(t, dev.Index) {
+				progs = append(progs, ebpf.ProgramID(f.Id))
+			}
+		})
+	}
 	return maps, progs, links
 }
 
 func TestDeletionLeavesNoKernelObject(t *testing.T) {
 	need(t)
+	eachWay(t, deletionLeavesNoKernelObject)
+}
+
+func deletionLeavesNoKernelObject(t *testing.T) {
 	w := newWorld(t, 1500)
 	tool := newToolSide(t)
 	tool.grant(t, w, "uid/a", "uid/b")
@@ -58,21 +78,24 @@ func TestDeletionLeavesNoKernelObject(t *testing.T) {
 	c := newCapture(t, dir, tool)
 	stop := runCapture(t, c)
 	apply(t, w, c, captureLine("uid/a", "c1", "c2", "host"), captureLine("uid/b", "c1"))
-	if n := tcx(t, w.host, "v1"); n != 4 {
+	if n := attached(t, w.host, "v1"); n != 4 {
 		t.Errorf("%d programs on v1, want 4", n)
 	}
 	apply(t, w, c, captureLine("uid/a", "c1"))
-	if n := tcx(t, w.host, "v1") + tcx(t, w.host, "v2") + tcx(t, w.host, "up0"); n != 2 {
+	if n := attached(t, w.host, "v1") + attached(t, w.host, "v2") + attached(t, w.host, "up0"); n != 2 {
 		t.Errorf("%d programs after a line and two workloads went, want 2", n)
 	}
-	maps, progs, links := kernelIDs(t, dir)
-	if len(maps) != len(bpf.MapNames) || len(progs) != 2 || len(links) != 2 {
+	if q := qdisc(t, w.host, "v2") + qdisc(t, w.host, "up0"); q != "" {
+		t.Errorf("a qdisc is left: %s", q)
+	}
+	maps, progs, links := kernelIDs(t, w, dir, "v1", "v2", "up0")
+	if want := map[capture.Attach]int{capture.AttachTCX: 2}[way()]; len(maps) != len(bpf.MapNames) || len(progs) != 2 || len(links) != want {
 		t.Errorf("%d maps, %d programs, %d links", len(maps), len(progs), len(links))
 	}
 	// Also where the agent that removes is not the one that made.
 	stop()
 	c.Close()
-	if tcx(t, w.host, "v1") != 2 {
+	if attached(t, w.host, "v1") != 2 {
 		t.Error("Close changed the kernel")
 	}
 	c = newCapture(t, dir, tool)
@@ -83,6 +106,9 @@ func TestDeletionLeavesNoKernelObject(t *testing.T) {
 	})
 	if left := pins(t, dir); len(left) != 0 {
 		t.Errorf("pins are left: %v", left)
+	}
+	if n := attached(t, w.host, "v1"); n != 0 || qdisc(t, w.host, "v1") != "" {
+		t.Errorf("%d programs and qdisc %q are left", n, qdisc(t, w.host, "v1"))
 	}
 	eventually(t, "the kernel to free everything", func() bool {
 		gone := true
@@ -110,6 +136,10 @@ func TestDeletionLeavesNoKernelObject(t *testing.T) {
 
 func TestInterfacesComeAndGo(t *testing.T) {
 	need(t)
+	eachWay(t, interfacesComeAndGo)
+}
+
+func interfacesComeAndGo(t *testing.T) {
 	w := newWorld(t, 1500)
 	tool := newToolSide(t)
 	tool.grant(t, w, "uid/ids")
@@ -141,7 +171,7 @@ func TestInterfacesComeAndGo(t *testing.T) {
 	if got := states(); got != "c1=Capturing c2=Capturing gone=Error" {
 		t.Error(got)
 	}
-	if tcx(t, w.host, "v2") != 2 {
+	if attached(t, w.host, "v2") != 2 {
 		t.Error("the new v2 is not tapped")
 	}
 	connected(t, c)
@@ -158,6 +188,10 @@ func TestInterfacesComeAndGo(t *testing.T) {
 // A filter, snaplen or direction that changes swaps programs in place and keeps the account.
 func TestChangesKeepTheLine(t *testing.T) {
 	need(t)
+	eachWay(t, changesKeepTheLine)
+}
+
+func changesKeepTheLine(t *testing.T) {
 	line := captureLine("uid/ids", "c1")
 	w, _, c, remove := setup(t, line)
 	w.c1.sh(t, "ping -q -f -c 10 10.9.0.12")
@@ -171,7 +205,7 @@ func TestChangesKeepTheLine(t *testing.T) {
 	}
 	line.Egress = false
 	apply(t, w, c, line)
-	if n := tcx(t, w.host, "v1"); n != 1 {
+	if n := attached(t, w.host, "v1"); n != 1 {
 		t.Errorf("%d programs with one direction", n)
 	}
 	remove()
@@ -211,12 +245,5 @@ func TestStaleLayoutAndSecondAgent(t *testing.T) {
 	apply(t, w, c)
 	if left := pins(t, dir); len(left) != 1 || filepath.Base(filepath.Dir(left[0])) != "flows" {
 		t.Errorf("left: %v", left)
-	}
-}
-
-func TestCapability(t *testing.T) {
-	need(t)
-	if got := capture.Capability(); got != "yes" {
-		t.Errorf("%q", got)
 	}
 }

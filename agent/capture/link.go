@@ -3,12 +3,8 @@ package capture
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 
 	"weft/agent/capture/bpf"
@@ -108,7 +104,8 @@ func (p *programs) close() {
 	}
 }
 
-// pin is the name under which a link lives on: link-SLOT-IFINDEX-HOOK.
+// pin is one program of one line on one hook of an interface. As a tcx link it
+// is pinned by this name: link-SLOT-IFINDEX-HOOK.
 type pin struct {
 	slot    uint32
 	ifindex int
@@ -123,9 +120,19 @@ func (p pin) String() string {
 	return fmt.Sprintf("link-%d-%d-%s", p.slot, p.ifindex, hook)
 }
 
-// hooks says where a place is tapped. On our end of a veth, what comes in is
+// parsePin reads the name of a pin.
+func parsePin(name string) (p pin, ok bool) {
+	var hook string
+	if _, err := fmt.Sscanf(name, "link-%d-%d-%s", &p.slot, &p.ifindex, &hook); err != nil {
+		return pin{}, false
+	}
+	p.out = hook == "out"
+	return p, p.String() == name
+}
+
+// sides says where a place is tapped. On our end of a veth, what comes in is
 // what the workload has sent.
-func hooks(p place, want *wirepb.CaptureLine) (in, out bool) {
+func sides(p place, want *wirepb.CaptureLine) (in, out bool) {
 	if p.sense == Veth {
 		return want.GetEgress(), want.GetIngress()
 	}
@@ -144,14 +151,14 @@ func (c *Capture) link(l *line, want *wirepb.CaptureLine, places []place) (map[s
 			return nil, err
 		}
 	}
-	keep := make(map[string]bool)
+	keep := make(map[pin]bool)
 	for _, p := range places {
-		in, out := hooks(p, want)
+		in, out := sides(p, want)
 		if in {
-			keep[pin{l.slot, p.ifindex, false}.String()] = true
+			keep[pin{l.slot, p.ifindex, false}] = true
 		}
 		if out {
-			keep[pin{l.slot, p.ifindex, true}.String()] = true
+			keep[pin{l.slot, p.ifindex, true}] = true
 		}
 	}
 	if err := c.unlink(l.slot, keep); err != nil {
@@ -181,7 +188,7 @@ func (c *Capture) linkPlace(l *line, want *wirepb.CaptureLine, p place, progs *p
 	if p.sense == Veth {
 		value.Flags |= portVeth
 	}
-	in, out := hooks(p, want)
+	in, out := sides(p, want)
 	var old port
 	tapped := c.store.maps["ports"].Lookup(key, &old) == nil && old.Flags&portEgressTapped != 0
 	if tapped && want.GetEgress() && old.Workload == number {
@@ -209,92 +216,37 @@ func (c *Capture) linkPlace(l *line, want *wirepb.CaptureLine, p place, progs *p
 	return nil
 }
 
-// attach makes sure of one link: a live one gets the new program, in place;
-// one whose device has gone is made anew.
+// attach makes sure of one pin.
 func (c *Capture) attach(p pin, progs *programs, raw, renew bool) error {
-	path := filepath.Join(c.store.dir, p.String())
-	old, err := link.LoadPinnedLink(path, nil)
-	if err == nil {
-		defer old.Close()
-		if live(old, p) {
-			if !renew {
-				return nil
-			}
-			prog, err := progs.pick(raw, p.out)
-			if err != nil {
-				return err
-			}
-			if err := old.Update(prog); err != nil {
-				return fmt.Errorf("swap the program: %w", err)
-			}
-			return nil
-		}
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("unpin a dead link: %w", err)
-	}
-	prog, err := progs.pick(raw, p.out)
-	if err != nil {
+	if err := c.hooks.attach(p, renew, func() (*ebpf.Program, error) { return progs.pick(raw, p.out) }); err != nil {
 		return err
 	}
-	hook := ebpf.AttachTCXIngress
-	if p.out {
-		hook = ebpf.AttachTCXEgress
-	}
-	fresh, err := link.AttachTCX(link.TCXOptions{Interface: p.ifindex, Program: prog, Attach: hook})
-	if err != nil {
-		return fmt.Errorf("attach: %w", err)
-	}
-	defer fresh.Close()
-	if err := fresh.Pin(path); err != nil {
-		return fmt.Errorf("pin the link: %w", err)
-	}
+	c.there[p] = true
 	return nil
 }
 
-// live says whether a link still holds its device.
-func live(l link.Link, p pin) bool {
-	info, err := l.Info()
-	if err != nil {
-		return false
-	}
-	tcx := info.TCX()
-	return tcx != nil && tcx.Ifindex == uint32(p.ifindex)
-}
-
-// unlink takes away the links and ports of a line that are not to be kept. The
-// port's word that egress is tapped goes before the link does.
-func (c *Capture) unlink(slot uint32, keep map[string]bool) error {
-	entries, err := os.ReadDir(c.store.dir)
-	if err != nil {
-		return fmt.Errorf("list %s: %w", c.store.dir, err)
-	}
-	prefix := fmt.Sprintf("link-%d-", slot)
-	kept := make(map[uint32]bool)
+// unlink takes away the pins and ports of a line that are not to be kept. The
+// port's word that egress is tapped goes before the program does.
+func (c *Capture) unlink(slot uint32, keep map[pin]bool) error {
+	kept := make(map[int]bool)
 	var doomed []pin
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), prefix) {
-			continue
-		}
-		p := pin{slot: slot}
-		var hook string
-		if _, err := fmt.Sscanf(e.Name(), "link-%d-%d-%s", &p.slot, &p.ifindex, &hook); err != nil {
-			continue
-		}
-		p.out = hook == "out"
-		if keep[e.Name()] {
-			kept[uint32(p.ifindex)] = true
-		} else {
+	for p := range c.there {
+		switch {
+		case p.slot != slot:
+		case keep[p]:
+			kept[p.ifindex] = true
+		default:
 			doomed = append(doomed, p)
 		}
 	}
 	for _, p := range doomed {
-		if err := c.hush(portKey{slot, uint32(p.ifindex)}, p.out, !kept[uint32(p.ifindex)]); err != nil {
+		if err := c.hush(portKey{slot, uint32(p.ifindex)}, p.out, !kept[p.ifindex]); err != nil {
 			return err
 		}
-		if err := dropLink(filepath.Join(c.store.dir, p.String())); err != nil {
+		if err := c.hooks.detach(p); err != nil {
 			return err
 		}
+		delete(c.there, p)
 	}
 	return nil
 }
@@ -319,6 +271,31 @@ func (c *Capture) hush(key portKey, out, last bool) error {
 		v.Flags &^= portEgressTapped
 		if err := c.store.maps["ports"].Put(key, v); err != nil {
 			return fmt.Errorf("write port: %w", err)
+		}
+	}
+	return nil
+}
+
+// forgetPorts takes away the ports on which nothing is attached any more, such
+// as those of interfaces that have gone.
+func (c *Capture) forgetPorts() error {
+	var key portKey
+	var value port
+	var gone []portKey
+	entries := c.store.maps["ports"].Iterate()
+	for entries.Next(&key, &value) {
+		p := pin{slot: key.Line, ifindex: int(key.Ifindex)}
+		in := c.there[p]
+		if p.out = true; !in && !c.there[p] {
+			gone = append(gone, key)
+		}
+	}
+	if err := entries.Err(); err != nil {
+		return fmt.Errorf("list ports: %w", err)
+	}
+	for _, key := range gone {
+		if err := c.store.maps["ports"].Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("delete port: %w", err)
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package capture_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"weft/agent/capture"
 	"weft/model"
@@ -111,6 +112,10 @@ func TestDirections(t *testing.T) {
 // reported once where it is the same frame.
 func TestDuplicates(t *testing.T) {
 	need(t)
+	eachWay(t, duplicates)
+}
+
+func duplicates(t *testing.T) {
 	both := captureLine("uid/both", "c1", "c2", "host")
 	ingress := captureLine("uid/ingress", "c1", "c2")
 	ingress.Egress = false
@@ -123,7 +128,7 @@ func TestDuplicates(t *testing.T) {
 		t.Helper()
 		before, beforeIn := count("uid/both"), count("uid/ingress")
 		w.c1.sh(t, command)
-		hush(t, c)
+		hushFor(t, c, 300*time.Millisecond) // of what is tapped here there is no chatter
 		after, afterIn := count("uid/both"), count("uid/ingress")
 		got := fmt.Sprint(after.Delivered.Packets-before.Delivered.Packets, after.Deduplicated.Packets-before.Deduplicated.Packets, afterIn.Delivered.Packets-beforeIn.Delivered.Packets)
 		if want := fmt.Sprint(delivered, deduplicated, ingress); got != want {
@@ -143,7 +148,7 @@ func TestDuplicates(t *testing.T) {
 	// c1's interface and the uplink are passed, by frames that routing has changed: both are reported.
 	check("container to the outside, host tapped too", "ping -q -f -c 10 10.8.0.2", 40, 0, 10)
 	// A broadcast leaves c1 once and enters c2, which keeps silent.
-	check("broadcast", "ping -q -b -c 3 -i 0.2 10.9.0.255 >/dev/null 2>&1 || true", 3, 3, 3)
+	check("broadcast", "ping -q -b -c 3 -i 0.2 -W 0.3 10.9.0.255 >/dev/null 2>&1 || true", 3, 3, 3)
 	remove()
 }
 
@@ -167,6 +172,10 @@ func TestForgedSourceIsReported(t *testing.T) {
 
 func TestTaggedFrames(t *testing.T) {
 	need(t)
+	eachWay(t, taggedFrames)
+}
+
+func taggedFrames(t *testing.T) {
 	line := captureLine("uid/ids", "c1")
 	tagged := captureLine("uid/vlan", "c1")
 	tagged.Filter, tagged.FilterEthernet = "vlan 7 and udp port 9", filter(t, "vlan 7 and udp port 9")

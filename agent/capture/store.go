@@ -11,7 +11,6 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"weft/agent/capture/bpf"
@@ -235,42 +234,11 @@ func (s *store) close() {
 	}
 }
 
-// remove takes everything of ours out of the kernel. The links go first.
+// remove takes the maps, and what is left beside them, out of the kernel. What
+// is attached goes before.
 func (s *store) remove() error {
-	entries, err := os.ReadDir(s.dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("list %s: %w", s.dir, err)
-	}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "link-") {
-			if err := dropLink(filepath.Join(s.dir, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
 	if err := os.RemoveAll(s.dir); err != nil {
 		return fmt.Errorf("remove %s: %w", s.dir, err)
 	}
 	return nil
-}
-
-// dropLink detaches a pinned link and unpins it. Unpinning alone would detach
-// it too, but some time later.
-func dropLink(path string) error {
-	if l, err := link.LoadPinnedLink(path, nil); err == nil {
-		defer l.Close()
-		if err := l.Detach(); err != nil && attached(l) {
-			return fmt.Errorf("detach %s: %w", filepath.Base(path), err)
-		}
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("unpin %s: %w", filepath.Base(path), err)
-	}
-	return nil
-}
-
-// attached says whether a link still holds a device.
-func attached(l link.Link) bool {
-	info, err := l.Info()
-	return err == nil && info.TCX() != nil && info.TCX().Ifindex != 0
 }

@@ -14,9 +14,12 @@ import (
 	"weft/wire/wirepb"
 )
 
-// Config of a Deliver. There is nothing to set yet: the devices are made in
-// the network namespace that the program runs in.
-type Config struct{}
+// Config of a Deliver. The devices are made in the network namespace that the
+// program runs in.
+type Config struct {
+	// Attach is how the program on a device is held: AttachAuto unless given.
+	Attach Attach
+}
 
 // Deps are what a Deliver needs from outside.
 type Deps struct {
@@ -25,6 +28,7 @@ type Deps struct {
 
 // Deliver is the reconciler of the deliver section.
 type Deliver struct {
+	cfg      Config
 	log      *slog.Logger
 	instance uint64
 
@@ -47,13 +51,18 @@ const (
 )
 
 // New returns a Deliver that has touched nothing yet.
-func New(_ Config, deps Deps) (*Deliver, error) {
+func New(cfg Config, deps Deps) (*Deliver, error) {
 	if deps.Log == nil {
 		return nil, errors.New("deliver needs a log")
 	}
+	switch cfg.Attach {
+	case "", AttachAuto, AttachTCX, AttachClsact:
+	default:
+		return nil, fmt.Errorf("attach %q: want auto, tcx or clsact", cfg.Attach)
+	}
 	var b [8]byte
 	rand.Read(b[:])
-	return &Deliver{log: deps.Log, instance: binary.NativeEndian.Uint64(b[:]) | 1,
+	return &Deliver{cfg: cfg, log: deps.Log, instance: binary.NativeEndian.Uint64(b[:]) | 1,
 		sources: make(map[sourceKey]*source), devices: make(map[string]*device), broken: make(map[string]error)}, nil
 }
 
@@ -149,14 +158,14 @@ func (d *Deliver) applyDevices(wanted map[string]bool) error {
 		if _, have := d.devices[name]; have {
 			continue
 		}
-		dev, err := openDevice(name)
+		dev, err := openDevice(name, d.cfg.Attach)
 		d.mu.Lock()
 		if err != nil {
 			d.broken[name] = err
 			errs = append(errs, err)
 		} else {
-			if dev.block == nil {
-				d.log.Warn("this kernel has no tcx: frames on the landing device also reach the host's own stack", "device", name)
+			if dev.unblocked != nil {
+				d.log.Warn("frames on the landing device also reach the host's own stack", "device", name, "err", dev.unblocked)
 			}
 			d.devices[name] = dev
 		}

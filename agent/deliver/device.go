@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"io/fs"
 	"os"
 	"strings"
@@ -11,9 +12,6 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -54,8 +52,10 @@ func checkDeviceName(name string) error {
 type device struct {
 	name  string
 	feed  *feed
-	block link.Link
+	block io.Closer
 	index int // of the user's end
+
+	unblocked error // why the host's own stack also gets the frames; nil: it does not
 
 	dropMu  sync.Mutex
 	handle  *netlink.Handle // of the device's namespace
@@ -90,7 +90,7 @@ func (d *device) dropped(now bool) uint64 {
 }
 
 // openDevice makes the pair, or takes over the one that is there.
-func openDevice(name string) (*device, error) {
+func openDevice(name string, attach Attach) (*device, error) {
 	if err := checkDeviceName(name); err != nil {
 		return nil, err
 	}
@@ -126,7 +126,9 @@ func openDevice(name string) (*device, error) {
 		d.handle.Close()
 		return nil, err
 	}
-	d.block = blockStack(end.Attrs().Index)
+	if d.block, err = blockStack(end.Attrs().Index, attach); err != nil {
+		d.unblocked = err
+	}
 	return d, nil
 }
 
@@ -231,25 +233,6 @@ func offloadsOff(name string) error {
 		}
 	}
 	return nil
-}
-
-// blockStack keeps this host's own network stack from taking what arrives on
-// the device as its own: packet sockets (tcpdump, an IDS) see a frame before tc
-// ingress does, the stack after it. The link lives as long as the agent, the
-// only one who feeds the device. nil: this kernel cannot.
-func blockStack(ifindex int) link.Link {
-	const shot = 2 // TC_ACT_SHOT
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "weft_land", Type: ebpf.SchedCLS, License: "Apache-2.0",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, shot), asm.Return()}})
-	if err != nil {
-		return nil
-	}
-	defer prog.Close()
-	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: prog, Attach: ebpf.AttachTCXIngress})
-	if err != nil {
-		return nil
-	}
-	return l
 }
 
 // alive says whether the device is still the one that was opened.

@@ -280,10 +280,13 @@ func (f *feed) send() {
 		case errno == unix.EINTR || errno == unix.EAGAIN:
 		case errno != 0:
 			if errno == unix.EINVAL && f.vnet[at][1] == vnetUDPL4 {
-				f.noUSO = true // from the next one on, cut here
+				f.noUSO = true // from the next one on, cut before
+				errno = f.cut(at)
 			}
-			f.err = errno
-			f.fates[f.owner[at]].failed = true
+			if errno != 0 {
+				f.err = errno
+				f.fates[f.owner[at]].failed = true
+			}
 			at++
 		default:
 			at += int(n)
@@ -291,6 +294,29 @@ func (f *feed) send() {
 	}
 	runtime.KeepAlive(f.arena)
 	f.n = 0
+}
+
+// cut sends a queued UDP super-frame that the kernel would not cut, piece by
+// piece. That happens to what is queued when the first is refused, then never again.
+func (f *feed) cut(at int) unix.Errno {
+	frame := unsafe.Slice(f.iov[at][1].Base, f.iov[at][1].Len)
+	size := binary.NativeEndian.Uint16(f.vnet[at][4:])
+	headers, _ := packet.Parse(frame, packet.Ethernet)
+	super := packet.SuperFrame{Frame: frame, Length: len(frame), Size: int(size)}
+	piece := make([]byte, vnetLen+headers.Payload+int(size))
+	for i := range super.Segments(headers) {
+		n := vnetLen + len(super.Segment(piece[vnetLen:], headers, i))
+		for {
+			_, err := unix.Write(f.fd, piece[:n])
+			if err == nil {
+				break
+			}
+			if errno, ok := err.(unix.Errno); ok && errno != unix.EINTR && errno != unix.EAGAIN {
+				return errno
+			}
+		}
+	}
+	return 0
 }
 
 // flush sends what is queued, after which made frames may be overwritten.

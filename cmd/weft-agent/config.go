@@ -40,6 +40,9 @@ type config struct {
 	CgroupRoot string `yaml:"cgroupRoot,omitempty"`
 	// BPFDir is a directory on a BPF file system, this agent's own.
 	BPFDir string `yaml:"bpfDir"`
+	// Attach is how BPF programs are attached to interfaces: auto, tcx (kernel
+	// 6.6 and later) or clsact; auto unless given.
+	Attach string `yaml:"attach,omitempty"`
 	// Listen is where a tool's host accepts streams from agents directly.
 	Listen string `yaml:"listen"`
 	// Labels are this host's own.
@@ -172,6 +175,9 @@ func (c config) check() error {
 		if !filepath.IsAbs(dir) {
 			fault(field, "%q is no absolute path", dir)
 		}
+	}
+	if c.Attach != "" && !slices.Contains([]string{"auto", "tcx", "clsact"}, c.Attach) {
+		fault("attach", "%q is none of auto, tcx, clsact", c.Attach)
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		fault("listen", "%q: want [ADDRESS]:PORT", c.Listen)

@@ -31,10 +31,10 @@ type lines struct {
 func newLines(c config, found *discover.Discover, part func(string) *slog.Logger) (*lines, error) {
 	l := &lines{found: found, log: part("deliver")}
 	var err error
-	if l.landing, err = deliver.New(deliver.Config{}, deliver.Deps{Log: l.log}); err != nil {
+	if l.landing, err = deliver.New(deliver.Config{Attach: deliver.Attach(c.Attach)}, deliver.Deps{Log: l.log}); err != nil {
 		return nil, err
 	}
-	l.taps, err = capture.New(capture.Config{BPFDir: c.BPFDir}, capture.Deps{Log: part("capture"), Dial: l.dial})
+	l.taps, err = capture.New(capture.Config{BPFDir: c.BPFDir, Attach: capture.Attach(c.Attach)}, capture.Deps{Log: part("capture"), Dial: l.dial})
 	return l, err
 }
 

@@ -92,7 +92,7 @@ func (a *API) tapWarnings(ctx context.Context, spec model.TapSpec) []string {
 	if len(others) > 0 {
 		add("spec.to: %s matches %d workload(s) that are no hosts and cannot be tools: %s; add workload.kind=host", say(spec.To), len(others), shorten(others))
 	}
-	for name, why := range incapable(hosts, from, "tap.tcx") {
+	for name, why := range incapable(a.capabilities(hosts), from, "tap.tcx", "tap.clsact") {
 		add("host %s cannot tap: %s", name, why)
 	}
 	return out
@@ -160,15 +160,37 @@ func (a *API) hosts(ctx context.Context) (map[string]*model.Host, error) {
 	return hosts, nil
 }
 
-// incapable returns the hosts among a tap's sources that say "no" to a
-// capability, with their reason.
-func incapable(hosts map[string]*model.Host, from []*model.Workload, capability string) map[string]string {
+// capabilities asks what hosts have told, which is not stored with them.
+func (a *API) capabilities(hosts map[string]*model.Host) func(string) map[string]string {
+	return func(name string) map[string]string {
+		if h := hosts[name]; h != nil {
+			return a.seen.HostStatus(h).Capabilities
+		}
+		return nil
+	}
+}
+
+// incapable returns the hosts among a tap's sources that can do a thing in none of
+// the ways that the capabilities name, with the reason of the first. A host that says "no"
+// to one and nothing of the others, as an agent older than these does, cannot;
+// one that could not tell is given the benefit of the doubt.
+func incapable(capabilities func(host string) map[string]string, from []*model.Workload, ways ...string) map[string]string {
 	out := map[string]string{}
 	for _, w := range from {
-		if h := hosts[w.Spec.Host]; h != nil {
-			if why, no := strings.CutPrefix(h.Status.Capabilities[capability], "no"); no {
-				out[w.Spec.Host] = strings.TrimPrefix(why, ": ")
+		reason, possible := "", false
+		have := capabilities(w.Spec.Host)
+		for _, way := range ways {
+			answer, told := have[way]
+			why, no := strings.CutPrefix(answer, "no")
+			switch {
+			case told && !no:
+				possible = true
+			case no && reason == "":
+				reason = strings.TrimPrefix(why, ": ")
 			}
+		}
+		if !possible && reason != "" {
+			out[w.Spec.Host] = reason
 		}
 	}
 	return out
