@@ -133,11 +133,11 @@ func newTestDiscover(t *testing.T, cfg Config) *Discover {
 func waitEngine(t *testing.T, d *Discover, id string, ok func(container) bool) {
 	t.Helper()
 	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if ok(d.engineContainer(id)) {
+		if ok(d.engineContainer(id, "")) {
 			return
 		}
 	}
-	t.Fatalf("container %.12s is %+v", id, d.engineContainer(id))
+	t.Fatalf("container %.12s is %+v", id, d.engineContainer(id, ""))
 }
 
 func TestDockerIsListedAndFollowed(t *testing.T) {
@@ -207,7 +207,7 @@ func TestContainerdIsAskedInGRPC(t *testing.T) {
 	})
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
-	c := newContainerd(unixServer(t, "containerd.sock", &http.Server{Handler: handler, Protocols: &protocols}))
+	c := newContainerd(unixServer(t, "containerd.sock", &http.Server{Handler: handler, Protocols: &protocols}), time.Second)
 	defer c.client.CloseIdleConnections()
 	got, err := c.list(t.Context())
 	if k := got[id]; err != nil || len(got) != 1 || k.name != "shop-1.web" || k.image != "docker.io/nginx:1" || k.runtime != "containerd" {
