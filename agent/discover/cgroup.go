@@ -1,6 +1,7 @@
 package discover
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"path"
@@ -82,6 +83,9 @@ func (w *walker) group(rel string) (group, bool) {
 		return g, false // Podman's pod: named as a container is, with such inside
 	}
 	known := w.known[rel]
+	if name, ok := strings.CutPrefix(path.Base(rel), "lxc.payload."); ok && name != "" { // LXC, LXD, Incus
+		g.name, g.runtime, known = cmp.Or(g.name, name), "lxc", true
+	}
 	unit := strings.HasSuffix(rel, ".service")
 	whole := g.id != "" || g.name != "" || unit || known // the whole subtree is one workload
 	g.pid, g.netns = w.process(rel, whole, 0)

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"path"
 	"strings"
@@ -35,34 +36,94 @@ func (d *Discover) watchContainerd(ctx context.Context, socket string) {
 	c := newContainerd(socket, d.timing.timeout)
 	defer c.client.CloseIdleConnections()
 	const capability = "discover.containerd"
-	d.keepEngine(ctx, capability, socket, func(ctx context.Context) error {
-		for {
-			// Taken before listing: a workload that comes now is asked for next.
-			began, changed := time.Now(), d.Changed()
-			known, err := c.list(ctx)
+	d.keepEngine(ctx, capability, socket, func(ctx context.Context) error { return d.followContainerd(ctx, c, capability, socket) })
+}
+
+// followContainerd lists at each event, and once a minute.
+func (d *Discover) followContainerd(ctx context.Context, c *containerd, capability, socket string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events := c.events(ctx)
+	// containerd does not say when it begins to tell of events; by then it does.
+	refresh := time.NewTimer(d.timing.retry)
+	defer refresh.Stop()
+	for {
+		began := time.Now()
+		known, err := c.list(ctx)
+		if err != nil {
+			return err
+		}
+		d.setEngine(socket, known)
+		d.say(capability, "yes")
+		pace(ctx, time.Since(began))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-refresh.C:
+			refresh.Reset(d.timing.refresh)
+		case err := <-events:
 			if err != nil {
 				return err
 			}
-			d.setEngine(socket, known)
-			d.say(capability, "yes")
-			pace(ctx, time.Since(began))
-			// The cgroup tree tells when a container comes; its description is
-			// there before.
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-changed:
-			case <-time.After(d.timing.refresh):
-			}
 		}
-	})
+	}
 }
 
-// call makes one unary gRPC call (github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
-func (c *containerd) call(ctx context.Context, method, namespace string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://containerd"+method, bytes.NewReader(make([]byte, 5))) // an empty message
+// topics are the events that change the list, of which SubscribeRequest takes
+// filters: repeated string filters = 1. Probes that run in containers make many
+// others.
+var topics = []string{"/containers/create", "/containers/update", "/containers/delete", "/tasks/start"}
+
+// events yields nil for what happens, gathered while nobody listens, and at
+// last an error.
+func (c *containerd) events(ctx context.Context) <-chan error {
+	out := make(chan error, 1)
+	go func() {
+		err := c.subscribe(ctx, func() {
+			select {
+			case out <- nil:
+			default:
+			}
+		})
+		select {
+		case out <- fmt.Errorf("event stream ended: %w", err):
+		case <-ctx.Done():
+		}
+	}()
+	return out
+}
+
+// subscribe calls heard for each event until the stream breaks.
+func (c *containerd) subscribe(ctx context.Context, heard func()) error {
+	var message []byte
+	for _, topic := range topics {
+		message = protowire.AppendTag(message, 1, protowire.BytesType)
+		message = protowire.AppendString(message, `topic=="`+topic+`"`)
+	}
+	resp, err := c.post(ctx, "/containerd.services.events.v1.Events/Subscribe", "", message)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	for header := make([]byte, 5); ; {
+		if _, err := io.ReadFull(resp.Body, header); err != nil {
+			return err
+		}
+		n := int64(binary.BigEndian.Uint32(header[1:]))
+		if n > maxEngineBody {
+			return fmt.Errorf("event of %d bytes", n)
+		}
+		if _, err := io.CopyN(io.Discard, resp.Body, n); err != nil {
+			return err
+		}
+		heard()
+	}
+}
+
+// post begins a gRPC call with one message (github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
+func (c *containerd) post(ctx context.Context, method, namespace string, message []byte) (*http.Response, error) {
+	frame := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message))), message...)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://containerd"+method, bytes.NewReader(frame))
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +132,14 @@ func (c *containerd) call(ctx context.Context, method, namespace string) ([]byte
 	if namespace != "" {
 		req.Header.Set("Containerd-Namespace", namespace)
 	}
-	resp, err := c.client.Do(req)
+	return c.client.Do(req)
+}
+
+// call makes one unary call without arguments.
+func (c *containerd) call(ctx context.Context, method, namespace string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	resp, err := c.post(ctx, method, namespace, nil)
 	if err != nil {
 		return nil, err
 	}
