@@ -11,7 +11,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,-exec 'sudo env PATH=$(PATH) HOME=$(HOM
 export WEFT_BIN := $(CURDIR)/bin
 export WEFT_REQUIRE ?= all
 
-.PHONY: help deps build demo test check fmt generate generated lint bench dist clean
+.PHONY: help deps build demo test check fmt generate generated lint bench bench-short dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,10 @@ generated: ## fail where a generated file is not current
 bench: build ## run the benchmarks and write docs/reference/benchmarks.md (takes minutes)
 	@[ "$$(id -u)" = 0 ] || { echo "benchmarks make network namespaces: run as root" >&2; exit 1; }
 	bench/run
+
+bench-short: build ## run each benchmark briefly, to see that it works; asserts no time
+	@[ "$$(id -u)" = 0 ] || { echo "benchmarks make network namespaces: run as root" >&2; exit 1; }
+	bench/run --short >/dev/null
 
 dist: build ## build tar.gz, Debian package and OCI image tarball into dist/
 	scripts/dist

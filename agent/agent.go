@@ -27,6 +27,8 @@ type Config struct {
 	// Controller is the base URL, such as "https://controller.example.org:7443".
 	Controller string
 	Version    string // of this program
+	// Now is the machine's own clock; time.Now unless given.
+	Now func() time.Time
 	// BootID of the machine; read from the kernel unless given.
 	BootID string
 	// BackoffMin and BackoffMax bound the pause between attempts: 500 ms and 30 s.
@@ -114,6 +116,9 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 	}
 	if deps.State == nil || deps.HTTP == nil || deps.Inventory == nil {
 		return nil, errors.New("agent needs a state directory, an HTTP client and an inventory")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	setDefault(&cfg.BackoffMin, 500*time.Millisecond)
 	setDefault(&cfg.BackoffMax, 30*time.Second)
@@ -210,7 +215,7 @@ func (a *Agent) condition(typ, message string) {
 		delete(a.conditions, typ)
 		a.deps.Log.Info("condition over", "type", typ)
 	default:
-		since := time.Now().Unix()
+		since := a.cfg.Now().Unix()
 		if old != nil {
 			since = old.Since
 		}

@@ -89,7 +89,7 @@ func (a *Agent) session(parent context.Context) (welcomed bool, err error) {
 		_ = st.CloseResponse()
 	}()
 	timeout := time.AfterFunc(welcomeWithin, func() { cancel(fmt.Errorf("no welcome from the controller within %s", welcomeWithin)) })
-	sent := time.Now()
+	sent := a.cfg.Now()
 	err = st.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Hello{Hello: &wirepb.Hello{
 		Protocol: wire.Version, MinProtocol: wire.MinVersion, Version: a.cfg.Version, Instance: a.instance, BootId: a.cfg.BootID,
 		UnixNanos: sent.UnixNano(), Sections: a.applier.works(),
@@ -109,7 +109,7 @@ func (a *Agent) session(parent context.Context) (welcomed bool, err error) {
 	if welcome == nil {
 		return false, errors.New("the controller's first message is no Welcome")
 	}
-	a.welcome(welcome, sent, time.Now())
+	a.welcome(welcome, sent, a.cfg.Now())
 	s := &session{agent: a, stream: st, heartbeat: time.Duration(max(welcome.HeartbeatSeconds, 1)) * time.Second}
 	return true, s.serve(ctx, cancel)
 }
@@ -205,7 +205,7 @@ func (s *session) send(ctx context.Context) error {
 				return err
 			}
 		case <-beat.C:
-			if err := s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Heartbeat{Heartbeat: &wirepb.Heartbeat{UnixNanos: time.Now().UnixNano()}}}); err != nil {
+			if err := s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Heartbeat{Heartbeat: &wirepb.Heartbeat{UnixNanos: a.cfg.Now().UnixNano()}}}); err != nil {
 				return err
 			}
 		}

@@ -61,6 +61,10 @@ func (r *Relay) control(ctx context.Context, client wirepbconnect.ControllerClie
 	stream := client.Session(ctx)
 	defer stream.CloseResponse()
 	defer stream.CloseRequest()
+	// net/http looks at the context only once the request's body has ended: with
+	// nothing to send, a Receive would outlast its context.
+	hangUp := context.AfterFunc(ctx, func() { _ = stream.CloseRequest() })
+	defer hangUp()
 	err := stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Hello{Hello: &wirepb.Hello{
 		Protocol: wire.Version, MinProtocol: wire.MinVersion, Version: version.Version,
 		Instance: r.instance, BootId: bootID(), UnixNanos: time.Now().UnixNano(),

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -86,8 +87,13 @@ func (s *scanner) facts(links *links) *wirepb.HostFacts {
 	maps.Copy(f.Labels, s.d.cfg.Labels)
 	user, faults := readLabelsDir(s.d.cfg.LabelsDir)
 	maps.Copy(f.Labels, user)
-	if len(faults) > 0 {
-		f.Conditions = append(f.Conditions, &wirepb.Condition{Type: "LabelsInvalid", Status: "True", Message: strings.Join(faults, "; ")})
+	if len(faults) == 0 {
+		s.faultSince = 0
+	} else {
+		if s.faultSince == 0 {
+			s.faultSince = time.Now().Unix()
+		}
+		f.Conditions = append(f.Conditions, &wirepb.Condition{Type: "LabelsInvalid", Status: "True", Message: strings.Join(faults, "; "), Since: s.faultSince})
 	}
 	return f
 }

@@ -24,6 +24,8 @@ type scanner struct {
 	watch *treeWatch
 	nets  map[string]netDetail // by namespace
 	cost  time.Duration
+	// faultSince is since when label files have been wrong, unix seconds.
+	faultSince int64
 }
 
 type netDetail struct {

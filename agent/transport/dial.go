@@ -64,13 +64,18 @@ func (t *Transport) race(ctx, running context.Context, id wire.Identity, peer *w
 		}()
 	}
 	proven := t.paths.isProven(id)
-	direct := len(peer.GetAddresses()) > 0 && !t.paths.avoided(id)
-	if direct {
+	tryDirect := func() {
 		pending++
 		go func() {
 			conn, err := t.dialDirect(ctx, peer.GetAddresses(), id)
 			results <- attempt{true, conn, err}
 		}()
+	}
+	// A direct path that broke soon is left alone, but only while there is
+	// another: without one it is the best there is.
+	direct := len(peer.GetAddresses()) > 0 && (len(links) == 0 || !t.paths.avoided(id))
+	if direct {
+		tryDirect()
 	}
 	if pending == 0 {
 		return nil, errNoRelay
@@ -101,6 +106,10 @@ func (t *Transport) race(ctx, running context.Context, id wire.Identity, peer *w
 			switch {
 			case r.err != nil:
 				errs = append(errs, r.err)
+				if !r.direct && !direct && len(peer.GetAddresses()) > 0 {
+					direct = true
+					tryDirect()
+				}
 			case r.direct:
 				if relayed != nil {
 					relayed.Close()

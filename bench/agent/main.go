@@ -1,27 +1,25 @@
 // Command agent measures A1: what an idle agent costs a machine, beside other
-// agents that watch a machine. Each runs for a while on a lab host that holds
-// idle processes, one after the other, again and again; charged are the CPU
-// time of the process itself and the resident memory at the end.
+// agents that watch a machine. All of them run at the same time on a lab host
+// that holds idle processes and containers, are started anew for every run, and
+// are charged the CPU time of their own process and their resident memory at
+// the end. Then a tap of the machine and its containers is drawn, on which
+// nothing moves, and weft's agent is measured again.
 //
 // Peers that are not on PATH are left out, and standard error says so.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"weft/bench/charge"
+	"weft/bench/fleet"
 	"weft/bench/result"
 	"weft/lab"
 )
@@ -34,6 +32,7 @@ spec:
   - {name: net, subnet: 10.9.0.0/24}
   hosts:
   - {name: controller, attach: net}
+  - {name: tool, attach: net}
   - name: machine
     attach: net
     units: [{name: load}]
@@ -43,191 +42,167 @@ spec:
 func main() {
 	short := flag.Bool("short", false, "run briefly, to see that it works")
 	flag.Parse()
-	b := bench{runs: 5, each: 30 * time.Second, settle: 10 * time.Second, processes: 500}
+	b := bench{runs: 5, each: 30 * time.Second, settle: 4 * time.Second, tapped: 8 * time.Second, processes: 500}
 	if *short {
-		b = bench{runs: 1, each: 3 * time.Second, settle: time.Second, processes: 50}
+		b = bench{runs: 1, each: 2 * time.Second, settle: time.Second, tapped: time.Second, processes: 50}
 	}
 	if err := b.run(context.Background()); err != nil {
-		fmt.Fprintln(os.Stderr, "bench agent:", err)
+		fmt.Fprintln(os.Stderr, "bench/agent:", err)
 		os.Exit(1)
 	}
 }
 
 type bench struct {
-	runs         int
-	each, settle time.Duration
-	processes    int
-	lab          *lab.Lab
-	bin          string
+	runs                 int
+	settle, each, tapped time.Duration
+	processes            int
+	fleet                *fleet.Fleet
+	machine              *lab.Host
+	series               result.Series
 }
+
+// scrapeEvery is how often a peer that answers questions is asked one:
+// Prometheus' usual interval.
+const scrapeEvery = 15 * time.Second
 
 // contender is a program to measure.
 type contender struct {
-	name string
-	argv []string
-	poke func(ctx context.Context) // asked every 15 s, as a scraper would
+	name   string
+	note   string
+	start  func(context.Context) (*lab.Cmd, error)
+	scrape func(context.Context)
 }
 
-func (b *bench) run(ctx context.Context) error {
-	b.bin = "bin"
-	if dir := os.Getenv("WEFT_BIN"); dir != "" {
-		b.bin = dir
-	}
-	bin, err := filepath.Abs(b.bin)
-	if err != nil {
+func (b *bench) run(ctx context.Context) (err error) {
+	if b.fleet, err = fleet.Up(ctx, topology); err != nil {
 		return err
 	}
-	b.bin = bin
-	t, err := lab.Parse("bench/agent", []byte(topology))
-	if err != nil {
-		return err
-	}
-	if b.lab, err = lab.Up(ctx, t, lab.Options{Log: slog.New(slog.DiscardHandler)}); err != nil {
-		return err
-	}
-	defer b.lab.Down()
-	machine := b.lab.Host("machine")
+	defer func() { err = errors.Join(err, b.fleet.Down()) }()
+	b.machine = b.fleet.Host("machine")
 	for range b.processes {
-		idle := machine.UnitCommand(ctx, "load", "sleep", "3600")
-		if err := idle.Start(); err != nil {
+		if err := b.machine.UnitCommand(ctx, "load", "sleep", "3600").Start(); err != nil {
 			return fmt.Errorf("start idle process: %w", err)
 		}
 	}
-	stop, err := b.controller(ctx)
-	if err != nil {
+	if _, err := b.fleet.Agent(ctx, b.fleet.Host("tool"), "--labels", "role=tool", "--metadata", "-"); err != nil {
 		return err
 	}
-	defer stop()
-	contenders := []contender{{name: "weft", argv: []string{filepath.Join(b.bin, "weft-agent"), "run", "--controller", "https://controller:7443",
-		"--token-file", filepath.Join(machine.StateDir(), "token"), "--state-dir", filepath.Join(machine.StateDir(), "agent"),
-		"--cgroup-root", machine.CgroupDir(), "--bpf-dir", machine.BPFDir()}}}
-	contenders = append(contenders, peers(machine)...)
-
-	cpu, rss := map[string][]float64{}, map[string][]float64{}
+	contenders := append([]contender{{name: result.Ours, start: func(ctx context.Context) (*lab.Cmd, error) {
+		return b.fleet.Agent(ctx, b.machine, "--labels", "app=idle")
+	}}}, b.peers()...)
 	for range b.runs {
-		for _, c := range contenders {
-			share, memory, err := b.measure(ctx, machine, c)
-			if err != nil {
-				return fmt.Errorf("measure %s: %w", c.name, err)
-			}
-			cpu[c.name] = append(cpu[c.name], share)
-			rss[c.name] = append(rss[c.name], memory)
+		if err := b.once(ctx, contenders); err != nil {
+			return err
 		}
 	}
-	size, err := os.Stat(filepath.Join(b.bin, "weft-agent"))
+	size, err := os.Stat(filepath.Join(b.fleet.Bin, "weft-agent"))
 	if err != nil {
 		return err
 	}
-	var cells []result.Cell
-	for _, figure := range []struct {
-		name, unit string
-		runs       map[string][]float64
-	}{{fmt.Sprintf("CPU of one core, idle, %d processes", b.processes), "%", cpu}, {"resident memory", "MB", rss}} {
-		ours := result.New("A1", figure.name, "weft", figure.unit, figure.runs["weft"])
-		cells = append(cells, ours)
-		for _, c := range contenders[1:] {
-			cell := result.New("A1", figure.name, c.name, figure.unit, figure.runs[c.name])
-			if cell.Median > 0 {
-				cell.Ratio = ours.Median / cell.Median
-			}
-			cells = append(cells, cell)
-		}
+	b.series.Add("A1", "size of the binary", result.Ours, "MB", float64(size.Size())/1e6)
+	b.series.Note("A1", "size of the binary", result.Ours, "MB", "static; mark: 30")
+	for _, c := range contenders {
+		b.series.Note("A1", b.cpuName(), c.name, "% of a core", c.note)
 	}
-	cells = append(cells, result.New("A1", "size of the binary", "weft", "MB", []float64{float64(size.Size()) / 1e6}))
-	return result.Write(os.Stdout, cells...)
+	b.series.Note("A1", b.cpuName(), result.Ours, "% of a core", "mark: 0.5")
+	b.series.Note("A1", "resident memory, with a tap on which nothing moves", result.Ours, "MB", "the ring of 16 MiB counts twice, because it is mapped twice in a row")
+	b.series.Note("A1", "resident memory", result.Ours, "MB", "mark: 64")
+	return result.Write(os.Stdout, b.series.Cells()...)
 }
 
-func peers(machine *lab.Host) []contender {
+func (b *bench) cpuName() string {
+	return fmt.Sprintf("CPU, idle, %d processes and 3 containers", b.processes)
+}
+
+// once starts everybody, watches them together, and ends them.
+func (b *bench) once(ctx context.Context, contenders []contender) error {
+	var cmds []*lab.Cmd
+	defer func() {
+		for _, cmd := range cmds {
+			fleet.Stop(cmd)
+		}
+	}()
+	for _, c := range contenders {
+		cmd, err := c.start(ctx)
+		if err != nil {
+			return fmt.Errorf("start %s: %w", c.name, err)
+		}
+		cmds = append(cmds, cmd)
+	}
+	time.Sleep(b.settle)
+	err := b.watch(b.each, cmds, func() {
+		for _, c := range contenders {
+			if c.scrape != nil {
+				c.scrape(ctx)
+			}
+		}
+	}, func(i int, cpu, memory float64) {
+		b.series.Add("A1", b.cpuName(), contenders[i].name, "% of a core", cpu)
+		b.series.Add("A1", "resident memory", contenders[i].name, "MB", memory)
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := b.fleet.Tap(ctx, "idle", "app=idle", "role=tool,workload.kind=host"); err != nil {
+		return err
+	}
+	time.Sleep(b.settle / 2)
+	err = b.watch(b.tapped, cmds[:1], func() {}, func(_ int, cpu, memory float64) {
+		b.series.Add("A1", "CPU, with a tap on which nothing moves", result.Ours, "% of a core", cpu)
+		b.series.Add("A1", "resident memory, with a tap on which nothing moves", result.Ours, "MB", memory)
+	})
+	return errors.Join(err, b.fleet.Untap(ctx, "idle"))
+}
+
+// watch charges the processes for a while.
+func (b *bench) watch(d time.Duration, cmds []*lab.Cmd, tick func(), note func(i int, cpu, memory float64)) error {
+	before := make([]time.Duration, len(cmds))
+	for i, cmd := range cmds {
+		used, _, err := charge.Process(cmd.Process.Pid)
+		if err != nil {
+			return err
+		}
+		before[i] = used
+	}
+	began := time.Now()
+	for left := d; left > 0; left = d - time.Since(began) {
+		tick()
+		time.Sleep(min(d-time.Since(began), scrapeEvery))
+	}
+	for i, cmd := range cmds {
+		after, memory, err := charge.Process(cmd.Process.Pid)
+		if err != nil {
+			return err
+		}
+		note(i, (after-before[i]).Seconds()/time.Since(began).Seconds()*100, memory)
+	}
+	return nil
+}
+
+func (b *bench) peers() []contender {
 	var out []contender
+	start := func(argv ...string) func(context.Context) (*lab.Cmd, error) {
+		return func(ctx context.Context) (*lab.Cmd, error) { return b.fleet.Start(ctx, b.machine, argv...) }
+	}
 	if path, err := exec.LookPath("prometheus-node-exporter"); err == nil {
-		address := machine.Addresses()[0].String() + ":9100"
-		out = append(out, contender{name: "node-exporter, scraped every 15 s", argv: []string{path, "--web.listen-address=" + address},
-			poke: func(ctx context.Context) {
-				machine.Command(ctx, "curl", "-s", "-o", "/dev/null", "http://"+address+"/metrics").Run()
+		address := b.machine.Addresses()[0].String() + ":9100"
+		out = append(out, contender{name: "node-exporter", note: "scraped every 15 s; no connection to a controller, no containers",
+			start: start(path, "--web.listen-address="+address),
+			scrape: func(ctx context.Context) {
+				b.machine.Command(ctx, "curl", "-s", "-o", "/dev/null", "http://"+address+"/metrics").Run()
 			}})
 	} else {
-		fmt.Fprintln(os.Stderr, "bench agent: prometheus-node-exporter is not on PATH: left out")
+		left("prometheus-node-exporter")
 	}
 	if path, err := exec.LookPath("glances"); err == nil {
-		out = append(out, contender{name: "glances, every 2 s", argv: []string{path, "--quiet", "--time", "2", "--disable-check-update"}})
+		out = append(out, contender{name: "glances", note: "every 2 s; weighs every process, which weft does not yet",
+			start: start(path, "--quiet", "--time", "2", "--disable-check-update")})
 	} else {
-		fmt.Fprintln(os.Stderr, "bench agent: glances is not on PATH: left out")
+		left("glances")
 	}
 	return out
 }
 
-// controller starts one with a join token that lasts for every run.
-func (b *bench) controller(ctx context.Context) (func(), error) {
-	h := b.lab.Host("controller")
-	socket := filepath.Join(h.StateDir(), "api.sock")
-	cmd := h.Command(ctx, filepath.Join(b.bin, "weft"), "controller", "--data", filepath.Join(h.StateDir(), "data"), "--name", "controller", "--socket", socket)
-	cmd.Stdout, cmd.Stderr = io.Discard, io.Discard
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	stop := func() { cmd.Process.Signal(syscall.SIGTERM); cmd.Wait() }
-	for end := time.Now().Add(20 * time.Second); ; {
-		create := exec.CommandContext(ctx, filepath.Join(b.bin, "weft"), "token", "create")
-		create.Env = append(os.Environ(), "WEFT_SERVER=unix://"+socket)
-		token, err := create.Output()
-		if err == nil {
-			return stop, os.WriteFile(filepath.Join(b.lab.Host("machine").StateDir(), "token"), token, 0o600)
-		}
-		if time.Now().After(end) {
-			stop()
-			return nil, fmt.Errorf("create join token: %w", err)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-}
-
-// measure runs a contender and returns its share of a core in percent and its
-// resident memory in MB.
-func (b *bench) measure(ctx context.Context, machine *lab.Host, c contender) (float64, float64, error) {
-	cmd := machine.Command(ctx, c.argv...)
-	cmd.Env = append(os.Environ(), "HOME="+machine.StateDir())
-	cmd.Stdout, cmd.Stderr = io.Discard, io.Discard
-	if err := cmd.Start(); err != nil {
-		return 0, 0, err
-	}
-	defer func() { cmd.Process.Signal(syscall.SIGTERM); cmd.Wait() }()
-	time.Sleep(b.settle)
-	before, _, err := usage(cmd.Process.Pid)
-	if err != nil {
-		return 0, 0, err
-	}
-	began := time.Now()
-	for left := b.each; left > 0; left = b.each - time.Since(began) {
-		if c.poke != nil {
-			c.poke(ctx)
-		}
-		time.Sleep(min(left, 15*time.Second))
-	}
-	after, memory, err := usage(cmd.Process.Pid)
-	return (after - before).Seconds() / time.Since(began).Seconds() * 100, memory, err
-}
-
-// usage is the CPU time (proc(5), stat fields 14 and 15) and resident memory of
-// a process.
-func usage(pid int) (time.Duration, float64, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, 0, err
-	}
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(rest)
-	if len(fields) < 22 {
-		return 0, 0, fmt.Errorf("short stat of process %d", pid)
-	}
-	const ticksPerSecond = 100 // USER_HZ, the same on every Linux of this architecture
-	var ticks int64
-	for _, f := range fields[11:13] {
-		n, err := strconv.ParseInt(f, 10, 64)
-		if err != nil {
-			return 0, 0, err
-		}
-		ticks += n
-	}
-	pages, err := strconv.ParseInt(fields[21], 10, 64)
-	return time.Duration(ticks) * time.Second / ticksPerSecond, float64(pages) * float64(unix.Getpagesize()) / 1e6, err
+func left(peer string) {
+	fmt.Fprintf(os.Stderr, "bench/agent: %s is not on PATH: left out\n", peer)
 }

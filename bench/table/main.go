@@ -6,47 +6,83 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
+	"strings"
 
 	"weft/bench/result"
 )
 
-var titles = map[string]string{
-	"L1": "L1: a lab of many namespaces, up and down (`bench/lab`)",
-	"A1": "A1: an idle agent (`bench/agent`)",
-	"T1": "T1: the cost of a tap (`bench/tap`)",
+// sections are those of the page, in order, each with what a reader must know.
+var sections = []struct{ bench, title, text string }{
+	{"L1", "a lab of many namespaces, up and down", "By `bench/lab`. It is gone when the kernel has no namespace of it left that anything refers to."},
+	{"A1", "an idle agent", "By `bench/agent`. All run at the same time on one machine; each is charged the CPU time of its own process. weft holds its connection to the controller meanwhile."},
+	{"T1", "the cost of a tap", "By `bench/tap`, from the source to the tool: what the whole machine used more than in the same run without a tap. The machine holds source, network, relay and tool; nothing is pinned, so that two cores share all of it. weft encrypts and carries capture times; VXLAN is clear text; tcpdump captures and throws away. Payloads of UDP are random, the worst case for compression. CPU used by other programs is taken off, and is told below."},
+	{"T3", "harm to the workload", "By `bench/tap`. A stream \"as fast as it goes\" fills both cores by itself, so that all that copies takes from it; the requests leave the machine room. A late request is reckoned from when it was due, unless by less than 2 ms."},
+	{"T4", "bytes on the wire", "By `bench/tap`: bytes in and out at the tool's eth0, headers, acknowledgements and control channel included, for each byte of the frames tapped. Offloads are off, so that every packet is counted as it would be on a wire. JSON is made-up text of an API, not compressed by its server and not encrypted."},
+	{"C2", "relayed and direct streams", "By `bench/relay`."},
 }
 
 func main() {
-	var cells []result.Cell
-	in := bufio.NewScanner(os.Stdin)
-	for in.Scan() {
-		var c result.Cell
-		if err := json.Unmarshal(in.Bytes(), &c); err != nil {
-			fmt.Fprintf(os.Stderr, "table: %q: %v\n", in.Text(), err)
-			os.Exit(1)
-		}
-		cells = append(cells, c)
-	}
-	fmt.Print(`# Benchmarks
-
-Written by ` + "`make bench`" + `, which runs the peers beside weft in the same run. Median and interquartile range over the runs.
-Absolute figures are those of one small shared virtual machine with two cores: compare ratios, not figures of other machines.
-A ratio is weft's median divided by the peer's.
-`)
-	var bench string
-	for _, c := range cells {
-		if c.Bench != bench {
-			bench = c.Bench
-			fmt.Printf("\n## %s\n\nKernel %s, commit %s.\n\n| what | program | median | IQR | unit | runs | weft / peer | note |\n|---|---|---:|---:|---|---:|---:|---|\n", titles[bench], c.Kernel, c.Commit)
-		}
-		ratio := ""
-		if c.Ratio != 0 {
-			ratio = number(c.Ratio)
-		}
-		fmt.Printf("| %s | %s | %s | %s | %s | %d | %s | %s |\n", c.Name, c.Peer, number(c.Median), number(c.IQR), c.Unit, c.Runs, ratio, c.Note)
+	if err := write(os.Stdout, os.Stdin); err != nil {
+		fmt.Fprintln(os.Stderr, "bench/table:", err)
+		os.Exit(1)
 	}
 }
 
-func number(v float64) string { return strconv.FormatFloat(v, 'g', 3, 64) }
+func write(out io.Writer, in io.Reader) error {
+	cells := map[string][]result.Cell{}
+	var first *result.Cell
+	lines := bufio.NewScanner(in)
+	for lines.Scan() {
+		var c result.Cell
+		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
+			return fmt.Errorf("read cell %q: %w", lines.Text(), err)
+		}
+		if c.Runs == 0 || c.Name == "" {
+			return fmt.Errorf("cell %q has no name or no run", lines.Text())
+		}
+		if first == nil {
+			first = &c
+		}
+		cells[c.Bench] = append(cells[c.Bench], c)
+	}
+	if err := lines.Err(); err != nil {
+		return err
+	}
+	if first == nil {
+		return fmt.Errorf("there are no cells")
+	}
+	w := bufio.NewWriter(out)
+	fmt.Fprintf(w, "# Benchmarks\n\nWritten by `make bench`, which runs the peers beside weft in the same run, in turns. Median and interquartile range (IQR) over the runs.\n"+
+		"Absolute figures are those of one small shared virtual machine with two cores: compare ratios, not figures of other machines.\n"+
+		"A ratio is weft's median divided by the peer's. Kernel %s, commit %s.\n", first.Kernel, first.Commit)
+	for _, s := range sections {
+		if len(cells[s.bench]) == 0 {
+			continue
+		}
+		fmt.Fprintf(w, "\n## %s: %s\n\n%s\n\n| what | program | median | IQR | unit | runs | weft / peer | note |\n|---|---|---:|---:|---|---:|---:|---|\n", s.bench, s.title, s.text)
+		for _, c := range cells[s.bench] {
+			ratio := ""
+			if c.Ratio != 0 {
+				ratio = number(c.Ratio)
+			}
+			fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %d | %s | %s |\n", c.Name, c.Peer, number(c.Median), number(c.IQR), c.Unit, c.Runs, ratio, c.Note)
+		}
+		delete(cells, s.bench)
+	}
+	for bench := range cells {
+		return fmt.Errorf("benchmark %q has no section; add one", bench)
+	}
+	return w.Flush()
+}
+
+// number writes three digits, and no exponent.
+func number(v float64) string {
+	s := strconv.FormatFloat(v, 'g', 3, 64)
+	if strings.Contains(s, "e") {
+		s = strconv.FormatFloat(v, 'f', 0, 64)
+	}
+	return s
+}

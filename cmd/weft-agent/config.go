@@ -32,7 +32,8 @@ type config struct {
 	// TokenFile holds a join token, used once.
 	TokenFile string `yaml:"tokenFile,omitempty"`
 	// Name of this host; the machine's host name unless given.
-	Name     string `yaml:"name,omitempty"`
+	Name string `yaml:"name,omitempty"`
+	// StateDir holds the identity and the last-known-good state; this agent's own.
 	StateDir string `yaml:"stateDir"`
 	// CgroupRoot is the cgroup2 directory below which workloads are looked for;
 	// where cgroup2 is mounted unless given.
@@ -40,14 +41,17 @@ type config struct {
 	// BPFDir is a directory on a BPF file system, this agent's own.
 	BPFDir string `yaml:"bpfDir"`
 	// Listen is where a tool's host accepts streams from agents directly.
-	Listen string            `yaml:"listen"`
+	Listen string `yaml:"listen"`
+	// Labels are this host's own.
 	Labels map[string]string `yaml:"labels,omitempty"`
 	// LabelsDir holds files of further labels, "key=value" lines; "-" for none.
 	LabelsDir string `yaml:"labelsDir"`
 	// Metadata is the cloud's metadata service; "-" asks none.
-	Metadata         string   `yaml:"metadata"`
-	DockerSockets    []string `yaml:"dockerSockets"`
-	ContainerdSocket string   `yaml:"containerdSocket"`
+	Metadata string `yaml:"metadata"`
+	// DockerSockets are where engines that speak Docker's API may answer.
+	DockerSockets []string `yaml:"dockerSockets"`
+	// ContainerdSocket is where containerd may answer.
+	ContainerdSocket string `yaml:"containerdSocket"`
 	// Log is debug, info, warn or error.
 	Log string `yaml:"log"`
 }

@@ -12,6 +12,7 @@ import (
 
 func newJoinCommand() *cobra.Command {
 	var f flags
+	var again bool
 	cmd := &cobra.Command{
 		Use:   "join",
 		Short: "Join with a token and exit; run does so by itself where needed",
@@ -19,7 +20,8 @@ func newJoinCommand() *cobra.Command {
 
 The token's secret is read from a file, never from the command line, where
 every user of the machine could read it. A machine that has joined already is
-left as it is.`,
+left as it is, unless --again is given: a host that was revoked or deleted needs
+a new identity. Stop the agent first.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := f.load()
@@ -36,8 +38,8 @@ left as it is.`,
 			if err != nil {
 				return err
 			}
-			if id.Joined() {
-				fmt.Fprintf(cmd.OutOrStdout(), "already joined as %s\n", id.ID())
+			if id.Joined() && !again {
+				fmt.Fprintf(cmd.OutOrStdout(), "already joined as %s; for a new identity, after this host was revoked or deleted: --again\n", id.ID())
 				return nil
 			}
 			if err := id.Join(cmd.Context()); err != nil {
@@ -48,5 +50,6 @@ left as it is.`,
 		},
 	}
 	f.register(cmd)
+	cmd.Flags().BoolVar(&again, "again", false, "join although there is an identity, and replace it")
 	return cmd
 }

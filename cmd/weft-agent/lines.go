@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -105,8 +106,13 @@ func untappable(w *wirepb.Workload) string {
 
 // accept serves a stream that another agent has opened.
 func (l *lines) accept(ctx context.Context, conn net.Conn, peer wire.Identity) {
-	if err := l.landing.Serve(ctx, conn, peer.String()); err != nil {
-		l.log.Warn("stream ended", "source", peer.Name, "error", err)
+	err := l.landing.Serve(ctx, conn, peer.String())
+	level := slog.LevelWarn
+	if errors.Is(err, io.EOF) { // the source went, or took the other of two paths
+		level = slog.LevelDebug
+	}
+	if err != nil {
+		l.log.Log(ctx, level, "stream ended", "source", peer.Name, "error", err)
 	}
 }
 

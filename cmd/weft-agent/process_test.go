@@ -29,6 +29,9 @@ import (
 // run the real program as a process of its own.
 func TestMain(m *testing.M) {
 	if os.Getenv("WEFT_TEST_AGENT") != "" {
+		if off, err := time.ParseDuration(os.Getenv("WEFT_TEST_CLOCK")); err == nil {
+			clock = func() time.Time { return time.Now().Add(off) }
+		}
 		main()
 		return
 	}

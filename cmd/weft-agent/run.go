@@ -77,6 +77,10 @@ func runAgent(ctx context.Context, c config, log *slog.Logger) error {
 	return run.All(ctx, log, services...)
 }
 
+// clock is this machine's. A test replaces it: no kernel gives a process a wall
+// clock of its own.
+var clock = time.Now
+
 // buildAgent wires the whole program; reading it is reading its architecture.
 // Services start in this order and stop in reverse.
 func buildAgent(c config, state *agent.State, log *slog.Logger) ([]run.Service, error) {
@@ -93,7 +97,7 @@ func buildAgent(c config, state *agent.State, log *slog.Logger) ([]run.Service, 
 	if err != nil {
 		return nil, err
 	}
-	id, err := identity.New(identity.Config{Dir: c.StateDir, Controller: c.Controller, TokenFile: c.TokenFile, Role: model.RoleHost, Name: c.Name},
+	id, err := identity.New(identity.Config{Dir: c.StateDir, Controller: c.Controller, TokenFile: c.TokenFile, Role: model.RoleHost, Name: c.Name, Now: clock},
 		identity.Deps{Log: part("identity"), Track: lines.own})
 	if err != nil {
 		return nil, err
@@ -104,7 +108,7 @@ func buildAgent(c config, state *agent.State, log *slog.Logger) ([]run.Service, 
 		return nil, err
 	}
 	lines.streams = streams
-	sync, err := agent.New(agent.Config{Controller: c.Controller, Version: version.Version}, agent.Deps{
+	sync, err := agent.New(agent.Config{Controller: c.Controller, Version: version.Version, Now: clock}, agent.Deps{
 		State: state, HTTP: id.HTTPClient(), Inventory: found, Log: part("sync"), Lines: lines.report,
 		Reconcilers: map[string]agent.Reconciler{
 			"transport": func(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {

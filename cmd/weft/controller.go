@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"weft/controller/access"
 	"weft/controller/api"
@@ -53,7 +54,8 @@ func newControllerCommand() *cobra.Command {
 
 People and agents use one HTTPS port. The first start makes a certificate
 authority in the data directory and an admin access token, which is printed
-once. On the same machine, root uses the Unix socket without a token.`,
+once, or, where the output is no terminal, written to admin.token there. On the
+same machine, root uses the Unix socket without a token.`,
 		Example: `  weft controller --data /var/lib/weft --name controller.example.org
   weft controller --data /var/lib/weft --etcd https://10.0.0.1:2379,https://10.0.0.2:2379`,
 		Args: cobra.NoArgs,
@@ -68,7 +70,7 @@ once. On the same machine, root uses the Unix socket without a token.`,
 	f.IntVar(&o.socketOwner, "socket-owner", 0, "uid that may use the socket besides root")
 	f.StringVar(&o.metrics, "metrics", "", "address for /metrics, plain HTTP; keep it private")
 	f.StringVar(&o.trustDomain, "trust-domain", "weft", "trust domain of every identity; cannot be changed later")
-	f.StringVar(&o.tokenFile, "token-out", "", "write the first admin token to this new file (0600) in place of printing it")
+	f.StringVar(&o.tokenFile, "token-out", "", "write the first admin token to this new file (0600) in place of printing it; where the output is no terminal: admin.token in the data directory")
 	f.DurationVar(&o.auditFor, "audit-keep", 365*24*time.Hour, "how long the audit log is kept; 0 for ever")
 	f.BoolVar(&o.debug, "debug", false, "log more")
 	return cmd
@@ -98,7 +100,7 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 	if err != nil {
 		return err
 	}
-	if err := firstToken(ctx, out, st, authority.Pin(), o.tokenFile); err != nil {
+	if err := firstToken(ctx, out, st, authority.Pin(), o.data, o.tokenFile); err != nil {
 		return err
 	}
 	observer := observe.New(observe.Config{File: filepath.Join(o.data, "observed.json")},
@@ -150,12 +152,17 @@ func serverNames(names []string) ([]string, error) {
 }
 
 // firstToken makes the first admin token and hands it over once.
-func firstToken(ctx context.Context, out io.Writer, st *store.Store, pin, file string) error {
+func firstToken(ctx context.Context, out io.Writer, st *store.Store, pin, data, file string) error {
 	token, created, err := access.Bootstrap(ctx, st, pin)
 	if err != nil || !created {
 		return err
 	}
+	if file == "" && !terminal(out) {
+		// A secret is not for a log or a journal.
+		file = filepath.Join(data, "admin.token")
+	}
 	if file != "" {
+		fmt.Fprintf(out, "The first admin token is in %s; use it with: weft login URL --token-file FILE, and remove the file\n", file)
 		f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if err != nil {
 			return fmt.Errorf("write the first admin token: %w", err)
@@ -165,6 +172,16 @@ func firstToken(ctx context.Context, out io.Writer, st *store.Store, pin, file s
 	}
 	fmt.Fprintf(out, "The first admin token, shown this once:\n\n  %s\n\nUse it with: weft login URL --token-file FILE\n\n", token)
 	return nil
+}
+
+// terminal says whether what is written is seen by a person and kept nowhere.
+func terminal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
 }
 
 func compileFilter(expression string) (plan.Filter, error) {

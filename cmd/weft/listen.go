@@ -65,7 +65,10 @@ func listenUnix(path string, owner int) (net.Listener, error) {
 		return nil, err
 	}
 	// The guard asks the kernel who is there; the mode only keeps others away earlier.
-	err = errors.Join(os.Chmod(path, 0o600), os.Chown(path, owner, -1))
+	err = os.Chmod(path, 0o600)
+	if owner != 0 { // root opens it whoever owns it, and a controller that is not root cannot give it away
+		err = errors.Join(err, os.Chown(path, owner, -1))
+	}
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}

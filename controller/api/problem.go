@@ -56,6 +56,12 @@ func (a *API) asProblem(err error) error {
 		return problem(http.StatusNotFound, "%v", err)
 	case errors.Is(err, store.ErrExists):
 		return problem(http.StatusConflict, "%v; replace it, or delete it first", err)
+	case errors.Is(err, store.ErrSilent):
+		a.log.Error("api request", "error", err)
+		return problem(http.StatusServiceUnavailable, "%v", err)
+	case errors.Is(err, store.ErrFull):
+		a.log.Error("write refused", "error", err)
+		return problem(http.StatusInsufficientStorage, "%v", err)
 	case errors.Is(err, store.ErrConflict):
 		return problem(http.StatusConflict, "%v", err)
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -16,10 +17,11 @@ func (a *API) warnings(ctx context.Context, r model.Resource) []string {
 	case *model.Group:
 		return a.groupWarnings(r.Spec)
 	case *model.Tap:
+		out := append(a.tapWarnings(ctx, r.Spec), a.sharedDevice(ctx, r)...)
 		if r.Spec.Paused {
-			return append(a.tapWarnings(ctx, r.Spec), "the tap is paused; nothing is copied until spec.paused is taken out")
+			out = append(out, "the tap is paused; nothing is copied until spec.paused is taken out")
 		}
-		return a.tapWarnings(ctx, r.Spec)
+		return out
 	case *model.Host:
 		if r.Spec.Revoked {
 			return []string{"a revoked host cannot be taken back; to use the machine again, delete it and join with a new token"}
@@ -92,6 +94,39 @@ func (a *API) tapWarnings(ctx context.Context, spec model.TapSpec) []string {
 	}
 	for name, why := range incapable(hosts, from, "tap.tcx") {
 		add("host %s cannot tap: %s", name, why)
+	}
+	return out
+}
+
+// sharedDevice names the taps that deliver to the same device of the same tool:
+// all of them work, but whoever reads the device cannot tell their packets apart.
+func (a *API) sharedDevice(ctx context.Context, t *model.Tap) []string {
+	list, _, err := a.store.List(ctx, model.KindTap)
+	if err != nil {
+		return []string{fmt.Sprintf("other taps could not be read: %v", err)}
+	}
+	tools := func(t *model.Tap) []*model.Workload {
+		to, err := a.members(t.Spec.To)
+		if err != nil {
+			return nil // said elsewhere
+		}
+		return slices.DeleteFunc(slices.Clone(to), func(w *model.Workload) bool { return w.Spec.Kind != model.WorkloadHost })
+	}
+	device := func(t *model.Tap) string { return cmp.Or(t.Spec.Deliver.Device, model.DefaultDevice) }
+	mine := tools(t)
+	var out []string
+	for _, r := range list {
+		other := r.(*model.Tap)
+		if other.Metadata.Name == t.Metadata.Name || device(other) != device(t) {
+			continue
+		}
+		for _, w := range tools(other) {
+			if slices.ContainsFunc(mine, func(m *model.Workload) bool { return m.Metadata.Name == w.Metadata.Name }) {
+				out = append(out, fmt.Sprintf("%s delivers to %s on %s too, and what reads it sees the packets of both; to keep them apart, name another in spec.deliver.device",
+					model.Ref(other), device(t), w.Metadata.Name))
+				break
+			}
+		}
 	}
 	return out
 }

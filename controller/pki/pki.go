@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/big"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -87,7 +88,12 @@ func Open(cfg Config) (*Authority, error) {
 	}
 	a.pool.AddCert(a.cert)
 	// For people only; an old or missing copy does no harm but confuse.
-	if err := keyfile.Write(filepath.Join(cfg.Dir, "pki", "ca.crt"), a.Bundle(), 0o644); err != nil {
+	// Written only where it differs: a full disk must not keep a controller from starting.
+	copied := filepath.Join(cfg.Dir, "pki", "ca.crt")
+	if old, err := os.ReadFile(copied); err == nil && bytes.Equal(old, a.Bundle()) {
+		return a, nil
+	}
+	if err := keyfile.Write(copied, a.Bundle(), 0o644); err != nil {
 		return nil, fmt.Errorf("write certificate of the authority: %w", err)
 	}
 	return a, nil

@@ -80,7 +80,7 @@ func (s *Service) join(ctx context.Context, m *wirepb.JoinRequest, remote string
 		return nil, s.nameTaken(kind, old)
 	}
 	if t.Status.Used >= max(t.Spec.Uses, 1) {
-		return nil, refuse(connect.CodePermissionDenied, wire.ReasonTokenUsedUp, "join token %q is used up (%d of %d); ask for a new one: weft create jointoken", token.Name, t.Status.Used, max(t.Spec.Uses, 1))
+		return nil, refuse(connect.CodePermissionDenied, wire.ReasonTokenUsedUp, "join token %q is used up (%d of %d); ask for a new one: weft token create", token.Name, t.Status.Used, max(t.Spec.Uses, 1))
 	}
 	return s.create(ctx, m, t, old, fingerprint, remote)
 }
@@ -157,7 +157,7 @@ func (s *Service) nameTaken(kind model.Kind, old model.Resource) error {
 // checkToken finds the token by its name and compares the secret. An unknown
 // name and a wrong secret get one answer, so that names cannot be tried out.
 func (s *Service) checkToken(ctx context.Context, token wire.Token, role model.Role) (*model.JoinToken, error) {
-	unknown := refuse(connect.CodeUnauthenticated, wire.ReasonToken, "join token is not known here; it may have been deleted: weft get jointokens")
+	unknown := refuse(connect.CodeUnauthenticated, wire.ReasonToken, "join token is not known here; it may have been deleted: weft token list")
 	secret, err := s.deps.Store.Secret(ctx, model.KindJoinToken, token.Name)
 	if isNotFound(err) {
 		return nil, unknown
@@ -175,7 +175,7 @@ func (s *Service) checkToken(ctx context.Context, token wire.Token, role model.R
 	}
 	t := r.(*model.JoinToken)
 	if ends := expiry(t); s.now().After(ends) {
-		return nil, refuse(connect.CodePermissionDenied, wire.ReasonTokenExpired, "join token %q expired at %s; ask for a new one: weft create jointoken", token.Name, ends.UTC().Format("2006-01-02 15:04:05Z"))
+		return nil, refuse(connect.CodePermissionDenied, wire.ReasonTokenExpired, "join token %q expired at %s; ask for a new one: weft token create", token.Name, ends.UTC().Format("2006-01-02 15:04:05Z"))
 	}
 	want := t.Spec.Role
 	if want == "" {
@@ -200,7 +200,7 @@ func (s *Service) use(ctx context.Context, by store.Change, name string, n int) 
 		t := r.(*model.JoinToken)
 		limit := max(t.Spec.Uses, 1)
 		if n > 0 && t.Status.Used >= limit {
-			return refuse(connect.CodePermissionDenied, wire.ReasonTokenUsedUp, "join token %q is used up (%d of %d); ask for a new one: weft create jointoken", name, t.Status.Used, limit)
+			return refuse(connect.CodePermissionDenied, wire.ReasonTokenUsedUp, "join token %q is used up (%d of %d); ask for a new one: weft token create", name, t.Status.Used, limit)
 		}
 		t.Status.Used = max(t.Status.Used+n, 0)
 		err = s.deps.Store.Update(ctx, by, t)

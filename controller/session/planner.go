@@ -120,9 +120,9 @@ func (s *Service) cut(kind model.Kind, name string, now model.Resource) {
 		}
 		switch {
 		case now == nil || now.Meta().UID != l.id.UID:
-			l.end(refuse(connect.CodePermissionDenied, wire.ReasonUnknown, "%s %q was deleted; join again with a new token", l.id.Role, name))
+			l.end(refuse(connect.CodePermissionDenied, wire.ReasonUnknown, "%s %q was deleted; %s", l.id.Role, name, again(l.id.Role)))
 		case revoked(now):
-			l.end(refuse(connect.CodePermissionDenied, wire.ReasonRevoked, "%s %q is revoked; join again with a new token", l.id.Role, name))
+			l.end(refuse(connect.CodePermissionDenied, wire.ReasonRevoked, "%s %q is revoked; %s", l.id.Role, name, again(l.id.Role)))
 		}
 	}
 }

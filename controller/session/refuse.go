@@ -3,6 +3,7 @@ package session
 import (
 	"errors"
 	"fmt"
+	"weft/model"
 
 	"connectrpc.com/connect"
 
@@ -19,3 +20,11 @@ func refuse(code connect.Code, reason, format string, args ...any) error {
 }
 
 func isNotFound(err error) bool { return errors.Is(err, store.ErrNotFound) }
+
+// again says how a program that was put out comes back.
+func again(role model.Role) string {
+	if role == model.RoleHost {
+		return "join again with a new token: weft-agent join --again"
+	}
+	return "join again with a new token and an empty state directory"
+}

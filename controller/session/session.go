@@ -163,11 +163,11 @@ func (s *Service) admit(ctx context.Context) (wire.Identity, model.Resource, err
 	r, err := s.deps.Store.Get(ctx, kind, id.Name)
 	switch {
 	case isNotFound(err), err == nil && r.Meta().UID != id.UID:
-		return id, nil, refuse(connect.CodePermissionDenied, wire.ReasonUnknown, "%s %q with this certificate is not (or no longer) known here; join again with a new token", id.Role, id.Name)
+		return id, nil, refuse(connect.CodePermissionDenied, wire.ReasonUnknown, "%s %q with this certificate is not (or no longer) known here; %s", id.Role, id.Name, again(id.Role))
 	case err != nil:
 		return id, nil, connect.NewError(connect.CodeUnavailable, err)
 	case revoked(r):
-		return id, nil, refuse(connect.CodePermissionDenied, wire.ReasonRevoked, "%s %q is revoked; join again with a new token", id.Role, id.Name)
+		return id, nil, refuse(connect.CodePermissionDenied, wire.ReasonRevoked, "%s %q is revoked; %s", id.Role, id.Name, again(id.Role))
 	}
 	return id, r, nil
 }

@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // embed starts etcd in dir. It listens on no socket: the only member talks to
@@ -34,7 +35,10 @@ func (s *Store) embed(ctx context.Context, dir string) error {
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = "revision", "10000"
 	cfg.QuotaBackendBytes = 4 << 30
 	cfg.LogLevel = "error"
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	// etcd ends the program where it cannot write; it must say why.
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(zapcore.NewCore(
+		zapcore.NewConsoleEncoder(zapcore.EncoderConfig{MessageKey: "msg", LevelKey: "level", EncodeLevel: zapcore.CapitalLevelEncoder}),
+		zapcore.Lock(os.Stderr), zapcore.DPanicLevel)))
 
 	etcd, err := embed.StartEtcd(cfg)
 	if err != nil {
@@ -55,6 +59,7 @@ func (s *Store) embed(ctx context.Context, dir string) error {
 		etcd.Close()
 		return fmt.Errorf("start etcd in %s: not ready after a minute", cfg.Dir)
 	}
+	s.dir, s.at = dir, cfg.Dir
 	s.client = v3client.New(etcd.Server)
 	s.dead = etcd.Err()
 	s.stop = func() {

@@ -18,10 +18,13 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"weft/model"
 )
@@ -49,6 +52,8 @@ type Config struct {
 
 // Store is safe for concurrent use.
 type Store struct {
+	at     string // where the resources are, for people
+	dir    string // of the embedded etcd; "" for a cluster
 	client *clientv3.Client
 	stop   func()
 	dead   <-chan error
@@ -63,6 +68,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		if err != nil {
 			return nil, fmt.Errorf("connect to etcd at %v: %w", cfg.Endpoints, err)
 		}
+		s.at = "etcd at " + strings.Join(cfg.Endpoints, ", ")
 		s.client, s.stop = client, func() { client.Close() }
 		probe, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
@@ -83,6 +89,22 @@ func (s *Store) Close() error {
 
 // Dead yields an error when the embedded etcd has failed; nil for a cluster.
 func (s *Store) Dead() <-chan error { return s.dead }
+
+// answerWithin bounds one question to etcd: a person who waits longer thinks
+// that nothing happens.
+const answerWithin = 5 * time.Second
+
+// ErrSilent says that etcd does not answer; whether a write has come about is
+// not known.
+var ErrSilent = errors.New("the store does not answer")
+
+// silence names the store where a question to it has run out of time.
+func (s *Store) silence(err error) error {
+	if !errors.Is(err, context.DeadlineExceeded) && status.Code(err) != codes.DeadlineExceeded && status.Code(err) != codes.Unavailable {
+		return err
+	}
+	return fmt.Errorf("%w (%s): %v; agents work on: look after it and repeat", ErrSilent, s.at, err)
+}
 
 // Change says who asks for a write, for the audit log.
 type Change struct {
@@ -117,9 +139,11 @@ func encode(r model.Resource) ([]byte, error) {
 
 // Get returns one resource, or ErrNotFound.
 func (s *Store) Get(ctx context.Context, kind model.Kind, name string) (model.Resource, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
 	resp, err := s.client.Get(ctx, key(kind, name))
 	if err != nil {
-		return nil, fmt.Errorf("get %s %s: %w", kind, name, err)
+		return nil, fmt.Errorf("get %s %s: %w", kind, name, s.silence(err))
 	}
 	if len(resp.Kvs) == 0 {
 		return nil, fmt.Errorf("%s %q: %w", kind, name, ErrNotFound)
@@ -129,9 +153,11 @@ func (s *Store) Get(ctx context.Context, kind model.Kind, name string) (model.Re
 
 // List returns all of a kind, by name, and the revision they were read at.
 func (s *Store) List(ctx context.Context, kind model.Kind) ([]model.Resource, int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
 	resp, err := s.client.Get(ctx, key(kind, ""), clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByKey, clientv3.SortAscend))
 	if err != nil {
-		return nil, 0, fmt.Errorf("list %s: %w", kind, err)
+		return nil, 0, fmt.Errorf("list %s: %w", kind, s.silence(err))
 	}
 	list := make([]model.Resource, 0, len(resp.Kvs))
 	for _, kv := range resp.Kvs {
@@ -147,6 +173,11 @@ func (s *Store) List(ctx context.Context, kind model.Kind) ([]model.Resource, in
 // Create stores a new resource, or returns ErrExists. It fills in UID,
 // creation time, generation and resource version. secret may be nil.
 func (s *Store) Create(ctx context.Context, by Change, r model.Resource, secret []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	if err := s.room(); err != nil {
+		return fmt.Errorf("create %s: %w", model.Ref(r), err)
+	}
 	kind, m := r.GetKind(), r.Meta()
 	now := s.now().UTC().Truncate(time.Second)
 	if m.UID == "" {
@@ -163,7 +194,7 @@ func (s *Store) Create(ctx context.Context, by Change, r model.Resource, secret 
 	}
 	resp, err := s.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key(kind, m.Name)), "=", 0)).Then(ops...).Commit()
 	if err != nil {
-		return fmt.Errorf("create %s: %w", model.Ref(r), err)
+		return fmt.Errorf("create %s: %w", model.Ref(r), s.silence(err))
 	}
 	if !resp.Succeeded {
 		return fmt.Errorf("%s: %w", model.Ref(r), ErrExists)
@@ -176,6 +207,11 @@ func (s *Store) Create(ctx context.Context, by Change, r model.Resource, secret 
 // ErrConflict; ErrNotFound where it is gone. The caller keeps UID, creation
 // time and generation as they should be.
 func (s *Store) Update(ctx context.Context, by Change, r model.Resource) error {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	if err := s.room(); err != nil {
+		return fmt.Errorf("update %s: %w", model.Ref(r), err)
+	}
 	kind, m := r.GetKind(), r.Meta()
 	rev, err := strconv.ParseInt(m.ResourceVersion, 10, 64)
 	if err != nil {
@@ -188,7 +224,7 @@ func (s *Store) Update(ctx context.Context, by Change, r model.Resource) error {
 	k := key(kind, m.Name)
 	before, err := s.client.Get(ctx, k)
 	if err != nil {
-		return fmt.Errorf("update %s: %w", model.Ref(r), err)
+		return fmt.Errorf("update %s: %w", model.Ref(r), s.silence(err))
 	}
 	if len(before.Kvs) == 0 {
 		return fmt.Errorf("%s: %w", model.Ref(r), ErrNotFound)
@@ -196,7 +232,7 @@ func (s *Store) Update(ctx context.Context, by Change, r model.Resource) error {
 	resp, err := s.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(k), "=", rev)).
 		Then(clientv3.OpPut(k, string(value)), s.auditOp(by, "update", r, before.Kvs[0].Value, value)).Commit()
 	if err != nil {
-		return fmt.Errorf("update %s: %w", model.Ref(r), err)
+		return fmt.Errorf("update %s: %w", model.Ref(r), s.silence(err))
 	}
 	if !resp.Succeeded {
 		return fmt.Errorf("%s: %w: it is at version %d, yours is %d; get it again and repeat the change",
@@ -209,6 +245,8 @@ func (s *Store) Update(ctx context.Context, by Change, r model.Resource) error {
 // Delete removes a resource and its secret, or returns ErrNotFound. A version
 // other than "" must be the present one.
 func (s *Store) Delete(ctx context.Context, by Change, kind model.Kind, name, version string) error {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
 	r, err := s.Get(ctx, kind, name)
 	if err != nil {
 		return err
@@ -220,6 +258,9 @@ func (s *Store) Delete(ctx context.Context, by Change, kind model.Kind, name, ve
 	if err != nil {
 		return fmt.Errorf("delete %s: resourceVersion %q is no number", model.Ref(r), version)
 	}
+	if err := s.room(); err != nil {
+		return fmt.Errorf("delete %s: %w", model.Ref(r), err)
+	}
 	value, err := encode(r)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", model.Ref(r), err)
@@ -227,7 +268,7 @@ func (s *Store) Delete(ctx context.Context, by Change, kind model.Kind, name, ve
 	resp, err := s.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key(kind, name)), "=", rev)).
 		Then(clientv3.OpDelete(key(kind, name)), clientv3.OpDelete(secretKey(kind, name)), s.auditOp(by, "delete", r, value, nil)).Commit()
 	if err != nil {
-		return fmt.Errorf("delete %s: %w", model.Ref(r), err)
+		return fmt.Errorf("delete %s: %w", model.Ref(r), s.silence(err))
 	}
 	if !resp.Succeeded {
 		return fmt.Errorf("%s: %w", model.Ref(r), ErrConflict)
@@ -237,9 +278,11 @@ func (s *Store) Delete(ctx context.Context, by Change, kind model.Kind, name, ve
 
 // Secret returns what Create stored beside a resource, or ErrNotFound.
 func (s *Store) Secret(ctx context.Context, kind model.Kind, name string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
 	resp, err := s.client.Get(ctx, secretKey(kind, name))
 	if err != nil {
-		return nil, fmt.Errorf("get secret of %s %s: %w", kind, name, err)
+		return nil, fmt.Errorf("get secret of %s %s: %w", kind, name, s.silence(err))
 	}
 	if len(resp.Kvs) == 0 {
 		return nil, fmt.Errorf("secret of %s %q: %w", kind, name, ErrNotFound)

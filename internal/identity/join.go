@@ -22,7 +22,7 @@ func (i *Identity) Join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	key, csr, err := newKey()
+	key, csr, err := i.joinKey()
 	if err != nil {
 		return fmt.Errorf("make private key: %w", err)
 	}
@@ -51,6 +51,9 @@ func (i *Identity) Join(ctx context.Context) error {
 	defer i.mu.Unlock()
 	if err := i.replace(st); err != nil {
 		return err
+	}
+	if err := os.Remove(i.joinKeyPath()); err != nil {
+		i.log.Warn("remove the key of the finished join", "error", err)
 	}
 	i.client.CloseIdleConnections()
 	i.setProblem(nil)

@@ -11,9 +11,13 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	rand2 "math/rand/v2"
+	"os"
+	"path/filepath"
 	"time"
 
+	"weft/internal/keyfile"
 	"weft/wire"
 )
 
@@ -25,12 +29,48 @@ func newKey() (crypto.Signer, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	csr, err := request(key)
+	return key, csr, err
+}
+
+func request(key crypto.Signer) ([]byte, error) {
+	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+}
+
+// joinKey is the key to join with: kept until the join has succeeded, because
+// the controller knows by it a machine that asks again after its answer was
+// lost, and does not count the token's use twice.
+func (i *Identity) joinKey() (crypto.Signer, []byte, error) {
+	path := i.joinKeyPath()
+	data, err := keyfile.ReadSecret(path)
+	if err == nil {
+		if block, _ := pem.Decode(data); block != nil {
+			if key, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
+				if signer, ok := key.(crypto.Signer); ok {
+					csr, err := request(signer)
+					return signer, csr, err
+				}
+			}
+		}
+		i.log.Warn("pass over a damaged key of an unfinished join", "file", path)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, err
+	}
+	key, csr, err := newKey()
 	if err != nil {
 		return nil, nil, err
 	}
-	return key, csr, nil
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, nil, err
+	}
+	return key, csr, keyfile.Write(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600)
 }
+
+func (i *Identity) joinKeyPath() string { return filepath.Join(i.cfg.Dir, "identity", "joining.pem") }
 
 // newState checks that certificate and authorities fit the key.
 func newState(key crypto.Signer, der []byte, bundle []*x509.Certificate, received time.Time) (*state, error) {

@@ -43,6 +43,7 @@ func (f Faults) Error() string { return strings.Join(f, "\n") }
 func Load(paths []string, stdin io.Reader) ([]Item, error) {
 	var items []Item
 	var faults Faults
+	var names []string
 	for _, path := range paths {
 		files, err := expand(path)
 		if err != nil {
@@ -57,6 +58,7 @@ func Load(paths []string, stdin io.Reader) ([]Item, error) {
 			if file == "-" {
 				name = "stdin"
 			}
+			names = append(names, name)
 			more, wrong := Parse(name, data)
 			items, faults = append(items, more...), append(faults, wrong...)
 		}
@@ -68,7 +70,7 @@ func Load(paths []string, stdin io.Reader) ([]Item, error) {
 		return nil, faults
 	}
 	if len(items) == 0 {
-		return nil, fmt.Errorf("%s: no resource in it", strings.Join(paths, ", "))
+		return nil, fmt.Errorf("%s: no resource in it", strings.Join(names, ", "))
 	}
 	return items, nil
 }

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -11,8 +11,6 @@ import (
 type step struct {
 	name string
 	run  func(ctx context.Context) (detail string, err error)
-	// fatal ends the checks where the step fails: those after it need it.
-	fatal bool
 }
 
 // checklist prints "ok  NAME" or "FAIL NAME" for each step and counts them.
@@ -52,7 +50,7 @@ func (c *checklist) record(name, detail string, err error) {
 func (c *checklist) verdict() error {
 	fmt.Fprintf(c.out, "%d passed, %d failed\n", c.passed, c.failed)
 	if c.failed > 0 {
-		return &exitError{code: 1} // the list has said it
+		return ErrFailed
 	}
 	return nil
 }

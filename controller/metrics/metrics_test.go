@@ -1,0 +1,55 @@
+package metrics
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"weft/model"
+)
+
+type world struct{}
+
+func (world) Workloads() []*model.Workload {
+	return []*model.Workload{{Spec: model.WorkloadSpec{Kind: model.WorkloadHost}}, {Spec: model.WorkloadSpec{Kind: model.WorkloadContainer}}}
+}
+
+func (world) HostStatus(*model.Host) model.HostStatus {
+	return model.HostStatus{State: model.HostOnline}
+}
+
+func (world) TapStatus(*model.Tap) model.TapStatus {
+	l := model.Ledger{Seen: model.Count{Packets: 10, Bytes: 1000}, Filtered: model.Count{Packets: 3, Bytes: 300}, Delivered: model.Count{Packets: 7, Bytes: 700}}
+	return model.TapStatus{State: model.TapActive, Paths: []model.TapPath{{Host: "web-1", Tool: "ids", Ledger: l}}}
+}
+
+func (world) List(_ context.Context, kind model.Kind) ([]model.Resource, int64, error) {
+	r := model.MustKind(kind).New()
+	r.Meta().Name = "one"
+	return []model.Resource{r}, 1, nil
+}
+
+func TestMetricsShowTheLedger(t *testing.T) {
+	rec := httptest.NewRecorder()
+	New(world{}, world{}, slog.New(slog.DiscardHandler)).Handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	body, err := io.ReadAll(rec.Result().Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`weft_hosts{state="Online"} 1`,
+		`weft_workloads{kind="container"} 1`,
+		`weft_tap_state{state="Active",tap="one"} 1`,
+		`weft_tap_packets_total{account="seen",host="web-1",tap="one",tool="ids"} 10`,
+		`weft_tap_packets_total{account="delivered",host="web-1",tap="one",tool="ids"} 7`,
+		`weft_tap_bytes_total{account="filtered",host="web-1",tap="one",tool="ids"} 300`,
+		`weft_tap_packets_total{account="pathDropped",host="web-1",tap="one",tool="ids"} 0`,
+	} {
+		if !strings.Contains(string(body), want) {
+			t.Errorf("no line %q", want)
+		}
+	}
+}
