@@ -15,7 +15,7 @@ import (
 )
 
 // applets are BusyBox's commands that the images have.
-var applets = []string{"sh", "sleep", "wget", "httpd", "nc", "cat", "ip", "true"}
+var applets = []string{"sh", "sleep", "wget", "httpd", "nc", "cat", "ip", "timeout", "true"}
 
 // busybox is the machine's static BusyBox.
 func busybox(t testing.TB) []byte {
