@@ -6,7 +6,6 @@ import (
 	"os"
 	"path"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -79,9 +78,6 @@ func (w *walker) walk(rel string, depth int) {
 func (w *walker) group(rel string) (group, bool) {
 	g := group{path: rel, name: attribute(w.root+rel, attrName), labels: parseLabels(attribute(w.root+rel, attrLabels))}
 	g.runtime, g.id = containerOf(rel)
-	if g.id != "" && w.holdsContainers(rel) {
-		return g, false // Podman's pod: named as a container is, with such inside
-	}
 	known := w.known[rel]
 	if name, ok := strings.CutPrefix(path.Base(rel), "lxc.payload."); ok && name != "" { // LXC, LXD, Incus
 		g.name, g.runtime, known = cmp.Or(g.name, name), "lxc", true
@@ -106,18 +102,6 @@ func (w *walker) group(rel string) (group, bool) {
 		return g, false
 	}
 	return g, true
-}
-
-// holdsContainers says whether a cgroup without processes of its own has
-// containers right below it.
-func (w *walker) holdsContainers(rel string) bool {
-	if len(pids(w.root+rel+"/cgroup.procs")) > 0 {
-		return false
-	}
-	return slices.ContainsFunc(children(w.root+rel), func(child string) bool {
-		_, id := containerOf(path.Join(rel, child))
-		return id != ""
-	})
 }
 
 // maxPIDs bounds how many processes of one cgroup are looked at.
@@ -146,7 +130,7 @@ func (w *walker) process(rel string, deep bool, depth int) (pid int, netns strin
 	}
 	for _, child := range children(w.root + rel) {
 		if _, id := containerOf(path.Join(rel, child)); id != "" {
-			continue // a container inside a unit is a workload of its own
+			continue // a container inside a unit, or in Podman's pod, which is named as one is
 		}
 		if pid, netns = w.process(path.Join(rel, child), deep, depth+1); pid != 0 {
 			return pid, netns

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"weft/wire/wirepb"
 )
 
 // engineFake is a socket that behaves as it is told, from one connection or
@@ -189,6 +191,50 @@ func TestEnginesThatMisbehave(t *testing.T) {
 			known()
 		})
 	}
+}
+
+// An engine that answers all but the call for events is given up too.
+func TestEventStreamThatDoesNotBegin(t *testing.T) {
+	fake := newEngineFake(t, "docker.sock", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/events" {
+			hang(w, r)
+			return
+		}
+		healthyDocker(w, r)
+	}))
+	d := newTestDiscover(t, Config{})
+	d.timing = timing{timeout: 100 * time.Millisecond, retry: time.Hour, refresh: time.Hour}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	d.watchDocker(ctx, fake.socket)
+	if got := d.parts.troubs["discover.docker"]; !strings.Contains(got, "does not answer within 100ms") {
+		t.Errorf("capability is %q", got)
+	}
+}
+
+// A container that the tree shows and the engine has not named is asked for,
+// though no event tells of it.
+func TestUnknownContainerIsAskedFor(t *testing.T) {
+	id := strings.Repeat("0b", 32)
+	var there atomic.Bool
+	fake := newEngineFake(t, "docker.sock", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/containers/json" && there.Load() {
+			fmt.Fprintf(w, `[{"Id":%q,"Names":["/late"],"Image":"nginx:1"}]`, id)
+			return
+		}
+		healthyDocker(w, r)
+	}))
+	d := newTestDiscover(t, Config{})
+	d.timing.refresh = time.Hour
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); d.watchDocker(ctx, fake.socket) }()
+	defer func() { cancel(); <-done }()
+	waitEngine(t, d, strings.Repeat("0a", 32), func(c container) bool { return c.name == "web" })
+	time.Sleep(100 * time.Millisecond) // it waits for events now
+	there.Store(true)
+	d.publish(&wirepb.HostFacts{}, []*wirepb.Workload{{Id: id, Kind: "container", ContainerRuntime: "docker"}})
+	waitEngine(t, d, id, func(c container) bool { return c.name == "late" })
 }
 
 // A stream of events may say anything at any length.
