@@ -14,7 +14,7 @@ var docs = map[string]string{
 	"Container.id":               "ID is the runtime's own, 64 hex digits as a rule.",
 	"Container.image":            "Image is the reference it was started from.",
 	"Container.name":             "Name is what the runtime calls it.",
-	"Container.runtime":          "Runtime is what runs it: containerd, docker, podman, cgroup.",
+	"Container.runtime":          "Runtime is what runs it: docker, podman, containerd, cri-o, lxc, cgroup.",
 	"Count":                      "Count is a number of packets and the bytes in them. A super-frame (GSO, GRO) counts as the packets a wire would have carried; bytes are those of the frame as the source's kernel held it, before any slicing.",
 	"Deliver":                    "Deliver says in what form the tool gets the packets.",
 	"Deliver.device":             "Device is the interface on the tool's host that the packets arrive on; weft makes it (\"weft0\" unless named). 15 bytes at most.",

@@ -49,6 +49,6 @@ type Container struct {
 	Name string `json:"name,omitempty"`
 	// Image is the reference it was started from.
 	Image string `json:"image,omitempty"`
-	// Runtime is what runs it: containerd, docker, podman, cgroup.
+	// Runtime is what runs it: docker, podman, containerd, cri-o, lxc, cgroup.
 	Runtime string `json:"runtime"`
 }

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -27,7 +28,7 @@ type workloadResult struct {
 
 // resolve finds the interfaces of the line's workloads.
 func (c *Capture) resolve(want *wirepb.CaptureLine, known map[string]Workload) (places []place, items []*workloadResult) {
-	taken := make(map[int]string)
+	taken := make(map[int]bool)
 	for _, id := range want.GetWorkloads() {
 		result := &workloadResult{workload: id}
 		items = append(items, result)
@@ -37,7 +38,7 @@ func (c *Capture) resolve(want *wirepb.CaptureLine, known map[string]Workload) (
 			result.err = errors.New("the workload is not on this host")
 			continue
 		case len(w.Interfaces) == 0:
-			result.err = errors.New("the workload has no interface that can be tapped")
+			result.err = errors.New(cmp.Or(w.Untappable, "the workload has no interface that can be tapped"))
 			continue
 		}
 		for _, name := range w.Interfaces {
@@ -47,11 +48,10 @@ func (c *Capture) resolve(want *wirepb.CaptureLine, known map[string]Workload) (
 				continue
 			}
 			attrs := dev.Attrs()
-			if by, double := taken[attrs.Index]; double {
-				result.err = fmt.Errorf("interface %s is tapped for %s already", name, by)
-				continue
+			if taken[attrs.Index] {
+				continue // containers that share a namespace: their frames are tapped, once
 			}
-			taken[attrs.Index] = id
+			taken[attrs.Index] = true
 			raw := attrs.EncapType != "ether" && attrs.EncapType != "loopback"
 			if raw && len(want.GetFilterEthernet()) > 0 && len(want.GetFilterRaw()) == 0 {
 				result.err = fmt.Errorf("interface %s has no Ethernet headers and the filter needs them", name)

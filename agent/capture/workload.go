@@ -23,6 +23,8 @@ type Workload struct {
 	ID         string
 	Interfaces []string // of this network namespace
 	Sense      Sense
+	// Untappable says why there are no Interfaces, where that is known.
+	Untappable string
 }
 
 // workloadNumbers hands out the numbers that stand for workloads in records.

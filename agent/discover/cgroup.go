@@ -1,6 +1,7 @@
 package discover
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"path"
@@ -44,9 +45,11 @@ type walker struct {
 	root string
 	proc string
 	own  string // the agent's network namespace
-	seen int
-	out  []group
-	dirs []string // every directory, for the watches
+	// known are cgroups that an engine says are containers.
+	known map[string]bool
+	seen  int
+	out   []group
+	dirs  []string // every directory, for the watches
 }
 
 // walk looks at one directory and below. It returns whether to go on.
@@ -75,15 +78,19 @@ func (w *walker) walk(rel string, depth int) {
 func (w *walker) group(rel string) (group, bool) {
 	g := group{path: rel, name: attribute(w.root+rel, attrName), labels: parseLabels(attribute(w.root+rel, attrLabels))}
 	g.runtime, g.id = containerOf(rel)
+	known := w.known[rel]
+	if name, ok := strings.CutPrefix(path.Base(rel), "lxc.payload."); ok && name != "" { // LXC, LXD, Incus
+		g.name, g.runtime, known = cmp.Or(g.name, name), "lxc", true
+	}
 	unit := strings.HasSuffix(rel, ".service")
-	whole := g.id != "" || g.name != "" || unit // the whole subtree is one workload
+	whole := g.id != "" || g.name != "" || unit || known // the whole subtree is one workload
 	g.pid, g.netns = w.process(rel, whole, 0)
 	if g.pid == 0 {
 		return g, false // nothing runs here
 	}
 	g.foreign = g.netns != "" && g.netns != w.own
 	switch {
-	case g.id != "":
+	case g.id != "", known:
 		g.kind = model.WorkloadContainer
 	case unit:
 		g.kind = model.WorkloadUnit
@@ -122,6 +129,9 @@ func (w *walker) process(rel string, deep bool, depth int) (pid int, netns strin
 		return pid, netns
 	}
 	for _, child := range children(w.root + rel) {
+		if _, id := containerOf(path.Join(rel, child)); id != "" {
+			continue // a container inside a unit, or in Podman's pod, which is named as one is
+		}
 		if pid, netns = w.process(path.Join(rel, child), deep, depth+1); pid != 0 {
 			return pid, netns
 		}
@@ -188,14 +198,15 @@ var (
 	hexID = regexp.MustCompile(`^[0-9a-f]{64}$`)
 	// What container managers call their cgroups: systemd's scopes, and plain
 	// directories with the cgroupfs driver.
-	scopeRE = regexp.MustCompile(`^(docker|libpod|cri-containerd|crio|nerdctl|podman)-([0-9a-f]{64})(\.scope)?$`)
+	scopeRE = regexp.MustCompile(`^(docker|libpod|libpod-payload|cri-containerd|crio|nerdctl|podman)-([0-9a-f]{64})(\.scope)?$`)
 )
 
-var runtimes = map[string]string{"docker": "docker", "libpod": "podman", "podman": "podman", "cri-containerd": "containerd", "crio": "cri-o", "nerdctl": "containerd"}
+var runtimes = map[string]string{"docker": "docker", "libpod": "podman", "libpod-payload": "podman", "podman": "podman", "cri-containerd": "containerd", "crio": "cri-o", "nerdctl": "containerd"}
 
 // containerOf reads the container's id out of the last element of a cgroup's
-// path: docker-ID.scope, libpod-ID, cri-containerd-ID.scope, crio-ID.scope,
-// /docker/ID, /kubepods/.../podUID/ID. Monitors (libpod-conmon-ID) are none.
+// path: docker-ID.scope, libpod-ID, libpod-payload-ID (in the cgroup of a unit
+// that Podman runs in), cri-containerd-ID.scope, crio-ID.scope, /docker/ID,
+// /kubepods/.../podUID/ID. Monitors (libpod-conmon-ID) are none.
 func containerOf(rel string) (runtime, id string) {
 	base := path.Base(rel)
 	if m := scopeRE.FindStringSubmatch(base); m != nil {

@@ -5,11 +5,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"path"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -19,54 +21,109 @@ import (
 // module would bring some hundred packages into the agent for that, so the
 // few fields are read here. Field numbers are those of
 // containerd/api/services/{namespaces,containers}/v1, which are frozen.
-type containerd struct{ client *http.Client }
+type containerd struct {
+	client  *http.Client
+	timeout time.Duration // of one call
+}
 
-func newContainerd(socket string) *containerd {
+func newContainerd(socket string, timeout time.Duration) *containerd {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", socket)
-	}
-	return &containerd{&http.Client{Transport: &http.Transport{DialContext: dial, Protocols: protocols}}}
+	return &containerd{&http.Client{Transport: &http.Transport{DialContext: dialEngine(socket, timeout), Protocols: protocols}}, timeout}
 }
 
 func (d *Discover) watchContainerd(ctx context.Context, socket string) {
-	c := newContainerd(socket)
+	c := newContainerd(socket, d.timing.timeout)
 	defer c.client.CloseIdleConnections()
 	const capability = "discover.containerd"
-	d.keepEngine(ctx, capability, socket, func(ctx context.Context) error {
-		for {
-			// Taken before listing: a workload that comes now is asked for next.
-			changed := d.Changed()
-			known, err := c.list(ctx)
+	d.keepEngine(ctx, capability, socket, func(ctx context.Context) error { return d.followContainerd(ctx, c, capability, socket) })
+}
+
+// followContainerd lists at each event, and once a minute.
+func (d *Discover) followContainerd(ctx context.Context, c *containerd, capability, socket string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events := c.events(ctx)
+	// containerd does not say when it begins to tell of events; by then it does.
+	refresh := time.NewTimer(d.timing.retry)
+	defer refresh.Stop()
+	for {
+		began := time.Now()
+		known, err := c.list(ctx)
+		if err != nil {
+			return err
+		}
+		d.setEngine(socket, known)
+		d.say(capability, "yes")
+		pace(ctx, time.Since(began))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-refresh.C:
+			refresh.Reset(d.timing.refresh)
+		case err := <-events:
 			if err != nil {
 				return err
 			}
-			d.setEngine(socket, known)
-			d.say(capability, "yes")
-			// The cgroup tree tells when a container comes; its description is
-			// there before.
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-changed:
-			case <-time.After(engineRefresh):
-			}
-			select { // a burst of changes is one
-			case <-ctx.Done():
-				return nil
-			case <-time.After(50 * time.Millisecond):
-			}
 		}
-	})
+	}
 }
 
-// call makes one unary gRPC call (github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
-func (c *containerd) call(ctx context.Context, method, namespace string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://containerd"+method, bytes.NewReader(make([]byte, 5))) // an empty message
+// topics are the events that change the list, of which SubscribeRequest takes
+// filters: repeated string filters = 1. Probes that run in containers make many
+// others.
+var topics = []string{"/containers/create", "/containers/update", "/containers/delete", "/tasks/start"}
+
+// events yields nil for what happens, gathered while nobody listens, and at
+// last an error.
+func (c *containerd) events(ctx context.Context) <-chan error {
+	out := make(chan error, 1)
+	go func() {
+		err := c.subscribe(ctx, func() {
+			select {
+			case out <- nil:
+			default:
+			}
+		})
+		select {
+		case out <- fmt.Errorf("event stream ended: %w", err):
+		case <-ctx.Done():
+		}
+	}()
+	return out
+}
+
+// subscribe calls heard for each event until the stream breaks.
+func (c *containerd) subscribe(ctx context.Context, heard func()) error {
+	var message []byte
+	for _, topic := range topics {
+		message = protowire.AppendTag(message, 1, protowire.BytesType)
+		message = protowire.AppendString(message, `topic=="`+topic+`"`)
+	}
+	resp, err := c.post(ctx, "/containerd.services.events.v1.Events/Subscribe", "", message)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	for header := make([]byte, 5); ; {
+		if _, err := io.ReadFull(resp.Body, header); err != nil {
+			return err
+		}
+		n := int64(binary.BigEndian.Uint32(header[1:]))
+		if n > maxEngineBody {
+			return fmt.Errorf("event of %d bytes", n)
+		}
+		if _, err := io.CopyN(io.Discard, resp.Body, n); err != nil {
+			return err
+		}
+		heard()
+	}
+}
+
+// post begins a gRPC call with one message (github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
+func (c *containerd) post(ctx context.Context, method, namespace string, message []byte) (*http.Response, error) {
+	frame := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message))), message...)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://containerd"+method, bytes.NewReader(frame))
 	if err != nil {
 		return nil, err
 	}
@@ -75,14 +132,21 @@ func (c *containerd) call(ctx context.Context, method, namespace string) ([]byte
 	if namespace != "" {
 		req.Header.Set("Containerd-Namespace", namespace)
 	}
-	resp, err := c.client.Do(req)
+	return c.client.Do(req)
+}
+
+// call makes one unary call without arguments.
+func (c *containerd) call(ctx context.Context, method, namespace string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	resp, err := c.post(ctx, method, namespace, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxEngineBody))
+	body, err := readBounded(resp.Body, "call "+method)
 	if err != nil {
-		return nil, fmt.Errorf("call %s: %w", method, err)
+		return nil, err
 	}
 	if status := cmp.Or(resp.Trailer.Get("Grpc-Status"), resp.Header.Get("Grpc-Status")); status != "0" {
 		return nil, fmt.Errorf("call %s: %s, gRPC status %s: %s", method, resp.Status, status, cmp.Or(resp.Trailer.Get("Grpc-Message"), resp.Header.Get("Grpc-Message")))
@@ -173,39 +237,99 @@ func parseNamespaces(message []byte) ([]string, error) {
 }
 
 // parseContainers reads ListContainersResponse{repeated Container containers = 1},
-// Container{string id = 1; map<string,string> labels = 2; string image = 3}.
+// Container{string id = 1; map<string,string> labels = 2; string image = 3;
+// google.protobuf.Any spec = 5}.
+//
+// Kubernetes and nerdctl name containers by 64 hex digits, which their cgroups
+// show. Others name them as they like: these are known by their cgroup.
 func parseContainers(message []byte, out map[string]container) error {
 	err := fields(message, func(number protowire.Number, body []byte) error {
 		if number != 1 {
 			return nil
 		}
-		id, k := "", container{runtime: "containerd", labels: map[string]string{}}
+		k := container{runtime: "containerd", labels: map[string]string{}}
+		var spec []byte
 		err := fields(body, func(number protowire.Number, value []byte) error {
 			switch number {
 			case 1:
-				id = string(value)
+				k.id = string(value)
 			case 2:
 				return entry(value, k.labels)
 			case 3:
 				k.image = string(value)
+			case 5:
+				spec = value
 			}
 			return nil
 		})
+		// A pod's sandbox holds no process of the user's.
+		if err != nil || k.id == "" || k.labels["io.cri-containerd.kind"] == "sandbox" {
+			return err
+		}
 		// What people call it: Kubernetes' and nerdctl's labels.
 		k.name = cmp.Or(k.labels["io.kubernetes.container.name"], k.labels["nerdctl/name"])
 		if pod := k.labels["io.kubernetes.pod.name"]; pod != "" && k.name != "" {
 			k.name = pod + "." + k.name
 		}
-		// A pod's sandbox holds no process of the user's.
-		if err == nil && hexID.MatchString(id) && k.labels["io.cri-containerd.kind"] != "sandbox" {
-			out[id] = k
+		if hexID.MatchString(k.id) {
+			out[k.id] = k
+			return nil
 		}
-		return err
+		k.name = cmp.Or(k.name, k.id)
+		if k.cgroup = specCgroup(spec); k.cgroup != "" {
+			out[k.cgroup] = k
+		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("decode containers: %w", err)
 	}
 	return nil
+}
+
+// specCgroup reads a container's cgroup out of its OCI runtime specification,
+// an Any{string type_url = 1; bytes value = 2} with JSON as its value: a path,
+// or "SLICE:PREFIX:NAME" where systemd makes the cgroup. It is "" where there
+// is none: that of a namespace of its own, or relative to the engine's.
+func specCgroup(spec []byte) string {
+	var text string
+	err := fields(spec, func(number protowire.Number, value []byte) error {
+		if number != 2 {
+			return nil
+		}
+		var v struct{ Linux struct{ CgroupsPath string } }
+		err := json.Unmarshal(value, &v)
+		text = v.Linux.CgroupsPath
+		return err
+	})
+	switch parts := strings.Split(text, ":"); {
+	case err != nil:
+		return ""
+	case len(parts) == 3:
+		return path.Join(slicePath(parts[0]), parts[1]+"-"+parts[2]+".scope")
+	case strings.HasPrefix(text, "/") && path.Clean(text) != "/":
+		return path.Clean(text)
+	}
+	return ""
+}
+
+// slicePath is where systemd keeps a slice: each "-" in its name is a level
+// (systemd.slice(5)).
+func slicePath(slice string) string {
+	name, ok := strings.CutSuffix(slice, ".slice")
+	if slice == "" {
+		return "/system.slice"
+	}
+	if !ok || name == "-" {
+		return "/"
+	}
+	out := "/"
+	for i, c := range name {
+		if c == '-' {
+			out = path.Join(out, name[:i]+".slice")
+		}
+	}
+	return path.Join(out, slice)
 }
 
 // entry reads one entry of a map<string,string>.

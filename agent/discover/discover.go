@@ -51,7 +51,8 @@ type Discover struct {
 	log  *slog.Logger
 	poke chan struct{} // something may have changed; holds one
 
-	parts parts
+	parts  parts
+	timing timing // of engines
 
 	mu        sync.Mutex
 	facts     *wirepb.HostFacts
@@ -97,7 +98,7 @@ func New(cfg Config, deps Deps) (*Discover, error) {
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Discover{cfg: cfg, log: deps.Log, poke: make(chan struct{}, 1), facts: &wirepb.HostFacts{}, changed: make(chan struct{}),
+	return &Discover{cfg: cfg, log: deps.Log, timing: usualTiming, poke: make(chan struct{}, 1), facts: &wirepb.HostFacts{}, changed: make(chan struct{}),
 		parts: parts{engines: map[string]map[string]container{}, troubs: map[string]string{}}}, nil
 }
 

@@ -133,11 +133,11 @@ func newTestDiscover(t *testing.T, cfg Config) *Discover {
 func waitEngine(t *testing.T, d *Discover, id string, ok func(container) bool) {
 	t.Helper()
 	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if ok(d.engineContainer(id)) {
+		if ok(d.engineContainer(id, "")) {
 			return
 		}
 	}
-	t.Fatalf("container %.12s is %+v", id, d.engineContainer(id))
+	t.Fatalf("container %.12s is %+v", id, d.engineContainer(id, ""))
 }
 
 func TestDockerIsListedAndFollowed(t *testing.T) {
@@ -207,7 +207,7 @@ func TestContainerdIsAskedInGRPC(t *testing.T) {
 	})
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
-	c := newContainerd(unixServer(t, "containerd.sock", &http.Server{Handler: handler, Protocols: &protocols}))
+	c := newContainerd(unixServer(t, "containerd.sock", &http.Server{Handler: handler, Protocols: &protocols}), time.Second)
 	defer c.client.CloseIdleConnections()
 	got, err := c.list(t.Context())
 	if k := got[id]; err != nil || len(got) != 1 || k.name != "shop-1.web" || k.image != "docker.io/nginx:1" || k.runtime != "containerd" {
@@ -215,24 +215,85 @@ func TestContainerdIsAskedInGRPC(t *testing.T) {
 	}
 }
 
+// The forms in which container managers name cgroups, by runtime. Monitors and
+// other helpers are none.
 func TestContainerOfCgroupPath(t *testing.T) {
-	id := strings.Repeat("c3", 32)
+	id, pod := strings.Repeat("c3", 32), strings.Repeat("9d", 32)
+	const uid = "7d3a3b5c-0f4e-4b7e-9f55-2f6f6b1c0d11"
+	systemdUID := strings.ReplaceAll(uid, "-", "_")
 	for path, want := range map[string]string{
-		"/system.slice/docker-" + id + ".scope":                   "docker",
-		"/docker/" + id:                                           "docker",
-		"/machine.slice/libpod-" + id + ".scope":                  "podman",
-		"/libpod_parent/libpod-" + id:                             "podman",
-		"/libpod_parent/" + id:                                    "podman",
-		"/machine.slice/libpod-conmon-" + id + ".scope":           "",
-		"/kubepods.slice/x.slice/cri-containerd-" + id + ".scope": "containerd",
-		"/kubepods/burstable/pod12/" + id:                         "containerd",
-		"/kubepods.slice/crio-" + id + ".scope":                   "cri-o",
-		"/system.slice/docker-" + id[:12] + ".scope":              "",
-		"/system.slice/nginx.service":                             "",
-		"/" + strings.ToUpper(id):                                 "",
+		// Docker: systemd's driver, cgroupfs, rootless, another parent.
+		"/system.slice/docker-" + id + ".scope": "docker",
+		"/docker/" + id:                         "docker",
+		"/user.slice/user-1000.slice/user@1000.service/user.slice/docker-" + id + ".scope": "docker",
+		"/ci.slice/docker-" + id + ".scope":                                                "docker",
+		"/system.slice/docker.service":                                                     "",
+		"/system.slice/docker-" + id[:12] + ".scope":                                       "",
+		// Podman: systemd, cgroupfs, pods, rootless, run by a unit (Quadlet).
+		"/machine.slice/libpod-" + id + ".scope":                                           "podman",
+		"/libpod_parent/libpod-" + id:                                                      "podman",
+		"/libpod_parent/" + id:                                                             "podman",
+		"/libpod_parent/" + pod + "/libpod-" + id:                                          "podman",
+		"/machine.slice/machine-libpod_pod_" + pod + ".slice/libpod-" + id + ".scope":      "podman",
+		"/machine.slice/machine-libpod_pod_" + pod + ".slice":                              "",
+		"/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-" + id + ".scope": "podman",
+		"/system.slice/web.service/libpod-payload-" + id:                                   "podman",
+		"/system.slice/web.service":                                                        "",
+		"/machine.slice/libpod-conmon-" + id + ".scope":                                    "",
+		"/libpod_parent/conmon":                                                            "",
+		"/libpod_parent/libpod-" + id + "/container":                                       "",
+		// Kubernetes: containerd and CRI-O, systemd's driver and cgroupfs.
+		"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod" + systemdUID + ".slice/cri-containerd-" + id + ".scope": "containerd",
+		"/kubepods.slice/kubepods-pod" + systemdUID + ".slice/crio-" + id + ".scope":                                              "cri-o",
+		"/kubepods.slice/kubepods-pod" + systemdUID + ".slice/crio-conmon-" + id + ".scope":                                       "",
+		"/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod" + systemdUID + ".slice":                               "",
+		"/kubepods/burstable/pod" + uid + "/" + id:                                                                                "containerd",
+		"/kubepods/pod" + uid + "/crio-" + id:                                                                                     "cri-o",
+		"/kubepods/besteffort/pod" + uid:                                                                                          "",
+		"/kubelet/kubepods/pod" + uid + "/" + id:                                                                                  "containerd", // kind: a node in a container
+		"/system.slice/containerd.service":                                                                                        "",
+		"/system.slice/nerdctl-" + id + ".scope":                                                                                  "containerd",
+		"/default/" + id:                                                                                                          "containerd", // nerdctl with cgroupfs
+		"/system.slice/kubelet.service":                                                                                           "",
+		// Others: these are found by their network namespace.
+		"/lxc.payload.web":                          "",
+		"/machine.slice/machine-web.scope":          "",
+		"/system.slice/nginx.service":               "",
+		"/" + strings.ToUpper(id):                   "",
+		"/docker/" + id + id:                        "",
+		"/system.slice/docker-" + id + ".scope.bak": "",
 	} {
-		if got, _ := containerOf(path); got != want {
-			t.Errorf("%s: runtime %q, want %q", path, got, want)
+		runtime, got := containerOf(path)
+		if runtime != want || (got != "") != (want != "") || got != "" && got != id {
+			t.Errorf("%s: runtime %q, id %.12s, want %q", path, runtime, got, want)
+		}
+	}
+}
+
+func TestCgroupOfContainerdSpec(t *testing.T) {
+	for text, want := range map[string]string{
+		"/default/web":         "/default/web",
+		"/a/../default//web/":  "/default/web",
+		"system.slice:ctr:web": "/system.slice/ctr-web.scope",
+		":ctr:web":             "/system.slice/ctr-web.scope",
+		"a-b-c.slice:ctr:web":  "/a.slice/a-b.slice/a-b-c.slice/ctr-web.scope",
+		"-.slice:ctr:web":      "/ctr-web.scope",
+		"":                     "",
+		"/":                    "",
+		"../..":                "",
+		"default/web":          "", // relative to the engine's own
+	} {
+		spec, err := json.Marshal(map[string]any{"linux": map[string]any{"cgroupsPath": text}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := specCgroup(append(field(1, []byte("types.containerd.io/opencontainers/runtime-spec/1/Spec")), field(2, spec)...)); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+	for _, garbage := range []string{"", "{", `{"linux":7}`, `{"linux":{"cgroupsPath":[]}}`} {
+		if got := specCgroup(field(2, []byte(garbage))); got != "" {
+			t.Errorf("%q: %q", garbage, got)
 		}
 	}
 }
@@ -294,6 +355,8 @@ func FuzzEngines(f *testing.F) {
 		parseContainers(data, map[string]container{})
 		parseNamespaces(data)
 		unframe(data)
+		parseVersion(data)
+		specCgroup(data)
 		tellsOfChange(data)
 	})
 }

@@ -242,9 +242,12 @@ func (d *Discover) subscribe(ctx context.Context) error {
 			return nil
 		case err := <-failed:
 			return err
-		case _, ok := <-linkEvents:
+		case event, ok := <-linkEvents:
 			if !ok {
 				return fmt.Errorf("link events ended")
+			}
+			if event.IfInfomsg.Family == unix.AF_BRIDGE {
+				continue // a port learns or forwards now; that it is one was told before
 			}
 		case _, ok := <-addrEvents:
 			if !ok {

@@ -49,7 +49,7 @@ func (s *scanner) close() { s.watch.close() }
 // scan looks at everything. A resync, for which nothing was heard, believes
 // what is known of namespaces for a while.
 func (s *scanner) scan(resync bool) (*wirepb.HostFacts, []*wirepb.Workload) {
-	w := &walker{root: s.d.cfg.CgroupRoot, proc: s.proc, own: s.own}
+	w := &walker{root: s.d.cfg.CgroupRoot, proc: s.proc, own: s.own, known: s.d.engineCgroups()}
 	w.walk("/", 0)
 	s.watch.follow(w.dirs)
 
@@ -113,22 +113,29 @@ func (s *scanner) workload(g group) *wirepb.Workload {
 		maps.Copy(w.Labels, g.labels)
 		return w
 	}
-	c := s.d.engineContainer(g.id)
-	w.ContainerId, w.ContainerImage = cmp.Or(g.id, g.path), c.image
+	c := s.d.engineContainer(g.id, g.path)
+	w.ContainerId, w.ContainerImage = cmp.Or(g.id, c.id, g.path), c.image
 	w.ContainerRuntime = cmp.Or(c.runtime, g.runtime, "cgroup")
+	if c.runtime == "containerd" && g.runtime != "" {
+		w.ContainerRuntime = g.runtime // Docker's run by way of containerd
+	}
 	short := ""
 	if g.id != "" {
 		short = g.id[:12]
 	}
 	w.ContainerName = cmp.Or(c.name, g.name, short, baseName(g.path))
 	w.Name = w.ContainerName
+	network := ""
+	if !g.foreign {
+		network = "host"
+	}
 	for k, v := range c.labels {
 		if model.CheckLabelKey(k) == nil && len(w.Labels) < maxLabels {
 			w.Labels[k] = model.CleanLabelValue(v)
 		}
 	}
 	maps.Copy(w.Labels, g.labels)
-	for k, v := range map[string]string{"container.name": w.ContainerName, "container.image": c.image, "container.id": g.id, "container.runtime": w.ContainerRuntime} {
+	for k, v := range map[string]string{"container.name": w.ContainerName, "container.image": c.image, "container.id": cmp.Or(g.id, c.id), "container.network": network, "container.runtime": w.ContainerRuntime} {
 		if v != "" {
 			w.Labels[k] = model.CleanLabelValue(v)
 		}

@@ -84,9 +84,24 @@ func tappable(workloads []*wirepb.Workload) []capture.Workload {
 		if w.Kind == string(model.WorkloadHost) {
 			sense = capture.Uplink
 		}
-		out = append(out, capture.Workload{ID: w.Id, Interfaces: w.Interfaces, Sense: sense})
+		out = append(out, capture.Workload{ID: w.Id, Interfaces: w.Interfaces, Sense: sense, Untappable: untappable(w)})
 	}
 	return out
+}
+
+// untappable says why a workload without interfaces has none.
+func untappable(w *wirepb.Workload) string {
+	switch {
+	case len(w.Interfaces) > 0:
+		return ""
+	case w.Kind == string(model.WorkloadUnit):
+		return "a unit has the host's network, in which its packets cannot be told apart yet: tap the host with a filter"
+	case w.Labels["container.network"] == "host":
+		return "the container has the host's network, in which its packets cannot be told apart yet: tap the host with a filter"
+	case len(w.Addresses) == 0:
+		return "the container has no network: nothing to tap"
+	}
+	return "" // macvlan, a moved device: no end of a pair is ours
 }
 
 // accept serves a stream that another agent has opened.

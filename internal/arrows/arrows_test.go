@@ -29,7 +29,7 @@ var mayImport = map[string][]string{
 	"docs":       {"model"},
 	"scripts":    {},
 	"examples":   {},
-	"e2e":        {"lab", "model", "wire", "internal"},
+	"e2e":        {"lab", "model", "wire", "internal", "packet"},
 }
 
 // banned names imports that a program must not reach, and why.
