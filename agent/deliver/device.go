@@ -122,9 +122,16 @@ func openDevice(name string, attach Attach) (*device, error) {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
 	d.dropped(true)
-	if d.feed, err = openFeed(fed.Attrs().Index, deviceMTU); err != nil {
+	if d.feed, err = openFeed(fed.Attrs().Name, fed.Attrs().Index, deviceMTU); err != nil {
 		d.handle.Close()
 		return nil, err
+	}
+	// The kernel makes the device ready on a worker of its own (net/core/link_watch.c).
+	for range 100 {
+		if d.feed.running() {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 	if d.block, err = blockStack(end.Attrs().Index, attach); err != nil {
 		d.unblocked = err

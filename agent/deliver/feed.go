@@ -48,7 +48,8 @@ type feed struct {
 
 	fates []fate
 	err   error // the last that a write met
-	noUSO bool  // the kernel does not cut UDP for us (before 6.2)
+	flags ifFlags
+	noUSO bool // the kernel does not cut UDP for us (before 6.2)
 }
 
 // mmsghdr is struct mmsghdr of sys/socket.h.
@@ -58,13 +59,20 @@ type mmsghdr struct {
 	_   [4]byte
 }
 
+// ifFlags is struct ifreq of linux/if.h, as SIOCGIFFLAGS has it.
+type ifFlags struct {
+	name  [unix.IFNAMSIZ]byte
+	flags uint16
+	_     [22]byte
+}
+
 // fate is what became of one record.
 type fate struct {
 	sum    model.Count
 	failed bool
 }
 
-func openFeed(ifindex, mtu int) (*feed, error) {
+func openFeed(name string, ifindex, mtu int) (*feed, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open a packet socket: %w", err)
@@ -79,6 +87,7 @@ func openFeed(ifindex, mtu int) (*feed, error) {
 	}
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20)
 	f := &feed{fd: fd, mtu: mtu, arena: make([]byte, arenaSize), fates: make([]fate, 0, 1024)}
+	copy(f.flags.name[:unix.IFNAMSIZ-1], name)
 	for i := range f.msgs {
 		f.msgs[i].hdr.Iov = &f.iov[i][0]
 		f.msgs[i].hdr.SetIovlen(2)
@@ -103,6 +112,10 @@ func (f *feed) write(d *tapstream.Decoder) (delivered, failed model.Count, devic
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.fates, f.err = f.fates[:0], nil
+	up := f.running()
+	if !up {
+		f.err = unix.ENETDOWN
+	}
 	var r tapstream.Record
 	for {
 		more, err := d.Next(&r)
@@ -114,7 +127,11 @@ func (f *feed) write(d *tapstream.Decoder) (delivered, failed model.Count, devic
 			break
 		}
 		f.fates = append(f.fates, fate{sum: model.Count{Packets: uint64(r.Segments), Bytes: uint64(r.Length)}})
-		f.record(&r)
+		if up {
+			f.record(&r)
+		} else {
+			f.fail()
+		}
 	}
 	f.flush()
 	for i := range f.fates {
@@ -125,6 +142,14 @@ func (f *feed) write(d *tapstream.Decoder) (delivered, failed model.Count, devic
 		}
 	}
 	return delivered, failed, f.err, formatErr
+}
+
+// running says whether the device takes frames. One whose other end is down
+// drops them, and on kernels before 6.6 (net/sched/sch_generic.c, noop_enqueue)
+// neither the sender nor any counter is told.
+func (f *feed) running() bool {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(f.fd), unix.SIOCGIFFLAGS, uintptr(unsafe.Pointer(&f.flags)))
+	return errno != 0 || f.flags.flags&unix.IFF_RUNNING != 0
 }
 
 func (f *feed) fail() { f.fates[len(f.fates)-1].failed = true }
