@@ -145,8 +145,8 @@ func (f *feed) write(d *tapstream.Decoder) (delivered, failed model.Count, devic
 }
 
 // running says whether the device takes frames. One whose other end is down
-// drops them, and on kernels before 6.6 (net/sched/sch_generic.c, noop_enqueue)
-// neither the sender nor any counter is told.
+// drops them, and 6.1 tells neither the sender nor any counter
+// (net/sched/sch_generic.c, noop_enqueue).
 func (f *feed) running() bool {
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(f.fd), unix.SIOCGIFFLAGS, uintptr(unsafe.Pointer(&f.flags)))
 	return errno != 0 || f.flags.flags&unix.IFF_RUNNING != 0

@@ -1,10 +1,10 @@
 //go:build ignore
 
-// The tap: a pair of tcx programs per line that copy frames into one shared
+// The tap: a pair of tc programs per line that copy frames into one shared
 // ring buffer and count what becomes of each. They read the packet and never
 // change it, and always let it pass.
 //
-// Needs kernel 6.6 (tcx). No CO-RE, no kfunc, no GPL-only helper.
+// Attached by tcx or clsact. No CO-RE, no kfunc, no GPL-only helper.
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -21,7 +21,7 @@ volatile const __u32 snaplen;
 // raw_link is 1 where frames begin with the IP header (tun and the like).
 volatile const __u32 raw_link;
 
-// Older kernel headers (Debian 12's are 6.1) do not have it yet: linux/bpf.h.
+// TC_ACT_UNSPEC by another name, which Debian 12's headers (6.1) do not have.
 #define TCX_NEXT -1
 
 #define MAX_LINES 256
