@@ -1,6 +1,7 @@
 # weft: see README.md. `make help` lists the targets.
 SHELL := /bin/bash
-export PATH := $(PATH):/usr/local/go/bin
+# An ordinary user has neither Go nor the network programs of /usr/sbin on PATH.
+export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X weft/internal/version.Version=$(VERSION)
 BUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
