@@ -179,27 +179,47 @@ func (x *Identities) Members(s model.Selector) *roaring.Bitmap {
 	return w.members
 }
 
-// compute intersects the postings of the requirements.
+// compute intersects the postings of the requirements, beginning with one that
+// narrows: a copy of all identities is what a selector of only negations costs.
 func (x *Identities) compute(s model.Selector) *roaring.Bitmap {
-	out := x.all.Clone()
+	var out *roaring.Bitmap
 	for _, r := range s.Requirements {
-		hit := roaring.New()
-		switch r.Operator {
-		case model.OpExists, model.OpDoesNotExist:
-			if b := x.keys[r.Key]; b != nil {
-				hit = b
-			}
-		default:
-			for _, v := range r.Values {
-				if b := x.pairs[[2]string{r.Key, v}]; b != nil {
-					hit.Or(b)
-				}
+		if r.Operator == model.OpIn || r.Operator == model.OpExists {
+			if hit := x.posting(r); out == nil {
+				out = hit.Clone()
+			} else {
+				out.And(hit)
 			}
 		}
-		if r.Operator == model.OpIn || r.Operator == model.OpExists {
-			out.And(hit)
-		} else {
-			out.AndNot(hit)
+	}
+	if out == nil {
+		out = x.all.Clone()
+	}
+	for _, r := range s.Requirements {
+		if r.Operator == model.OpNotIn || r.Operator == model.OpDoesNotExist {
+			out.AndNot(x.posting(r))
+		}
+	}
+	return out
+}
+
+// posting returns the identities that have the key, or one of the values. Not to
+// be changed.
+func (x *Identities) posting(r model.Requirement) *roaring.Bitmap {
+	if r.Operator == model.OpExists || r.Operator == model.OpDoesNotExist {
+		if b := x.keys[r.Key]; b != nil {
+			return b
+		}
+		return roaring.New()
+	}
+	out := roaring.New()
+	for _, v := range r.Values {
+		b := x.pairs[[2]string{r.Key, v}]
+		if b != nil && len(r.Values) == 1 {
+			return b
+		}
+		if b != nil {
+			out.Or(b)
 		}
 	}
 	return out
