@@ -36,11 +36,16 @@ func Decode(doc any) (Resource, error) {
 	if !ok {
 		return nil, FieldErrors{{Message: fmt.Sprintf("is %s; want a resource: apiVersion, kind, metadata, spec", describe(doc))}}
 	}
-	var e FieldErrors
 	info, err := documentKind(top)
 	if err != nil {
 		return nil, err
 	}
+	return decodeAs(top, info)
+}
+
+// decodeAs reads a document whose kind is known.
+func decodeAs(top map[string]any, info KindInfo) (Resource, error) {
+	var e FieldErrors
 	top = maps.Clone(top)
 	delete(top, "status")
 	r := info.New()
