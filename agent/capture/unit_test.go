@@ -275,12 +275,7 @@ func TestBadConfigsAreRefused(t *testing.T) {
 
 func TestDirectoryThatIsNoBPFFS(t *testing.T) {
 	dir := t.TempDir()
-	c, err := New(Config{BPFDir: dir}, Deps{Log: slog.New(slog.DiscardHandler), Dial: func(context.Context, string, *wirepb.Peer) (Conn, error) { return nil, nil }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = c.Apply(t.Context(), &wirepb.CaptureSection{Lines: []*wirepb.CaptureLine{{Line: "a"}}}, nil)
-	if err == nil || !strings.Contains(err.Error(), "mount -t bpf bpf "+dir) {
+	if err := checkBPFFS(dir); err == nil || !strings.Contains(err.Error(), "mount -t bpf bpf "+dir) {
 		t.Errorf("%v", err)
 	}
 }
