@@ -8,7 +8,7 @@ BUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 # Under sudo, what is built still belongs to the person who asked.
 OWN := $(if $(SUDO_UID),chown -R $(SUDO_UID):$(SUDO_GID) bin,true)
 # Root parts of the tests run as root: only the test binaries, never the compiler.
-ROOT := $(if $(filter 0,$(shell id -u)),,-exec 'sudo env PATH=$(PATH) HOME=$(HOME) WEFT_REQUIRE=$(WEFT_REQUIRE) WEFT_BIN=$(WEFT_BIN)')
+ROOT = $(if $(filter 0,$(shell id -u)),,-exec 'sudo env PATH=$(PATH) HOME=$(HOME) WEFT_REQUIRE=$(WEFT_REQUIRE) WEFT_BIN=$(WEFT_BIN)')
 export WEFT_BIN := $(CURDIR)/bin
 export WEFT_REQUIRE ?= all
 

@@ -118,7 +118,9 @@ func bulk(t testing.TB, server, client namespace, address string, size int) {
 	if err := srv.Start(); err != nil {
 		t.Fatal(err)
 	}
-	client.sh(t, fmt.Sprintf("head -c %d /dev/urandom | socat -u - TCP%s:%s:5001,retry=50,interval=0.02", size, family, address))
+	// From a file and in large writes: through a pipe the writes are as small as
+	// the reads happen to be, and a busy machine would send no super-frames.
+	client.sh(t, fmt.Sprintf("f=$(mktemp); head -c %d /dev/urandom >$f; socat -u -b 262144 OPEN:$f TCP%s:%s:5001,retry=50,interval=0.02; code=$?; rm $f; exit $code", size, family, address))
 	if err := srv.Wait(); err != nil {
 		t.Fatal(err)
 	}
