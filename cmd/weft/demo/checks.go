@@ -75,33 +75,28 @@ func (d *demo) labelsKnown(ctx context.Context) (string, error) {
 	})
 }
 
-// balanced waits for the tap to be quiet and checks every path's account.
+// balanced checks every path's account in two reports in a row, with nothing
+// in flight: agents report once a second. The tap need not be silent for it; on
+// a whole machine there is always an ARP request or a connection attempt.
 func (d *demo) balanced(ctx context.Context) (string, error) {
-	var last model.Ledger
 	return retry(ctx, 20*time.Second, func() (string, error) {
-		tap, err := d.tap(ctx)
-		if err != nil {
-			return "", err
-		}
-		was := last
-		last = tap.Status.Ledger
-		for _, p := range tap.Status.Paths {
-			if err := p.Ledger.Check(); err != nil {
-				return "", fmt.Errorf("%s to %s: %w", p.Host, p.Tool, err)
+		var l model.Ledger
+		for range 2 {
+			time.Sleep(1100 * time.Millisecond)
+			tap, err := d.tap(ctx)
+			if err != nil {
+				return "", err
 			}
+			for _, p := range tap.Status.Paths {
+				if err := p.Ledger.Check(); err != nil {
+					return "", fmt.Errorf("%s to %s: %w", p.Host, p.Tool, err)
+				}
+				if n := p.Ledger.InFlight.Packets; n != 0 {
+					return "", fmt.Errorf("%s to %s: %d packets are in flight", p.Host, p.Tool, n)
+				}
+			}
+			l = tap.Status.Ledger
 		}
-		if last.InFlight.Packets != 0 || was != last {
-			return "", fmt.Errorf("the tap is not quiet: %d packets in flight", last.InFlight.Packets)
-		}
-		// Reports come once a second: quiet is twice the same.
-		time.Sleep(1100 * time.Millisecond)
-		if tap, err = d.tap(ctx); err != nil {
-			return "", err
-		}
-		if tap.Status.Ledger != last {
-			return "", errors.New("the tap is not quiet")
-		}
-		l := tap.Status.Ledger
 		return fmt.Sprintf("seen %d = delivered %d + deduplicated %d + filtered %d + lost %d", l.Seen.Packets, l.Delivered.Packets, l.Deduplicated.Packets,
 			l.Filtered.Packets, l.Shed.Packets+l.RingDropped.Packets+l.PathDropped.Packets), nil
 	})
