@@ -102,8 +102,9 @@ func (s *spy) pipe(a *yamux.Stream, from wire.Identity) {
 	relaywire.Write(b, relaywire.Preamble{Kind: relaywire.Incoming, Text: says})
 	relaywire.Read(b)
 	relaywire.Write(a, relaywire.Preamble{Kind: relaywire.OK})
-	go io.Copy(io.MultiWriter(a, &s.kept), b)
-	io.Copy(io.MultiWriter(b, &s.kept), a)
+	// Kept before it is passed on: whoever has received a byte finds it kept.
+	go io.Copy(io.MultiWriter(&s.kept, a), b)
+	io.Copy(io.MultiWriter(&s.kept, b), a)
 }
 
 func TestRelaySeesOnlyCiphertext(t *testing.T) {
