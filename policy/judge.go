@@ -54,7 +54,7 @@ func newJudge(t *Table, mode model.Mode, ids *Identities) *judge {
 	bySelector := map[string]row{}
 	for i := n - 1; i >= 0; i-- {
 		j.nextTier[i] = i + 1
-		if i+1 < n && t.Rules[i+1].place.tier == t.Rules[i].place.tier {
+		if i+1 < n && t.Rules[i+1].Tier == t.Rules[i].Tier {
 			j.nextTier[i] = j.nextTier[i+1]
 		}
 	}

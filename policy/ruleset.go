@@ -18,6 +18,15 @@ type Ruleset struct {
 	Ingress, Egress Table
 }
 
+// NewRuleset puts a ruleset together again, as one that came over a wire: rules
+// stand in the order in which they are tried.
+func NewRuleset(mode model.Mode, ingress, egress []*Rule, ingressDefaults, egressDefaults []Default) *Ruleset {
+	s := &Ruleset{Mode: mode, Ingress: Table{Rules: ingress, Defaults: ingressDefaults}, Egress: Table{Rules: egress, Defaults: egressDefaults}}
+	s.Ingress.index()
+	s.Egress.index()
+	return s
+}
+
 // Table holds one direction: rules in the order they are tried, then defaults.
 type Table struct {
 	Rules []*Rule

@@ -21,7 +21,7 @@ var mayImport = map[string][]string{
 	"relay":      {"wire", "model", "packet", "internal"},
 	"lab":        {"model", "packet", "internal"},
 	"policy":     {"model", "packet"},
-	"wire":       {"model", "packet"},
+	"wire":       {"policy", "model", "packet"},
 	"model":      {},
 	"packet":     {},
 	"internal":   {"wire", "model"},

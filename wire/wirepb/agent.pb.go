@@ -285,6 +285,7 @@ type AgentMessage struct {
 	//	*AgentMessage_Lines
 	//	*AgentMessage_Heartbeat
 	//	*AgentMessage_Relay
+	//	*AgentMessage_Policy
 	Body          isAgentMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -390,6 +391,15 @@ func (x *AgentMessage) GetRelay() *RelayReport {
 	return nil
 }
 
+func (x *AgentMessage) GetPolicy() *PolicyReport {
+	if x != nil {
+		if x, ok := x.Body.(*AgentMessage_Policy); ok {
+			return x.Policy
+		}
+	}
+	return nil
+}
+
 type isAgentMessage_Body interface {
 	isAgentMessage_Body()
 }
@@ -422,6 +432,10 @@ type AgentMessage_Relay struct {
 	Relay *RelayReport `protobuf:"bytes,7,opt,name=relay,proto3,oneof"`
 }
 
+type AgentMessage_Policy struct {
+	Policy *PolicyReport `protobuf:"bytes,8,opt,name=policy,proto3,oneof"`
+}
+
 func (*AgentMessage_Hello) isAgentMessage_Body() {}
 
 func (*AgentMessage_Facts) isAgentMessage_Body() {}
@@ -435,6 +449,8 @@ func (*AgentMessage_Lines) isAgentMessage_Body() {}
 func (*AgentMessage_Heartbeat) isAgentMessage_Body() {}
 
 func (*AgentMessage_Relay) isAgentMessage_Body() {}
+
+func (*AgentMessage_Policy) isAgentMessage_Body() {}
 
 type ControllerMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1214,7 +1230,7 @@ func (x *WorkloadUpdate) GetDeletes() []string {
 // it changes and once after each Welcome unless its digest is what Hello named.
 type Section struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "capture", "deliver", "transport"
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "capture", "deliver", "transport", "policy", "identity"
 	// revision grows with each change of the plan; digest is the SHA-256 of the
 	// body in deterministic encoding, in hex.
 	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -1224,6 +1240,8 @@ type Section struct {
 	//	*Section_Capture
 	//	*Section_Deliver
 	//	*Section_Transport
+	//	*Section_Policy
+	//	*Section_Identity
 	Body          isSection_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1314,6 +1332,24 @@ func (x *Section) GetTransport() *TransportSection {
 	return nil
 }
 
+func (x *Section) GetPolicy() *PolicySection {
+	if x != nil {
+		if x, ok := x.Body.(*Section_Policy); ok {
+			return x.Policy
+		}
+	}
+	return nil
+}
+
+func (x *Section) GetIdentity() *IdentitySection {
+	if x != nil {
+		if x, ok := x.Body.(*Section_Identity); ok {
+			return x.Identity
+		}
+	}
+	return nil
+}
+
 type isSection_Body interface {
 	isSection_Body()
 }
@@ -1330,11 +1366,23 @@ type Section_Transport struct {
 	Transport *TransportSection `protobuf:"bytes,6,opt,name=transport,proto3,oneof"`
 }
 
+type Section_Policy struct {
+	Policy *PolicySection `protobuf:"bytes,7,opt,name=policy,proto3,oneof"`
+}
+
+type Section_Identity struct {
+	Identity *IdentitySection `protobuf:"bytes,8,opt,name=identity,proto3,oneof"`
+}
+
 func (*Section_Capture) isSection_Body() {}
 
 func (*Section_Deliver) isSection_Body() {}
 
 func (*Section_Transport) isSection_Body() {}
+
+func (*Section_Policy) isSection_Body() {}
+
+func (*Section_Identity) isSection_Body() {}
 
 type SectionStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2358,6 +2406,1153 @@ func (x *RelayReport) GetBytes() uint64 {
 	return 0
 }
 
+// PolicySection holds the rulesets that subjects on a host are judged by. It
+// changes when policies do, not when workloads come and go.
+type PolicySection struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rulesets      []*Ruleset             `protobuf:"bytes,1,rep,name=rulesets,proto3" json:"rulesets,omitempty"` // by key, ascending
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicySection) Reset() {
+	*x = PolicySection{}
+	mi := &file_wire_agent_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicySection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicySection) ProtoMessage() {}
+
+func (x *PolicySection) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicySection.ProtoReflect.Descriptor instead.
+func (*PolicySection) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *PolicySection) GetRulesets() []*Ruleset {
+	if x != nil {
+		return x.Rulesets
+	}
+	return nil
+}
+
+// Ruleset is the compiled policy of one or more subjects. Rules stand in the
+// order in which they are tried.
+type Ruleset struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`   // digest of the rest; what IdentitySection names
+	Mode          string                 `protobuf:"bytes,2,opt,name=mode,proto3" json:"mode,omitempty"` // Observe, Selective, Enforce
+	Ingress       *PolicyTable           `protobuf:"bytes,3,opt,name=ingress,proto3" json:"ingress,omitempty"`
+	Egress        *PolicyTable           `protobuf:"bytes,4,opt,name=egress,proto3" json:"egress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ruleset) Reset() {
+	*x = Ruleset{}
+	mi := &file_wire_agent_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ruleset) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ruleset) ProtoMessage() {}
+
+func (x *Ruleset) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ruleset.ProtoReflect.Descriptor instead.
+func (*Ruleset) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Ruleset) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Ruleset) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *Ruleset) GetIngress() *PolicyTable {
+	if x != nil {
+		return x.Ingress
+	}
+	return nil
+}
+
+func (x *Ruleset) GetEgress() *PolicyTable {
+	if x != nil {
+		return x.Egress
+	}
+	return nil
+}
+
+type PolicyTable struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rules         []*PolicyRule          `protobuf:"bytes,1,rep,name=rules,proto3" json:"rules,omitempty"`
+	Defaults      []*PolicyDefault       `protobuf:"bytes,2,rep,name=defaults,proto3" json:"defaults,omitempty"` // tried in order after the rules; the last has no condition
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyTable) Reset() {
+	*x = PolicyTable{}
+	mi := &file_wire_agent_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyTable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyTable) ProtoMessage() {}
+
+func (x *PolicyTable) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyTable.ProtoReflect.Descriptor instead.
+func (*PolicyTable) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *PolicyTable) GetRules() []*PolicyRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *PolicyTable) GetDefaults() []*PolicyDefault {
+	if x != nil {
+		return x.Defaults
+	}
+	return nil
+}
+
+type PolicyRule struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"fixed64,1,opt,name=id,proto3" json:"id,omitempty"`
+	Tier          string                 `protobuf:"bytes,2,opt,name=tier,proto3" json:"tier,omitempty"`
+	Policy        string                 `protobuf:"bytes,3,opt,name=policy,proto3" json:"policy,omitempty"`
+	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	Action        string                 `protobuf:"bytes,5,opt,name=action,proto3" json:"action,omitempty"`
+	Stateless     bool                   `protobuf:"varint,6,opt,name=stateless,proto3" json:"stateless,omitempty"`
+	Processes     []*PolicyProcess       `protobuf:"bytes,7,rep,name=processes,proto3" json:"processes,omitempty"` // of the subject; none is no condition
+	Peers         []*PolicyPeer          `protobuf:"bytes,8,rep,name=peers,proto3" json:"peers,omitempty"`         // none is every peer
+	Ports         []*PolicyPort          `protobuf:"bytes,9,rep,name=ports,proto3" json:"ports,omitempty"`         // none is every port
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyRule) Reset() {
+	*x = PolicyRule{}
+	mi := &file_wire_agent_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyRule) ProtoMessage() {}
+
+func (x *PolicyRule) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyRule.ProtoReflect.Descriptor instead.
+func (*PolicyRule) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *PolicyRule) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *PolicyRule) GetTier() string {
+	if x != nil {
+		return x.Tier
+	}
+	return ""
+}
+
+func (x *PolicyRule) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *PolicyRule) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PolicyRule) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *PolicyRule) GetStateless() bool {
+	if x != nil {
+		return x.Stateless
+	}
+	return false
+}
+
+func (x *PolicyRule) GetProcesses() []*PolicyProcess {
+	if x != nil {
+		return x.Processes
+	}
+	return nil
+}
+
+func (x *PolicyRule) GetPeers() []*PolicyPeer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *PolicyRule) GetPorts() []*PolicyPort {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+type PolicyDefault struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Processes     []*PolicyProcess       `protobuf:"bytes,1,rep,name=processes,proto3" json:"processes,omitempty"`
+	Action        string                 `protobuf:"bytes,2,opt,name=action,proto3" json:"action,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyDefault) Reset() {
+	*x = PolicyDefault{}
+	mi := &file_wire_agent_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyDefault) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyDefault) ProtoMessage() {}
+
+func (x *PolicyDefault) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyDefault.ProtoReflect.Descriptor instead.
+func (*PolicyDefault) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *PolicyDefault) GetProcesses() []*PolicyProcess {
+	if x != nil {
+		return x.Processes
+	}
+	return nil
+}
+
+func (x *PolicyDefault) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+type PolicyProcess struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Exe           string                 `protobuf:"bytes,1,opt,name=exe,proto3" json:"exe,omitempty"`
+	User          string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	Cgroup        string                 `protobuf:"bytes,3,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyProcess) Reset() {
+	*x = PolicyProcess{}
+	mi := &file_wire_agent_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyProcess) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyProcess) ProtoMessage() {}
+
+func (x *PolicyProcess) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyProcess.ProtoReflect.Descriptor instead.
+func (*PolicyProcess) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *PolicyProcess) GetExe() string {
+	if x != nil {
+		return x.Exe
+	}
+	return ""
+}
+
+func (x *PolicyProcess) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *PolicyProcess) GetCgroup() string {
+	if x != nil {
+		return x.Cgroup
+	}
+	return ""
+}
+
+// PolicyPeer has exactly one of selector, entities, blocks and names.
+type PolicyPeer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Selector      string                 `protobuf:"bytes,1,opt,name=selector,proto3" json:"selector,omitempty"`
+	Entities      []string               `protobuf:"bytes,2,rep,name=entities,proto3" json:"entities,omitempty"`
+	Blocks        []*PolicyBlock         `protobuf:"bytes,3,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	Names         []string               `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`
+	Processes     []*PolicyProcess       `protobuf:"bytes,5,rep,name=processes,proto3" json:"processes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyPeer) Reset() {
+	*x = PolicyPeer{}
+	mi := &file_wire_agent_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyPeer) ProtoMessage() {}
+
+func (x *PolicyPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyPeer.ProtoReflect.Descriptor instead.
+func (*PolicyPeer) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *PolicyPeer) GetSelector() string {
+	if x != nil {
+		return x.Selector
+	}
+	return ""
+}
+
+func (x *PolicyPeer) GetEntities() []string {
+	if x != nil {
+		return x.Entities
+	}
+	return nil
+}
+
+func (x *PolicyPeer) GetBlocks() []*PolicyBlock {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
+func (x *PolicyPeer) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *PolicyPeer) GetProcesses() []*PolicyProcess {
+	if x != nil {
+		return x.Processes
+	}
+	return nil
+}
+
+type PolicyBlock struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Prefix         string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	Except         []string               `protobuf:"bytes,2,rep,name=except,proto3" json:"except,omitempty"`
+	IncludeManaged bool                   `protobuf:"varint,3,opt,name=include_managed,json=includeManaged,proto3" json:"include_managed,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *PolicyBlock) Reset() {
+	*x = PolicyBlock{}
+	mi := &file_wire_agent_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyBlock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyBlock) ProtoMessage() {}
+
+func (x *PolicyBlock) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyBlock.ProtoReflect.Descriptor instead.
+func (*PolicyBlock) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *PolicyBlock) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *PolicyBlock) GetExcept() []string {
+	if x != nil {
+		return x.Except
+	}
+	return nil
+}
+
+func (x *PolicyBlock) GetIncludeManaged() bool {
+	if x != nil {
+		return x.IncludeManaged
+	}
+	return false
+}
+
+type PolicyPort struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	First         uint32                 `protobuf:"varint,2,opt,name=first,proto3" json:"first,omitempty"`
+	Last          uint32                 `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyPort) Reset() {
+	*x = PolicyPort{}
+	mi := &file_wire_agent_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyPort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyPort) ProtoMessage() {}
+
+func (x *PolicyPort) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyPort.ProtoReflect.Descriptor instead.
+func (*PolicyPort) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *PolicyPort) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *PolicyPort) GetFirst() uint32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *PolicyPort) GetLast() uint32 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+// IdentitySection says who is who: it changes as workloads come and go. A host
+// holds back a pair of sections that do not fit one another (a ruleset or the
+// members of a selector are missing) and goes on with the pair it has.
+type IdentitySection struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Subjects      []*PolicySubject       `protobuf:"bytes,1,rep,name=subjects,proto3" json:"subjects,omitempty"`   // workloads on this host, by id
+	Selectors     []*SelectorMembers     `protobuf:"bytes,2,rep,name=selectors,proto3" json:"selectors,omitempty"` // of every selector in the rulesets, by text
+	Addresses     []*AddressIdentity     `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"` // by prefix
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentitySection) Reset() {
+	*x = IdentitySection{}
+	mi := &file_wire_agent_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentitySection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentitySection) ProtoMessage() {}
+
+func (x *IdentitySection) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentitySection.ProtoReflect.Descriptor instead.
+func (*IdentitySection) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *IdentitySection) GetSubjects() []*PolicySubject {
+	if x != nil {
+		return x.Subjects
+	}
+	return nil
+}
+
+func (x *IdentitySection) GetSelectors() []*SelectorMembers {
+	if x != nil {
+		return x.Selectors
+	}
+	return nil
+}
+
+func (x *IdentitySection) GetAddresses() []*AddressIdentity {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+type PolicySubject struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Workload      string                 `protobuf:"bytes,1,opt,name=workload,proto3" json:"workload,omitempty"` // id on this host
+	Identity      uint32                 `protobuf:"varint,2,opt,name=identity,proto3" json:"identity,omitempty"`
+	Ruleset       string                 `protobuf:"bytes,3,opt,name=ruleset,proto3" json:"ruleset,omitempty"` // enforced
+	Staged        string                 `protobuf:"bytes,4,opt,name=staged,proto3" json:"staged,omitempty"`   // what would be enforced were all staged policies active; empty where that is the same
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicySubject) Reset() {
+	*x = PolicySubject{}
+	mi := &file_wire_agent_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicySubject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicySubject) ProtoMessage() {}
+
+func (x *PolicySubject) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicySubject.ProtoReflect.Descriptor instead.
+func (*PolicySubject) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *PolicySubject) GetWorkload() string {
+	if x != nil {
+		return x.Workload
+	}
+	return ""
+}
+
+func (x *PolicySubject) GetIdentity() uint32 {
+	if x != nil {
+		return x.Identity
+	}
+	return 0
+}
+
+func (x *PolicySubject) GetRuleset() string {
+	if x != nil {
+		return x.Ruleset
+	}
+	return ""
+}
+
+func (x *PolicySubject) GetStaged() string {
+	if x != nil {
+		return x.Staged
+	}
+	return ""
+}
+
+type SelectorMembers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Selector      string                 `protobuf:"bytes,1,opt,name=selector,proto3" json:"selector,omitempty"`
+	Identities    []uint32               `protobuf:"varint,2,rep,packed,name=identities,proto3" json:"identities,omitempty"` // ascending
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SelectorMembers) Reset() {
+	*x = SelectorMembers{}
+	mi := &file_wire_agent_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SelectorMembers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SelectorMembers) ProtoMessage() {}
+
+func (x *SelectorMembers) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SelectorMembers.ProtoReflect.Descriptor instead.
+func (*SelectorMembers) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *SelectorMembers) GetSelector() string {
+	if x != nil {
+		return x.Selector
+	}
+	return ""
+}
+
+func (x *SelectorMembers) GetIdentities() []uint32 {
+	if x != nil {
+		return x.Identities
+	}
+	return nil
+}
+
+type AddressIdentity struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // 4 or 16 bytes
+	Identity      uint32                 `protobuf:"varint,2,opt,name=identity,proto3" json:"identity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddressIdentity) Reset() {
+	*x = AddressIdentity{}
+	mi := &file_wire_agent_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddressIdentity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddressIdentity) ProtoMessage() {}
+
+func (x *AddressIdentity) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddressIdentity.ProtoReflect.Descriptor instead.
+func (*AddressIdentity) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *AddressIdentity) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *AddressIdentity) GetIdentity() uint32 {
+	if x != nil {
+		return x.Identity
+	}
+	return 0
+}
+
+// PolicyReport is sent each second where something changed. Counts are totals
+// since the driver's state was made, and go on over restarts of the agent.
+type PolicyReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Driver        string                 `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`      // another number: counts began anew
+	Rules         []*RuleCount           `protobuf:"bytes,3,rep,name=rules,proto3" json:"rules,omitempty"`                 // those that changed
+	Conversations []*Conversation        `protobuf:"bytes,4,rep,name=conversations,proto3" json:"conversations,omitempty"` // increments since the last report
+	Lost          uint64                 `protobuf:"varint,5,opt,name=lost,proto3" json:"lost,omitempty"`                  // conversations left out for want of room, total
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyReport) Reset() {
+	*x = PolicyReport{}
+	mi := &file_wire_agent_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyReport) ProtoMessage() {}
+
+func (x *PolicyReport) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyReport.ProtoReflect.Descriptor instead.
+func (*PolicyReport) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *PolicyReport) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *PolicyReport) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *PolicyReport) GetRules() []*RuleCount {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *PolicyReport) GetConversations() []*Conversation {
+	if x != nil {
+		return x.Conversations
+	}
+	return nil
+}
+
+func (x *PolicyReport) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+type RuleCount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rule          uint64                 `protobuf:"fixed64,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	Connections   uint64                 `protobuf:"varint,2,opt,name=connections,proto3" json:"connections,omitempty"` // judged by this rule
+	Packets       uint64                 `protobuf:"varint,3,opt,name=packets,proto3" json:"packets,omitempty"`         // that belong to them, both directions; for Deny and Reject those turned down
+	Bytes         uint64                 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RuleCount) Reset() {
+	*x = RuleCount{}
+	mi := &file_wire_agent_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RuleCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RuleCount) ProtoMessage() {}
+
+func (x *RuleCount) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RuleCount.ProtoReflect.Descriptor instead.
+func (*RuleCount) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *RuleCount) GetRule() uint64 {
+	if x != nil {
+		return x.Rule
+	}
+	return 0
+}
+
+func (x *RuleCount) GetConnections() uint64 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *RuleCount) GetPackets() uint64 {
+	if x != nil {
+		return x.Packets
+	}
+	return 0
+}
+
+func (x *RuleCount) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+// Conversation stands for connections alike in all that a policy can name.
+type Conversation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Workload      string                 `protobuf:"bytes,1,opt,name=workload,proto3" json:"workload,omitempty"` // the subject's id on this host
+	Egress        bool                   `protobuf:"varint,2,opt,name=egress,proto3" json:"egress,omitempty"`
+	Peer          uint32                 `protobuf:"varint,3,opt,name=peer,proto3" json:"peer,omitempty"`                                 // identity; 0 is the world
+	PeerAddress   []byte                 `protobuf:"bytes,4,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"` // one of them
+	PeerBy        string                 `protobuf:"bytes,5,opt,name=peer_by,json=peerBy,proto3" json:"peer_by,omitempty"`                // what told the peer's identity: address, option, socket
+	Protocol      uint32                 `protobuf:"varint,6,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Port          uint32                 `protobuf:"varint,7,opt,name=port,proto3" json:"port,omitempty"`      // destination port, or type<<8|code
+	Process       *PolicyProcess         `protobuf:"bytes,8,opt,name=process,proto3" json:"process,omitempty"` // of the subject
+	Rule          uint64                 `protobuf:"fixed64,9,opt,name=rule,proto3" json:"rule,omitempty"`     // that decided, 0 for the default
+	Action        string                 `protobuf:"bytes,10,opt,name=action,proto3" json:"action,omitempty"`  // what was done
+	StagedRule    uint64                 `protobuf:"fixed64,11,opt,name=staged_rule,json=stagedRule,proto3" json:"staged_rule,omitempty"`
+	StagedAction  string                 `protobuf:"bytes,12,opt,name=staged_action,json=stagedAction,proto3" json:"staged_action,omitempty"` // what would be done; empty where no staged policy is about it
+	Connections   uint64                 `protobuf:"varint,13,opt,name=connections,proto3" json:"connections,omitempty"`
+	FirstUnix     int64                  `protobuf:"varint,14,opt,name=first_unix,json=firstUnix,proto3" json:"first_unix,omitempty"`
+	LastUnix      int64                  `protobuf:"varint,15,opt,name=last_unix,json=lastUnix,proto3" json:"last_unix,omitempty"`
+	Names         []string               `protobuf:"bytes,16,rep,name=names,proto3" json:"names,omitempty"`       // that the subject had looked up
+	Entities      []string               `protobuf:"bytes,17,rep,name=entities,proto3" json:"entities,omitempty"` // that the peer is
+	Bytes         uint64                 `protobuf:"varint,18,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Conversation) Reset() {
+	*x = Conversation{}
+	mi := &file_wire_agent_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Conversation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Conversation) ProtoMessage() {}
+
+func (x *Conversation) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Conversation.ProtoReflect.Descriptor instead.
+func (*Conversation) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *Conversation) GetWorkload() string {
+	if x != nil {
+		return x.Workload
+	}
+	return ""
+}
+
+func (x *Conversation) GetEgress() bool {
+	if x != nil {
+		return x.Egress
+	}
+	return false
+}
+
+func (x *Conversation) GetPeer() uint32 {
+	if x != nil {
+		return x.Peer
+	}
+	return 0
+}
+
+func (x *Conversation) GetPeerAddress() []byte {
+	if x != nil {
+		return x.PeerAddress
+	}
+	return nil
+}
+
+func (x *Conversation) GetPeerBy() string {
+	if x != nil {
+		return x.PeerBy
+	}
+	return ""
+}
+
+func (x *Conversation) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *Conversation) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Conversation) GetProcess() *PolicyProcess {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
+func (x *Conversation) GetRule() uint64 {
+	if x != nil {
+		return x.Rule
+	}
+	return 0
+}
+
+func (x *Conversation) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *Conversation) GetStagedRule() uint64 {
+	if x != nil {
+		return x.StagedRule
+	}
+	return 0
+}
+
+func (x *Conversation) GetStagedAction() string {
+	if x != nil {
+		return x.StagedAction
+	}
+	return ""
+}
+
+func (x *Conversation) GetConnections() uint64 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *Conversation) GetFirstUnix() int64 {
+	if x != nil {
+		return x.FirstUnix
+	}
+	return 0
+}
+
+func (x *Conversation) GetLastUnix() int64 {
+	if x != nil {
+		return x.LastUnix
+	}
+	return 0
+}
+
+func (x *Conversation) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *Conversation) GetEntities() []string {
+	if x != nil {
+		return x.Entities
+	}
+	return nil
+}
+
+func (x *Conversation) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 var File_wire_agent_proto protoreflect.FileDescriptor
 
 const file_wire_agent_proto_rawDesc = "" +
@@ -2378,7 +3573,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"N\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1b\n" +
-	"\tca_bundle\x18\x02 \x01(\fR\bcaBundle\"\x89\x03\n" +
+	"\tca_bundle\x18\x02 \x01(\fR\bcaBundle\"\xbf\x03\n" +
 	"\fAgentMessage\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.weft.wire.v1.HelloH\x00R\x05hello\x12/\n" +
 	"\x05facts\x18\x02 \x01(\v2\x17.weft.wire.v1.HostFactsH\x00R\x05facts\x12<\n" +
@@ -2386,7 +3581,8 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\asection\x18\x04 \x01(\v2\x1b.weft.wire.v1.SectionStatusH\x00R\asection\x120\n" +
 	"\x05lines\x18\x05 \x01(\v2\x18.weft.wire.v1.LineReportH\x00R\x05lines\x127\n" +
 	"\theartbeat\x18\x06 \x01(\v2\x17.weft.wire.v1.HeartbeatH\x00R\theartbeat\x121\n" +
-	"\x05relay\x18\a \x01(\v2\x19.weft.wire.v1.RelayReportH\x00R\x05relayB\x06\n" +
+	"\x05relay\x18\a \x01(\v2\x19.weft.wire.v1.RelayReportH\x00R\x05relay\x124\n" +
+	"\x06policy\x18\b \x01(\v2\x1a.weft.wire.v1.PolicyReportH\x00R\x06policyB\x06\n" +
 	"\x04body\"\xba\x01\n" +
 	"\x11ControllerMessage\x121\n" +
 	"\awelcome\x18\x01 \x01(\v2\x15.weft.wire.v1.WelcomeH\x00R\awelcome\x121\n" +
@@ -2468,14 +3664,16 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x0eWorkloadUpdate\x12\x12\n" +
 	"\x04full\x18\x01 \x01(\bR\x04full\x120\n" +
 	"\aupserts\x18\x02 \x03(\v2\x16.weft.wire.v1.WorkloadR\aupserts\x12\x18\n" +
-	"\adeletes\x18\x03 \x03(\tR\adeletes\"\x8d\x02\n" +
+	"\adeletes\x18\x03 \x03(\tR\adeletes\"\x81\x03\n" +
 	"\aSection\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\tR\x06digest\x128\n" +
 	"\acapture\x18\x04 \x01(\v2\x1c.weft.wire.v1.CaptureSectionH\x00R\acapture\x128\n" +
 	"\adeliver\x18\x05 \x01(\v2\x1c.weft.wire.v1.DeliverSectionH\x00R\adeliver\x12>\n" +
-	"\ttransport\x18\x06 \x01(\v2\x1e.weft.wire.v1.TransportSectionH\x00R\ttransportB\x06\n" +
+	"\ttransport\x18\x06 \x01(\v2\x1e.weft.wire.v1.TransportSectionH\x00R\ttransport\x125\n" +
+	"\x06policy\x18\a \x01(\v2\x1b.weft.wire.v1.PolicySectionH\x00R\x06policy\x12;\n" +
+	"\bidentity\x18\b \x01(\v2\x1d.weft.wire.v1.IdentitySectionH\x00R\bidentityB\x06\n" +
 	"\x04body\"\x9d\x01\n" +
 	"\rSectionStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
@@ -2555,7 +3753,103 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\vRelayReport\x12\x1a\n" +
 	"\bsessions\x18\x01 \x01(\rR\bsessions\x12\x18\n" +
 	"\astreams\x18\x02 \x01(\rR\astreams\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\x04R\x05bytes2\xd9\x01\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\"B\n" +
+	"\rPolicySection\x121\n" +
+	"\brulesets\x18\x01 \x03(\v2\x15.weft.wire.v1.RulesetR\brulesets\"\x97\x01\n" +
+	"\aRuleset\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\tR\x04mode\x123\n" +
+	"\aingress\x18\x03 \x01(\v2\x19.weft.wire.v1.PolicyTableR\aingress\x121\n" +
+	"\x06egress\x18\x04 \x01(\v2\x19.weft.wire.v1.PolicyTableR\x06egress\"v\n" +
+	"\vPolicyTable\x12.\n" +
+	"\x05rules\x18\x01 \x03(\v2\x18.weft.wire.v1.PolicyRuleR\x05rules\x127\n" +
+	"\bdefaults\x18\x02 \x03(\v2\x1b.weft.wire.v1.PolicyDefaultR\bdefaults\"\xad\x02\n" +
+	"\n" +
+	"PolicyRule\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n" +
+	"\x04tier\x18\x02 \x01(\tR\x04tier\x12\x16\n" +
+	"\x06policy\x18\x03 \x01(\tR\x06policy\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x16\n" +
+	"\x06action\x18\x05 \x01(\tR\x06action\x12\x1c\n" +
+	"\tstateless\x18\x06 \x01(\bR\tstateless\x129\n" +
+	"\tprocesses\x18\a \x03(\v2\x1b.weft.wire.v1.PolicyProcessR\tprocesses\x12.\n" +
+	"\x05peers\x18\b \x03(\v2\x18.weft.wire.v1.PolicyPeerR\x05peers\x12.\n" +
+	"\x05ports\x18\t \x03(\v2\x18.weft.wire.v1.PolicyPortR\x05ports\"b\n" +
+	"\rPolicyDefault\x129\n" +
+	"\tprocesses\x18\x01 \x03(\v2\x1b.weft.wire.v1.PolicyProcessR\tprocesses\x12\x16\n" +
+	"\x06action\x18\x02 \x01(\tR\x06action\"M\n" +
+	"\rPolicyProcess\x12\x10\n" +
+	"\x03exe\x18\x01 \x01(\tR\x03exe\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +
+	"\x06cgroup\x18\x03 \x01(\tR\x06cgroup\"\xc8\x01\n" +
+	"\n" +
+	"PolicyPeer\x12\x1a\n" +
+	"\bselector\x18\x01 \x01(\tR\bselector\x12\x1a\n" +
+	"\bentities\x18\x02 \x03(\tR\bentities\x121\n" +
+	"\x06blocks\x18\x03 \x03(\v2\x19.weft.wire.v1.PolicyBlockR\x06blocks\x12\x14\n" +
+	"\x05names\x18\x04 \x03(\tR\x05names\x129\n" +
+	"\tprocesses\x18\x05 \x03(\v2\x1b.weft.wire.v1.PolicyProcessR\tprocesses\"f\n" +
+	"\vPolicyBlock\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x16\n" +
+	"\x06except\x18\x02 \x03(\tR\x06except\x12'\n" +
+	"\x0finclude_managed\x18\x03 \x01(\bR\x0eincludeManaged\"R\n" +
+	"\n" +
+	"PolicyPort\x12\x1a\n" +
+	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x14\n" +
+	"\x05first\x18\x02 \x01(\rR\x05first\x12\x12\n" +
+	"\x04last\x18\x03 \x01(\rR\x04last\"\xc4\x01\n" +
+	"\x0fIdentitySection\x127\n" +
+	"\bsubjects\x18\x01 \x03(\v2\x1b.weft.wire.v1.PolicySubjectR\bsubjects\x12;\n" +
+	"\tselectors\x18\x02 \x03(\v2\x1d.weft.wire.v1.SelectorMembersR\tselectors\x12;\n" +
+	"\taddresses\x18\x03 \x03(\v2\x1d.weft.wire.v1.AddressIdentityR\taddresses\"y\n" +
+	"\rPolicySubject\x12\x1a\n" +
+	"\bworkload\x18\x01 \x01(\tR\bworkload\x12\x1a\n" +
+	"\bidentity\x18\x02 \x01(\rR\bidentity\x12\x18\n" +
+	"\aruleset\x18\x03 \x01(\tR\aruleset\x12\x16\n" +
+	"\x06staged\x18\x04 \x01(\tR\x06staged\"M\n" +
+	"\x0fSelectorMembers\x12\x1a\n" +
+	"\bselector\x18\x01 \x01(\tR\bselector\x12\x1e\n" +
+	"\n" +
+	"identities\x18\x02 \x03(\rR\n" +
+	"identities\"G\n" +
+	"\x0fAddressIdentity\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x1a\n" +
+	"\bidentity\x18\x02 \x01(\rR\bidentity\"\xcb\x01\n" +
+	"\fPolicyReport\x12\x16\n" +
+	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12-\n" +
+	"\x05rules\x18\x03 \x03(\v2\x17.weft.wire.v1.RuleCountR\x05rules\x12@\n" +
+	"\rconversations\x18\x04 \x03(\v2\x1a.weft.wire.v1.ConversationR\rconversations\x12\x12\n" +
+	"\x04lost\x18\x05 \x01(\x04R\x04lost\"q\n" +
+	"\tRuleCount\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\x06R\x04rule\x12 \n" +
+	"\vconnections\x18\x02 \x01(\x04R\vconnections\x12\x18\n" +
+	"\apackets\x18\x03 \x01(\x04R\apackets\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\"\x91\x04\n" +
+	"\fConversation\x12\x1a\n" +
+	"\bworkload\x18\x01 \x01(\tR\bworkload\x12\x16\n" +
+	"\x06egress\x18\x02 \x01(\bR\x06egress\x12\x12\n" +
+	"\x04peer\x18\x03 \x01(\rR\x04peer\x12!\n" +
+	"\fpeer_address\x18\x04 \x01(\fR\vpeerAddress\x12\x17\n" +
+	"\apeer_by\x18\x05 \x01(\tR\x06peerBy\x12\x1a\n" +
+	"\bprotocol\x18\x06 \x01(\rR\bprotocol\x12\x12\n" +
+	"\x04port\x18\a \x01(\rR\x04port\x125\n" +
+	"\aprocess\x18\b \x01(\v2\x1b.weft.wire.v1.PolicyProcessR\aprocess\x12\x12\n" +
+	"\x04rule\x18\t \x01(\x06R\x04rule\x12\x16\n" +
+	"\x06action\x18\n" +
+	" \x01(\tR\x06action\x12\x1f\n" +
+	"\vstaged_rule\x18\v \x01(\x06R\n" +
+	"stagedRule\x12#\n" +
+	"\rstaged_action\x18\f \x01(\tR\fstagedAction\x12 \n" +
+	"\vconnections\x18\r \x01(\x04R\vconnections\x12\x1d\n" +
+	"\n" +
+	"first_unix\x18\x0e \x01(\x03R\tfirstUnix\x12\x1b\n" +
+	"\tlast_unix\x18\x0f \x01(\x03R\blastUnix\x12\x14\n" +
+	"\x05names\x18\x10 \x03(\tR\x05names\x12\x1a\n" +
+	"\bentities\x18\x11 \x03(\tR\bentities\x12\x14\n" +
+	"\x05bytes\x18\x12 \x01(\x04R\x05bytes2\xd9\x01\n" +
 	"\n" +
 	"Controller\x12=\n" +
 	"\x04Join\x12\x19.weft.wire.v1.JoinRequest\x1a\x1a.weft.wire.v1.JoinResponse\x12@\n" +
@@ -2574,7 +3868,7 @@ func file_wire_agent_proto_rawDescGZIP() []byte {
 	return file_wire_agent_proto_rawDescData
 }
 
-var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_wire_agent_proto_goTypes = []any{
 	(*JoinRequest)(nil),       // 0: weft.wire.v1.JoinRequest
 	(*JoinResponse)(nil),      // 1: weft.wire.v1.JoinResponse
@@ -2606,9 +3900,25 @@ var file_wire_agent_proto_goTypes = []any{
 	(*LineStatus)(nil),        // 27: weft.wire.v1.LineStatus
 	(*LineReport)(nil),        // 28: weft.wire.v1.LineReport
 	(*RelayReport)(nil),       // 29: weft.wire.v1.RelayReport
-	nil,                       // 30: weft.wire.v1.HostFacts.LabelsEntry
-	nil,                       // 31: weft.wire.v1.HostFacts.CapabilitiesEntry
-	nil,                       // 32: weft.wire.v1.Workload.LabelsEntry
+	(*PolicySection)(nil),     // 30: weft.wire.v1.PolicySection
+	(*Ruleset)(nil),           // 31: weft.wire.v1.Ruleset
+	(*PolicyTable)(nil),       // 32: weft.wire.v1.PolicyTable
+	(*PolicyRule)(nil),        // 33: weft.wire.v1.PolicyRule
+	(*PolicyDefault)(nil),     // 34: weft.wire.v1.PolicyDefault
+	(*PolicyProcess)(nil),     // 35: weft.wire.v1.PolicyProcess
+	(*PolicyPeer)(nil),        // 36: weft.wire.v1.PolicyPeer
+	(*PolicyBlock)(nil),       // 37: weft.wire.v1.PolicyBlock
+	(*PolicyPort)(nil),        // 38: weft.wire.v1.PolicyPort
+	(*IdentitySection)(nil),   // 39: weft.wire.v1.IdentitySection
+	(*PolicySubject)(nil),     // 40: weft.wire.v1.PolicySubject
+	(*SelectorMembers)(nil),   // 41: weft.wire.v1.SelectorMembers
+	(*AddressIdentity)(nil),   // 42: weft.wire.v1.AddressIdentity
+	(*PolicyReport)(nil),      // 43: weft.wire.v1.PolicyReport
+	(*RuleCount)(nil),         // 44: weft.wire.v1.RuleCount
+	(*Conversation)(nil),      // 45: weft.wire.v1.Conversation
+	nil,                       // 46: weft.wire.v1.HostFacts.LabelsEntry
+	nil,                       // 47: weft.wire.v1.HostFacts.CapabilitiesEntry
+	nil,                       // 48: weft.wire.v1.Workload.LabelsEntry
 }
 var file_wire_agent_proto_depIdxs = []int32{
 	6,  // 0: weft.wire.v1.AgentMessage.hello:type_name -> weft.wire.v1.Hello
@@ -2618,49 +3928,69 @@ var file_wire_agent_proto_depIdxs = []int32{
 	28, // 4: weft.wire.v1.AgentMessage.lines:type_name -> weft.wire.v1.LineReport
 	8,  // 5: weft.wire.v1.AgentMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
 	29, // 6: weft.wire.v1.AgentMessage.relay:type_name -> weft.wire.v1.RelayReport
-	7,  // 7: weft.wire.v1.ControllerMessage.welcome:type_name -> weft.wire.v1.Welcome
-	14, // 8: weft.wire.v1.ControllerMessage.section:type_name -> weft.wire.v1.Section
-	8,  // 9: weft.wire.v1.ControllerMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
-	15, // 10: weft.wire.v1.Hello.sections:type_name -> weft.wire.v1.SectionStatus
-	9,  // 11: weft.wire.v1.HostFacts.interfaces:type_name -> weft.wire.v1.Interface
-	30, // 12: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
-	31, // 13: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
-	11, // 14: weft.wire.v1.HostFacts.conditions:type_name -> weft.wire.v1.Condition
-	32, // 15: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
-	12, // 16: weft.wire.v1.WorkloadUpdate.upserts:type_name -> weft.wire.v1.Workload
-	20, // 17: weft.wire.v1.Section.capture:type_name -> weft.wire.v1.CaptureSection
-	23, // 18: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
-	18, // 19: weft.wire.v1.Section.transport:type_name -> weft.wire.v1.TransportSection
-	16, // 20: weft.wire.v1.SectionStatus.items:type_name -> weft.wire.v1.ItemStatus
-	19, // 21: weft.wire.v1.TransportSection.relays:type_name -> weft.wire.v1.RelayEndpoint
-	21, // 22: weft.wire.v1.CaptureSection.lines:type_name -> weft.wire.v1.CaptureLine
-	17, // 23: weft.wire.v1.CaptureLine.tool:type_name -> weft.wire.v1.Peer
-	22, // 24: weft.wire.v1.CaptureLine.filter_ethernet:type_name -> weft.wire.v1.BPFInstruction
-	22, // 25: weft.wire.v1.CaptureLine.filter_raw:type_name -> weft.wire.v1.BPFInstruction
-	24, // 26: weft.wire.v1.DeliverSection.lines:type_name -> weft.wire.v1.DeliverLine
-	17, // 27: weft.wire.v1.DeliverLine.sources:type_name -> weft.wire.v1.Peer
-	25, // 28: weft.wire.v1.Ledger.seen:type_name -> weft.wire.v1.Count
-	25, // 29: weft.wire.v1.Ledger.filtered:type_name -> weft.wire.v1.Count
-	25, // 30: weft.wire.v1.Ledger.sampled:type_name -> weft.wire.v1.Count
-	25, // 31: weft.wire.v1.Ledger.deduplicated:type_name -> weft.wire.v1.Count
-	25, // 32: weft.wire.v1.Ledger.shed:type_name -> weft.wire.v1.Count
-	25, // 33: weft.wire.v1.Ledger.ring_dropped:type_name -> weft.wire.v1.Count
-	25, // 34: weft.wire.v1.Ledger.path_dropped:type_name -> weft.wire.v1.Count
-	25, // 35: weft.wire.v1.Ledger.delivered:type_name -> weft.wire.v1.Count
-	25, // 36: weft.wire.v1.Ledger.in_flight:type_name -> weft.wire.v1.Count
-	26, // 37: weft.wire.v1.LineStatus.ledger:type_name -> weft.wire.v1.Ledger
-	27, // 38: weft.wire.v1.LineReport.lines:type_name -> weft.wire.v1.LineStatus
-	0,  // 39: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
-	2,  // 40: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
-	4,  // 41: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
-	1,  // 42: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
-	3,  // 43: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
-	5,  // 44: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
-	42, // [42:45] is the sub-list for method output_type
-	39, // [39:42] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	43, // 7: weft.wire.v1.AgentMessage.policy:type_name -> weft.wire.v1.PolicyReport
+	7,  // 8: weft.wire.v1.ControllerMessage.welcome:type_name -> weft.wire.v1.Welcome
+	14, // 9: weft.wire.v1.ControllerMessage.section:type_name -> weft.wire.v1.Section
+	8,  // 10: weft.wire.v1.ControllerMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
+	15, // 11: weft.wire.v1.Hello.sections:type_name -> weft.wire.v1.SectionStatus
+	9,  // 12: weft.wire.v1.HostFacts.interfaces:type_name -> weft.wire.v1.Interface
+	46, // 13: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
+	47, // 14: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
+	11, // 15: weft.wire.v1.HostFacts.conditions:type_name -> weft.wire.v1.Condition
+	48, // 16: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
+	12, // 17: weft.wire.v1.WorkloadUpdate.upserts:type_name -> weft.wire.v1.Workload
+	20, // 18: weft.wire.v1.Section.capture:type_name -> weft.wire.v1.CaptureSection
+	23, // 19: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
+	18, // 20: weft.wire.v1.Section.transport:type_name -> weft.wire.v1.TransportSection
+	30, // 21: weft.wire.v1.Section.policy:type_name -> weft.wire.v1.PolicySection
+	39, // 22: weft.wire.v1.Section.identity:type_name -> weft.wire.v1.IdentitySection
+	16, // 23: weft.wire.v1.SectionStatus.items:type_name -> weft.wire.v1.ItemStatus
+	19, // 24: weft.wire.v1.TransportSection.relays:type_name -> weft.wire.v1.RelayEndpoint
+	21, // 25: weft.wire.v1.CaptureSection.lines:type_name -> weft.wire.v1.CaptureLine
+	17, // 26: weft.wire.v1.CaptureLine.tool:type_name -> weft.wire.v1.Peer
+	22, // 27: weft.wire.v1.CaptureLine.filter_ethernet:type_name -> weft.wire.v1.BPFInstruction
+	22, // 28: weft.wire.v1.CaptureLine.filter_raw:type_name -> weft.wire.v1.BPFInstruction
+	24, // 29: weft.wire.v1.DeliverSection.lines:type_name -> weft.wire.v1.DeliverLine
+	17, // 30: weft.wire.v1.DeliverLine.sources:type_name -> weft.wire.v1.Peer
+	25, // 31: weft.wire.v1.Ledger.seen:type_name -> weft.wire.v1.Count
+	25, // 32: weft.wire.v1.Ledger.filtered:type_name -> weft.wire.v1.Count
+	25, // 33: weft.wire.v1.Ledger.sampled:type_name -> weft.wire.v1.Count
+	25, // 34: weft.wire.v1.Ledger.deduplicated:type_name -> weft.wire.v1.Count
+	25, // 35: weft.wire.v1.Ledger.shed:type_name -> weft.wire.v1.Count
+	25, // 36: weft.wire.v1.Ledger.ring_dropped:type_name -> weft.wire.v1.Count
+	25, // 37: weft.wire.v1.Ledger.path_dropped:type_name -> weft.wire.v1.Count
+	25, // 38: weft.wire.v1.Ledger.delivered:type_name -> weft.wire.v1.Count
+	25, // 39: weft.wire.v1.Ledger.in_flight:type_name -> weft.wire.v1.Count
+	26, // 40: weft.wire.v1.LineStatus.ledger:type_name -> weft.wire.v1.Ledger
+	27, // 41: weft.wire.v1.LineReport.lines:type_name -> weft.wire.v1.LineStatus
+	31, // 42: weft.wire.v1.PolicySection.rulesets:type_name -> weft.wire.v1.Ruleset
+	32, // 43: weft.wire.v1.Ruleset.ingress:type_name -> weft.wire.v1.PolicyTable
+	32, // 44: weft.wire.v1.Ruleset.egress:type_name -> weft.wire.v1.PolicyTable
+	33, // 45: weft.wire.v1.PolicyTable.rules:type_name -> weft.wire.v1.PolicyRule
+	34, // 46: weft.wire.v1.PolicyTable.defaults:type_name -> weft.wire.v1.PolicyDefault
+	35, // 47: weft.wire.v1.PolicyRule.processes:type_name -> weft.wire.v1.PolicyProcess
+	36, // 48: weft.wire.v1.PolicyRule.peers:type_name -> weft.wire.v1.PolicyPeer
+	38, // 49: weft.wire.v1.PolicyRule.ports:type_name -> weft.wire.v1.PolicyPort
+	35, // 50: weft.wire.v1.PolicyDefault.processes:type_name -> weft.wire.v1.PolicyProcess
+	37, // 51: weft.wire.v1.PolicyPeer.blocks:type_name -> weft.wire.v1.PolicyBlock
+	35, // 52: weft.wire.v1.PolicyPeer.processes:type_name -> weft.wire.v1.PolicyProcess
+	40, // 53: weft.wire.v1.IdentitySection.subjects:type_name -> weft.wire.v1.PolicySubject
+	41, // 54: weft.wire.v1.IdentitySection.selectors:type_name -> weft.wire.v1.SelectorMembers
+	42, // 55: weft.wire.v1.IdentitySection.addresses:type_name -> weft.wire.v1.AddressIdentity
+	44, // 56: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
+	45, // 57: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
+	35, // 58: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
+	0,  // 59: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
+	2,  // 60: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
+	4,  // 61: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
+	1,  // 62: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
+	3,  // 63: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
+	5,  // 64: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
+	62, // [62:65] is the sub-list for method output_type
+	59, // [59:62] is the sub-list for method input_type
+	59, // [59:59] is the sub-list for extension type_name
+	59, // [59:59] is the sub-list for extension extendee
+	0,  // [0:59] is the sub-list for field type_name
 }
 
 func init() { file_wire_agent_proto_init() }
@@ -2676,6 +4006,7 @@ func file_wire_agent_proto_init() {
 		(*AgentMessage_Lines)(nil),
 		(*AgentMessage_Heartbeat)(nil),
 		(*AgentMessage_Relay)(nil),
+		(*AgentMessage_Policy)(nil),
 	}
 	file_wire_agent_proto_msgTypes[5].OneofWrappers = []any{
 		(*ControllerMessage_Welcome)(nil),
@@ -2686,6 +4017,8 @@ func file_wire_agent_proto_init() {
 		(*Section_Capture)(nil),
 		(*Section_Deliver)(nil),
 		(*Section_Transport)(nil),
+		(*Section_Policy)(nil),
+		(*Section_Identity)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2693,7 +4026,7 @@ func file_wire_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_agent_proto_rawDesc), len(file_wire_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
