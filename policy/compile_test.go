@@ -1,10 +1,11 @@
-package policy
+package policy_test
 
 import (
 	"fmt"
 	"testing"
 
 	"weft/model"
+	. "weft/policy"
 )
 
 // 25,000 namespaces of 4 identities and 3 policies each.

@@ -142,7 +142,7 @@ func (d *Difference) Find(p *Packet) *Entry {
 		}
 	}
 	list := d.lookup[d.key(p, protocol, other)]
-	k := p.key()
+	k := p.Key()
 	at := sort.Search(len(list), func(i int) bool { return d.Entries[list[i]].Last >= k })
 	if at < len(list) && d.Entries[list[at]].First <= k {
 		return &d.Entries[list[at]]

@@ -1,4 +1,4 @@
-package policy
+package policy_test
 
 import (
 	"slices"
@@ -6,6 +6,8 @@ import (
 
 	"weft/internal/golden"
 	"weft/model"
+	. "weft/policy"
+	"weft/policy/policytest"
 )
 
 // Every witness differs, every packet outside every entry agrees, and every one
@@ -13,25 +15,25 @@ import (
 func TestDiffIsExact(t *testing.T) {
 	compared, inside, refused := 0, 0, 0
 	for seed := range uint64(60) {
-		g := newGen(seed)
-		before := g.world()
-		before.Identities = NewIdentities(some(g, 1, 2, g.labels)...)
+		g := policytest.New(seed)
+		before := g.World()
+		before.Identities = NewIdentities(policytest.Some(g, 1, 2, g.Labels)...)
 		before.Policies = before.Policies[:min(3, len(before.Policies))]
 		after := &World{Policies: slices.Clone(before.Policies), Failsafe: before.Failsafe, Identities: before.Identities, Modes: map[Identity]model.Mode{}, Through: before.Through}
 		if n := len(after.Policies); n > 0 {
 			after.Policies = slices.Delete(after.Policies, 0, 1)
 		}
-		after.Policies = append(after.Policies, g.policy(90))
+		after.Policies = append(after.Policies, g.Policy(90))
 		ids := before.Identities.All()
 		var flows []Flow
 		for range 300 {
-			p := g.packet(ids)
+			p := g.Packet(ids)
 			if p.Destination.Addr.Unmap().BitLen() != p.Source.Addr.Unmap().BitLen() {
 				p.Destination.Addr = p.Source.Addr
 			}
 			flows = append(flows, Flow{Packet: p})
 		}
-		d, err := diff(before, after, ids, flows, 100_000)
+		d, err := DiffUpTo(before, after, ids, flows, 100_000)
 		if err != nil {
 			refused++
 			continue

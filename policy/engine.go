@@ -34,7 +34,7 @@ func (e *Engine) of(r *Ruleset) *[2]*judge {
 
 // judge calls hit, unless nil, for every rule that matches on the way.
 func (e *Engine) judge(d Direction, p *Packet, hit func(*Rule)) Verdict {
-	subject, peer := p.ends(d)
+	subject, peer := p.Ends(d)
 	r := e.set.rulesets[subject.Identity]
 	if r == nil {
 		return unmanagedVerdict()
@@ -44,7 +44,7 @@ func (e *Engine) judge(d Direction, p *Packet, hit func(*Rule)) Verdict {
 
 func (j *judge) judge(p *Packet, subject, peer *End, hit func(*Rule)) Verdict {
 	var logged RuleID
-	key := p.key()
+	key := p.Key()
 	for i := j.next(0, p.Protocol, key, peer); i < len(j.rules); i = j.next(i, p.Protocol, key, peer) {
 		r := j.rules[i]
 		if j.inexact[i] && !j.matches(r, subject, peer) {

@@ -1,4 +1,4 @@
-package policy
+package policy_test
 
 import (
 	"fmt"
@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"weft/model"
+	. "weft/policy"
+	"weft/policy/policytest"
 )
 
 // A million random (world, packet, end) get the same verdict from the reference
@@ -18,19 +20,19 @@ func TestEngineEqualsReference(t *testing.T) {
 	kinds := map[string]int{}
 	const perWorld = 1000
 	for seed := range total / perWorld {
-		g := newGen(uint64(seed))
-		w := g.world()
+		g := policytest.New(uint64(seed))
+		w := g.World()
 		set, err := Compile(w)
 		if err != nil {
 			t.Fatal(err)
 		}
 		engine, ids := NewEngine(set), w.Identities.All()
 		for range perWorld / 2 {
-			p := g.packet(ids)
+			p := g.Packet(ids)
 			for _, d := range []Direction{Ingress, Egress} {
 				want, got := w.Evaluate(d, &p), engine.Judge(d, &p)
 				if want != got {
-					subject, _ := p.ends(d)
+					subject, _ := p.Ends(d)
 					t.Fatalf("seed %d, %s, %+v:\nreference %+v\ncompiled  %+v\n%s", seed, d, p, want, got, set.For(subject.Identity))
 				}
 				kinds[string(want.Reason)+string(want.Action)]++
@@ -65,10 +67,10 @@ func policyOf(name, subject string) *model.Policy {
 }
 
 func TestJudgeAllocatesNothing(t *testing.T) {
-	g := newGen(7)
-	w := g.world()
+	g := policytest.New(7)
+	w := g.World()
 	for len(w.Policies) < 8 {
-		w = g.world()
+		w = g.World()
 	}
 	set, err := Compile(w)
 	if err != nil {
@@ -77,7 +79,7 @@ func TestJudgeAllocatesNothing(t *testing.T) {
 	engine, ids := NewEngine(set), w.Identities.All()
 	var packets []Packet
 	for range 500 {
-		packets = append(packets, g.packet(ids))
+		packets = append(packets, g.Packet(ids))
 	}
 	judge := func() {
 		for i := range packets {
@@ -90,7 +92,7 @@ func TestJudgeAllocatesNothing(t *testing.T) {
 }
 
 func TestPortPrefixesCoverExactlyTheRange(t *testing.T) {
-	g := newGen(3)
+	g := policytest.New(3)
 	for range 300 {
 		a, b := uint16(g.IntN(65536)), uint16(g.IntN(65536))
 		p := Port{6, min(a, b), max(a, b)}
@@ -115,8 +117,8 @@ func TestPortPrefixesCoverExactlyTheRange(t *testing.T) {
 // leaves every rule's id and text as it was.
 func TestCompileIsDeterministicAndStable(t *testing.T) {
 	for seed := range uint64(50) {
-		g := newGen(seed)
-		w := g.world()
+		g := policytest.New(seed)
+		w := g.World()
 		text := func() string {
 			set, err := Compile(w)
 			if err != nil {

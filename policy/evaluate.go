@@ -10,7 +10,7 @@ import (
 // Evaluate is the reference: what the subject at one end of the packet says to
 // it. It is slow on purpose and reads resources only, nothing that was compiled.
 func (w *World) Evaluate(d Direction, p *Packet) Verdict {
-	subject, _ := p.ends(d)
+	subject, _ := p.Ends(d)
 	if subject.Identity == 0 {
 		return unmanagedVerdict()
 	}
@@ -83,7 +83,7 @@ func (w *World) defaultAction(d Direction, subject *End) model.Action {
 }
 
 func ruleMatches(r *model.PolicyRule, d Direction, p *Packet, ids *Identities) bool {
-	_, peer := p.ends(d)
+	_, peer := p.Ends(d)
 	return portsMatch(r.Ports, p) && peersMatch(peersOf(r, d), peer, ids)
 }
 
@@ -91,7 +91,7 @@ func portsMatch(ports []model.PolicyPort, p *Packet) bool {
 	for i := range ports {
 		number, _ := ports[i].ProtocolNumber()
 		first, last := ports[i].Range()
-		if number == p.Protocol && first <= p.key() && p.key() <= last {
+		if number == p.Protocol && first <= p.Key() && p.Key() <= last {
 			return true
 		}
 	}

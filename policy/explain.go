@@ -59,7 +59,7 @@ func Explain(w *World, p *Packet) Explanation {
 }
 
 func (w *World) explain(d Direction, p *Packet) EndExplanation {
-	subject, _ := p.ends(d)
+	subject, _ := p.Ends(d)
 	out := EndExplanation{Direction: d, Labels: w.Identities.Labels(subject.Identity), Verdict: w.Evaluate(d, p)}
 	if out.Verdict.Reason == ByNoSubject {
 		return out
@@ -113,7 +113,7 @@ func (w *World) steps(d Direction, p *Packet, subject *End) []Step {
 
 func (w *World) misses(d Direction, p *Packet, subject *End) []Miss {
 	var list []Miss
-	_, peer := p.ends(d)
+	_, peer := p.Ends(d)
 	labels := w.Identities.Labels(subject.Identity)
 	for _, pol := range w.all() {
 		if pol.Spec.Tier == model.TierFailsafe {

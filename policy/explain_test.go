@@ -1,4 +1,4 @@
-package policy
+package policy_test
 
 import (
 	"net/netip"
@@ -9,6 +9,8 @@ import (
 
 	"weft/internal/golden"
 	"weft/model"
+	. "weft/policy"
+	"weft/policy/policytest"
 )
 
 // orders is the three-tier world of testdata/orders.yaml: identities api, db, web.
@@ -75,11 +77,11 @@ func TestRulesetGolden(t *testing.T) {
 func TestExplainAgreesWithVerdict(t *testing.T) {
 	misses := 0
 	for seed := range uint64(300) {
-		g := newGen(seed)
-		w := g.world()
+		g := policytest.New(seed)
+		w := g.World()
 		ids := w.Identities.All()
 		for range 30 {
-			p := g.packet(ids)
+			p := g.Packet(ids)
 			x := Explain(w, &p)
 			if x.Action != w.EvaluateBoth(&p).Action() || x.String() != Explain(w, &p).String() {
 				t.Fatalf("seed %d: %s", seed, x)

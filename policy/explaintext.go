@@ -38,7 +38,7 @@ func labelText(labels map[string]string) string {
 
 // portText writes what rules' ports are compared with.
 func (p *Packet) portText() string {
-	port := Port{p.Protocol, p.key(), p.key()}
+	port := Port{p.Protocol, p.Key(), p.Key()}
 	if !model.HasPorts(p.Protocol) && !model.IsICMP(p.Protocol) {
 		port.First, port.Last = 0, 65535
 	}

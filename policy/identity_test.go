@@ -1,38 +1,40 @@
-package policy
+package policy_test
 
 import (
 	"slices"
 	"testing"
 
 	"weft/model"
+	. "weft/policy"
+	"weft/policy/policytest"
 )
 
 // Whatever comes and goes, the bitmaps equal those computed afresh, and exactly
 // the selectors that changed are reported.
 func TestMembersFollowIdentities(t *testing.T) {
 	for seed := range uint64(200) {
-		g := newGen(seed)
+		g := policytest.New(seed)
 		ids := NewIdentities()
 		var watching []model.Selector
 		for range 10 {
-			watching = append(watching, *g.selector())
+			watching = append(watching, *g.Selector())
 		}
 		for _, s := range watching {
 			ids.Members(s)
 		}
 		for range 40 {
-			labels := g.labels()
+			labels := g.Labels()
 			var changed []string
 			if all := ids.All(); len(all) > 0 && g.IntN(3) == 0 {
-				id := pick(g, all...)
+				id := policytest.Pick(g, all...)
 				labels = ids.Labels(id)
 				changed = ids.Remove(id)
 			} else {
-				had := len(ids.labels)
+				had := len(ids.AllLabels())
 				_, changed = ids.Intern(labels)
-				if had == len(ids.labels) && changed != nil {
+				if had == len(ids.AllLabels()) && changed != nil {
 					t.Fatal("a known set changed something")
-				} else if had == len(ids.labels) {
+				} else if had == len(ids.AllLabels()) {
 					continue
 				}
 			}
@@ -46,8 +48,8 @@ func TestMembersFollowIdentities(t *testing.T) {
 						want = append(want, uint32(id))
 					}
 				}
-				if got := ids.Members(s).ToArray(); !slices.Equal(got, want) || !ids.compute(s).Equals(ids.Members(s)) {
-					t.Fatalf("seed %d: %s has %v, want %v, afresh %v", seed, s, got, want, ids.compute(s))
+				if got := ids.Members(s).ToArray(); !slices.Equal(got, want) || !ids.Compute(s).Equals(ids.Members(s)) {
+					t.Fatalf("seed %d: %s has %v, want %v, afresh %v", seed, s, got, want, ids.Compute(s))
 				}
 			}
 		}
@@ -55,8 +57,8 @@ func TestMembersFollowIdentities(t *testing.T) {
 }
 
 func TestNumbersDependOnTheSetsOnly(t *testing.T) {
-	g := newGen(1)
-	sets := some(g, 20, 20, g.labels)
+	g := policytest.New(1)
+	sets := policytest.Some(g, 20, 20, g.Labels)
 	want := NewIdentities(sets...)
 	g.Shuffle(len(sets), func(i, j int) { sets[i], sets[j] = sets[j], sets[i] })
 	got := NewIdentities(append(sets, sets[0])...)

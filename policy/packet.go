@@ -48,16 +48,16 @@ type End struct {
 	Names []string
 }
 
-// ends returns the subject's end and its peer's.
-func (p *Packet) ends(d Direction) (subject, peer *End) {
+// Ends returns the subject's end and its peer's.
+func (p *Packet) Ends(d Direction) (subject, peer *End) {
 	if d == Egress {
 		return &p.Source, &p.Destination
 	}
 	return &p.Destination, &p.Source
 }
 
-// key is what Ports are matched against: the destination port, or type<<8|code.
-func (p *Packet) key() uint16 {
+// Key is what Ports are matched against: the destination port, or type<<8|code.
+func (p *Packet) Key() uint16 {
 	switch {
 	case model.IsICMP(p.Protocol):
 		return uint16(p.ICMPType)<<8 | uint16(p.ICMPCode)
@@ -135,3 +135,17 @@ func nameMatches(patterns, names []string) bool {
 	}
 	return false
 }
+
+// ProcessMatches says whether one of the conditions on processes holds for what
+// is known of one; no condition at all always holds.
+func ProcessMatches(conditions []model.PolicyProcess, p *model.PolicyProcess) bool {
+	return processMatches(conditions, p)
+}
+
+// NameMatches says whether one of the names fits one of the patterns.
+func NameMatches(patterns, names []string) bool { return nameMatches(patterns, names) }
+
+// Special are the entities that do not follow from an identity: what else is
+// known of an address or of the way to it.
+var Special = EntityBit(model.EntityHost) | EntityBit(model.EntitySelf) | EntityBit(model.EntityDNS) |
+	EntityBit(model.EntityControlPlane) | EntityBit(model.EntityRelay) | EntityBit(model.EntityMetadata)

@@ -1,17 +1,20 @@
-package policy
+package policy_test
 
 import (
 	"net/netip"
 	"slices"
 	"testing"
+
+	. "weft/policy"
+	"weft/policy/policytest"
 )
 
 // The account adds up to what the reference says of each flow.
 func TestReplayEqualsReference(t *testing.T) {
 	denies := uint64(0)
 	for seed := range uint64(100) {
-		g := newGen(seed)
-		w := g.world()
+		g := policytest.New(seed)
+		w := g.World()
 		set, err := Compile(w)
 		if err != nil {
 			t.Fatal(err)
@@ -20,7 +23,7 @@ func TestReplayEqualsReference(t *testing.T) {
 		var flows []*Flow
 		finals := map[RuleID]uint64{}
 		for range 200 {
-			f := &Flow{Packet: g.packet(w.Identities.All()), Count: uint64(g.IntN(3)), Denied: g.IntN(4) == 0}
+			f := &Flow{Packet: g.Packet(w.Identities.All()), Count: uint64(g.IntN(3)), Denied: g.IntN(4) == 0}
 			flows = append(flows, f)
 			n := max(f.Count, 1)
 			want.Flows += n
@@ -75,7 +78,7 @@ func replayer(t testing.TB) (*Replayer, []Flow) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := newGen(5)
+	g := policytest.New(5)
 	flows := make([]Flow, 4096)
 	for i := range flows {
 		n := g.IntN(10_000)

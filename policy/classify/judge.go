@@ -1,0 +1,125 @@
+package classify
+
+import (
+	"weft/model"
+	"weft/policy"
+)
+
+// MaxSteps bounds the steps of one verdict, so that a program in the kernel can
+// walk them; Steps says how many a table can need.
+const MaxSteps = 64
+
+// Verdict is what a table says.
+type Verdict struct {
+	Action   model.Action
+	Rule     *policy.Rule // nil where the default decided
+	Stateful bool
+	Logged   *policy.Rule // the first Log rule on the way, or nil
+}
+
+// Judge is what a datapath does with the table, for drivers without a kernel
+// and for tests of those with one.
+func (t *Table) Judge(subject, peer *policy.End, protocol uint8, port uint16) Verdict {
+	var heads [5]Chain
+	for i, class := range t.ClassesOf(peer) {
+		if chain := t.Classes[class].lookup(protocol, port); chain >= 0 {
+			heads[i] = t.Chains[chain]
+		}
+	}
+	var logged *policy.Rule
+	var passed model.Tier
+	for {
+		first := -1
+		for i := range heads {
+			if len(heads[i]) > 0 && (first < 0 || heads[i][0].Rank < heads[first][0].Rank) {
+				first = i
+			}
+		}
+		if first < 0 {
+			break
+		}
+		s := heads[first][0]
+		heads[first] = heads[first][1:]
+		r := s.Rule
+		if passed != "" && r.Tier == passed || !policy.ProcessMatches(r.Processes, &subject.Process) || !policy.ProcessMatches(s.Peer, &peer.Process) {
+			continue
+		}
+		switch r.Action {
+		case model.ActionLog:
+			if logged == nil {
+				logged = r
+			}
+		case model.ActionPass:
+			passed = r.Tier
+		default:
+			return Verdict{Action: r.Action, Rule: r, Stateful: r.Stateful, Logged: logged}
+		}
+	}
+	for _, d := range t.Defaults {
+		if policy.ProcessMatches(d.Processes, &subject.Process) {
+			return Verdict{Action: d.Action, Stateful: true, Logged: logged}
+		}
+	}
+	return Verdict{Action: model.ActionDeny, Stateful: true, Logged: logged}
+}
+
+// ClassesOf returns the peer's class in each dimension.
+func (t *Table) ClassesOf(peer *policy.End) [5]int {
+	out := [5]int{t.Any}
+	switch class, ok := t.Identities[peer.Identity]; {
+	case peer.Identity == 0:
+		out[1] = t.World
+	case ok:
+		out[1] = class
+	default:
+		out[1] = t.Fleet
+	}
+	if peer.Addr.IsValid() {
+		a := peer.Addr.Unmap()
+		for i := len(t.Blocks) - 1; i >= 0; i-- {
+			if b := &t.Blocks[i]; b.Prefix.Contains(a) {
+				out[2] = b.World
+				if peer.Identity != 0 {
+					out[2] = b.Managed
+				}
+				break
+			}
+		}
+	}
+	if set := peer.Entities & t.EntityMask; set != 0 {
+		out[3] = t.Entities[set]
+	}
+	if len(peer.Names) > 0 && len(t.Names) > 0 {
+		out[4] = t.ClassOfNames(peer.Names)
+	}
+	return out
+}
+
+// Steps returns the most steps a verdict can take: the longest chain of each
+// dimension, added up.
+func (t *Table) Steps() int {
+	longest := func(class int) int {
+		n := 0
+		for _, e := range t.Classes[class] {
+			n = max(n, len(t.Chains[e.Chain]))
+		}
+		return n
+	}
+	identity, block, entity := max(longest(t.World), longest(t.Fleet)), 0, 0
+	for _, c := range t.Identities {
+		identity = max(identity, longest(c))
+	}
+	for _, b := range t.Blocks {
+		block = max(block, longest(b.World), longest(b.Managed))
+	}
+	for _, c := range t.Entities {
+		entity = max(entity, longest(c))
+	}
+	names := 0
+	for i := range t.Names {
+		if !t.Names[i].step.final() || i == 0 {
+			names++
+		}
+	}
+	return longest(t.Any) + identity + block + entity + names
+}
