@@ -1,0 +1,107 @@
+package datapath
+
+import (
+	"net/netip"
+	"time"
+
+	"weft/model"
+	"weft/policy"
+)
+
+// Connection is one line of the connection table, seen from the subject: the
+// workload on this machine whose end it is. A connection between two workloads
+// here has two lines.
+type Connection struct {
+	Key
+	Workload     string // id on this machine; empty where it is gone
+	Identity     policy.Identity
+	PeerIdentity policy.Identity
+	PeerBy       PeerBy
+	// PeerEntities are those of policy.Special.
+	PeerEntities policy.EntitySet
+	Direction    policy.Direction // of its first packet
+	Action       model.Action     // what the policy of Revision says
+	Rule         policy.RuleID    // 0: the default
+	Revision     uint32           // of the state it was last judged by
+	Process      Process
+	First, Last  time.Time // of its packets
+	// Sent and Received are the subject's.
+	Sent, Received Count
+	TCPState       TCPState
+	RTT            time.Duration // smoothed, 0 where not known
+	Retransmits    uint32
+	// Translated is where the destination was before this machine rewrote it;
+	// the zero value where it did not.
+	Translated netip.AddrPort
+}
+
+// Key names a connection on this machine.
+type Key struct {
+	Local, Remote netip.AddrPort // for ICMP the port is the echo identifier
+	Protocol      uint8
+	NetNS         uint64 // cookie of the network namespace
+}
+
+// PolicyPort is what rules' ports are matched against.
+func (c *Connection) PolicyPort() uint16 {
+	switch {
+	case model.IsICMP(c.Protocol):
+		if c.Protocol == 58 {
+			return 128 << 8 // echo request, RFC 4443
+		}
+		return 8 << 8 // echo request, RFC 792
+	case c.Direction == policy.Egress:
+		return c.Remote.Port()
+	}
+	return c.Local.Port()
+}
+
+// Count is packets and their bytes, network header included.
+type Count struct{ Packets, Bytes uint64 }
+
+// Process is what was known of the subject's process at the time of its socket.
+type Process struct {
+	PID  uint32
+	UID  uint32
+	Exe  string // path as the process sees it; empty where it is not known
+	Comm string
+}
+
+// PeerBy says what told the peer's identity.
+type PeerBy uint8
+
+// The ways, the surest last.
+const (
+	ByAddress PeerBy = iota // the address is a workload's, or the world's
+	BySocket                // the peer's own socket, on this machine
+	ByOption                // the connection carried it, sealed by the peer's machine
+)
+
+func (b PeerBy) String() string {
+	return [...]string{"address", "socket", "option"}[b]
+}
+
+// TCPState is where a TCP connection is (RFC 9293, 3.3.2, as an observer sees it).
+type TCPState uint8
+
+// The states.
+const (
+	TCPNone TCPState = iota
+	TCPSynSent
+	TCPSynReceived
+	TCPEstablished
+	TCPClosing
+	TCPClosed
+)
+
+func (s TCPState) String() string {
+	return [...]string{"", "syn-sent", "syn-received", "established", "closing", "closed"}[s]
+}
+
+// RuleCount is what a rule has done since the driver's state was made.
+type RuleCount struct {
+	Rule policy.RuleID // 0: defaults
+	// Connections were judged by the rule. Packets and Bytes are those it let
+	// through both ways, or turned down.
+	Connections, Packets, Bytes uint64
+}

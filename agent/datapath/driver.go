@@ -1,0 +1,29 @@
+package datapath
+
+import (
+	"context"
+)
+
+// Driver puts a State into force. README.md says what each must hold to, and
+// datapathtest tries it.
+//
+// A driver is used by one goroutine, but for Connections and Counts, which may
+// be called at any time.
+type Driver interface {
+	// Name is bpf, nft or fake.
+	Name() string
+	// Apply makes the whole state hold. What holds already is left alone, also
+	// across restarts of the program. Where it fails, the last state applied
+	// holds for every subject on which the new one does not.
+	Apply(ctx context.Context, s *State) error
+	// Connections visits the connection table, connections turned down lately
+	// included, until visit returns false. What it is handed is its own only
+	// until it returns.
+	Connections(visit func(*Connection) bool) error
+	// Counts returns what each rule has done.
+	Counts() ([]RuleCount, error)
+	// Close lets go of the kernel's objects and leaves them at work.
+	Close() error
+	// Remove takes away all that the driver made, and nothing else.
+	Remove() error
+}
