@@ -22,6 +22,7 @@ type Connection struct {
 	Direction    policy.Direction // of its first packet
 	Action       model.Action     // what the policy of Revision says
 	Rule         policy.RuleID    // 0: the default
+	Port         uint16           // what rules' ports are matched against: destination port, or ICMP type<<8|code
 	Revision     uint32           // of the state it was last judged by
 	Process      Process
 	First, Last  time.Time // of its packets
@@ -30,8 +31,8 @@ type Connection struct {
 	TCPState       TCPState
 	RTT            time.Duration // smoothed, 0 where not known
 	Retransmits    uint32
-	// Translated is where the destination was before this machine rewrote it;
-	// the zero value where it did not.
+	// Translated is where this machine sends what was meant for Remote; the zero
+	// value where it rewrites nothing.
 	Translated netip.AddrPort
 }
 
@@ -40,20 +41,6 @@ type Key struct {
 	Local, Remote netip.AddrPort // for ICMP the port is the echo identifier
 	Protocol      uint8
 	NetNS         uint64 // cookie of the network namespace
-}
-
-// PolicyPort is what rules' ports are matched against.
-func (c *Connection) PolicyPort() uint16 {
-	switch {
-	case model.IsICMP(c.Protocol):
-		if c.Protocol == 58 {
-			return 128 << 8 // echo request, RFC 4443
-		}
-		return 8 << 8 // echo request, RFC 792
-	case c.Direction == policy.Egress:
-		return c.Remote.Port()
-	}
-	return c.Local.Port()
 }
 
 // Count is packets and their bytes, network header included.

@@ -1,0 +1,68 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+// hook is one program and where it goes.
+type hook struct {
+	name    string
+	attach  ebpf.AttachType
+	program *ebpf.Program
+}
+
+// hooks are in the order of their attachment: who is at a socket is noted before
+// anything is judged by it.
+func (d *Driver) hooks() []hook {
+	o := &d.objects
+	return []hook{
+		{"create", ebpf.AttachCGroupInetSockCreate, o.WeftCreate},
+		{"bind4", ebpf.AttachCGroupInet4PostBind, o.WeftBind4},
+		{"bind6", ebpf.AttachCGroupInet6PostBind, o.WeftBind6},
+		{"connect4", ebpf.AttachCGroupInet4Connect, o.WeftConnect4},
+		{"connect6", ebpf.AttachCGroupInet6Connect, o.WeftConnect6},
+		{"sendmsg4", ebpf.AttachCGroupUDP4Sendmsg, o.WeftSendmsg4},
+		{"sendmsg6", ebpf.AttachCGroupUDP6Sendmsg, o.WeftSendmsg6},
+		{"tcp", ebpf.AttachCGroupSockOps, o.WeftTcp},
+		{"ingress", ebpf.AttachCGroupInetIngress, o.WeftIngress},
+		{"egress", ebpf.AttachCGroupInetEgress, o.WeftEgress},
+	}
+}
+
+// attach puts every program to work, or swaps it in where an older one is at
+// work: there is no instant without one.
+func (d *Driver) attach() error {
+	for _, h := range d.hooks() {
+		if err := d.attachOne(h); err != nil {
+			return fmt.Errorf("attach %s: %w", h.name, err)
+		}
+	}
+	return nil
+}
+
+func (d *Driver) attachOne(h hook) error {
+	pin := d.pin(filepath.Join("links", h.name))
+	l, err := link.LoadPinnedLink(pin, nil)
+	switch {
+	case err == nil:
+		defer l.Close()
+		return l.Update(h.program)
+	case !errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("open the pinned link: %w", err)
+	}
+	l, err = link.AttachCgroup(link.CgroupOptions{Path: d.cfg.CgroupRoot, Attach: h.attach, Program: h.program})
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if err := l.Pin(pin); err != nil {
+		return fmt.Errorf("pin the link: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,384 @@
+package bpf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"weft/agent/datapath"
+	"weft/policy"
+)
+
+// Config of a Driver.
+type Config struct {
+	// CgroupRoot is the directory of the cgroup that holds all of the machine's
+	// workloads: the root of the cgroup2 tree, as a rule.
+	CgroupRoot string
+	// PinDir is a directory on a BPF file system, the driver's alone.
+	PinDir string
+	// Connections is how many lines the connection table holds; 262,144 unless given.
+	Connections uint32
+}
+
+// Deps of a Driver.
+type Deps struct {
+	Log *slog.Logger
+}
+
+// Driver judges by programs in the kernel.
+type Driver struct {
+	cfg  Config
+	log  *slog.Logger
+	lock *os.File
+
+	objects policyObjects
+
+	cgroups    *mirror[uint64, uint32]
+	slots      *mirror[uint32, policySlot]
+	addresses  *mirror[policyAddressKey, policyAddress]
+	tables     *mirror[uint32, policyTable]
+	identities *mirror[policyIdentityKey, uint32]
+	blocks     *mirror[policyBlockKey, policyBlock]
+	ports      *mirror[policyPortKey, policyChain]
+	defaults   *mirror[uint32, policyChain]
+	steps      *mirror[uint32, policyStep]
+	conditions *mirror[policyConditionKey, policyCondition]
+
+	numbers  *numbers
+	attached bool
+	lastSlot uint32
+	lastPath uint32
+	revision uint32
+
+	mu        sync.Mutex
+	workloads map[uint32]string // by slot, also of those that are gone
+	paths     map[uint32]string
+}
+
+var _ datapath.Driver = (*Driver)(nil)
+
+// layout names the directory of our pins. A new number for every change of a
+// map's shape.
+const layout = "policy-v1"
+
+// Open takes over what is pinned, or makes it. It changes nothing of what is in
+// force; the first Apply does.
+func Open(cfg Config, deps Deps) (d *Driver, err error) {
+	if cfg.Connections == 0 {
+		cfg.Connections = 1 << 18
+	}
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	if _, err := findCgroup(cfg.CgroupRoot); err != nil {
+		return nil, err
+	}
+	d = &Driver{cfg: cfg, log: deps.Log, workloads: map[uint32]string{}, paths: map[uint32]string{}}
+	if d.lock, err = lockPins(cfg.PinDir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			d.Close()
+		}
+	}()
+	if err := d.load(); err != nil {
+		return nil, err
+	}
+	return d, d.read()
+}
+
+// lockPins makes the directory, and keeps two agents from it.
+func lockPins(dir string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Join(dir, layout, "links"), 0o700); err != nil {
+		return nil, fmt.Errorf("make the directory of pinned objects: %w", err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return nil, fmt.Errorf("look at %s: %w", dir, err)
+	}
+	if st.Type != unix.BPF_FS_MAGIC {
+		return nil, fmt.Errorf("%s is not on a BPF file system: run mount -t bpf bpf %s", dir, filepath.Dir(dir))
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", dir, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: another agent enforces policy from there; stop it or give this one another directory: %w", dir, err)
+	}
+	return f, nil
+}
+
+func (d *Driver) pin(name string) string { return filepath.Join(d.cfg.PinDir, layout, name) }
+
+// load makes the programs, working on the maps that are pinned.
+func (d *Driver) load() error {
+	helper := uint32(1)
+	err := d.loadWith(helper)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		if second := d.loadWith(0); second == nil { // kernels before 6.15
+			return nil
+		}
+	}
+	return err
+}
+
+func (d *Driver) loadWith(helper uint32) error {
+	spec, err := loadPolicy()
+	if err != nil {
+		return fmt.Errorf("read the policy programs: %w", err)
+	}
+	if err := spec.Variables["netns_helper"].Set(helper); err != nil {
+		return fmt.Errorf("set up the policy programs: %w", err)
+	}
+	for name, m := range spec.Maps {
+		switch name {
+		case "verdicts", "frames", "scratch_paths", ".rodata":
+			continue // nothing that must outlive a program
+		case "conns":
+			m.MaxEntries = d.cfg.Connections
+		}
+		m.Pinning = ebpf.PinByName
+	}
+	err = spec.LoadAndAssign(&d.objects, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: d.pin("")}})
+	if err != nil {
+		return fmt.Errorf("load the policy programs: %w", err)
+	}
+	return nil
+}
+
+// read takes over what the maps hold.
+func (d *Driver) read() (err error) {
+	o := &d.objects
+	for _, f := range []func() error{
+		func() error { d.cgroups, err = newMirror[uint64, uint32](o.Cgroups); return err },
+		func() error { d.slots, err = newMirror[uint32, policySlot](o.Slots); return err },
+		func() error { d.addresses, err = newMirror[policyAddressKey, policyAddress](o.Addresses); return err },
+		func() error { d.tables, err = newMirror[uint32, policyTable](o.Tables); return err },
+		func() error { d.identities, err = newMirror[policyIdentityKey, uint32](o.Identities); return err },
+		func() error { d.blocks, err = newMirror[policyBlockKey, policyBlock](o.Blocks); return err },
+		func() error { d.ports, err = newMirror[policyPortKey, policyChain](o.Ports); return err },
+		func() error { d.defaults, err = newMirror[uint32, policyChain](o.Defaults); return err },
+		func() error { d.steps, err = newMirror[uint32, policyStep](o.Steps); return err },
+		func() error {
+			d.conditions, err = newMirror[policyConditionKey, policyCondition](o.Conditions)
+			return err
+		},
+	} {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	var control policyControl
+	if err := o.Control.Lookup(uint32(0), &control); err != nil {
+		return fmt.Errorf("read the revision in force: %w", err)
+	}
+	d.revision = control.Revision
+	last := &counters{}
+	for n := range d.tables.have {
+		last.table = max(last.table, n)
+	}
+	for n := range d.steps.have {
+		last.step = max(last.step, n)
+	}
+	for k := range d.ports.have {
+		last.class = max(last.class, k.Class)
+	}
+	for k := range d.conditions.have {
+		last.condition = max(last.condition, k.Condition)
+	}
+	d.numbers = newNumbers(last)
+	for n := range d.slots.have {
+		d.lastSlot = max(d.lastSlot, n)
+	}
+	d.lastPath = userNumbers
+	return d.readPaths()
+}
+
+func (d *Driver) readPaths() error {
+	var key policyPath
+	var n uint32
+	it := d.objects.Paths.Iterate()
+	for it.Next(&key, &n) {
+		d.paths[n] = readPath(&key)
+		if n >= userNumbers {
+			d.lastPath = max(d.lastPath, n)
+		}
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("read the paths of executables: %w", err)
+	}
+	return nil
+}
+
+// Name is bpf.
+func (d *Driver) Name() string { return "bpf" }
+
+// Apply makes the state hold: new tables first, then subjects are turned over to
+// them, then the revision, which makes every connection be judged anew; what is
+// old goes last.
+func (d *Driver) Apply(_ context.Context, s *datapath.State) error {
+	want := newContents()
+	now := newNumbers(d.numbers.last)
+	enc := &encoder{contents: want, old: d.numbers, now: now, resolve: d.resolve}
+	slots, cgroups, names := map[uint32]policySlot{}, map[uint64]uint32{}, map[uint32]string{}
+	for i := range s.Subjects {
+		x := &s.Subjects[i]
+		if x.Cgroup == "" {
+			continue // a guest: nothing of it has a socket here
+		}
+		c, err := findCgroup(x.Cgroup)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it has just ended
+		}
+		if err != nil {
+			return err
+		}
+		slot := policySlot{Identity: uint32(x.Identity)}
+		if x.NetNS == "" {
+			slot.Flags |= slotMachineNetNS
+		}
+		for _, dir := range []policy.Direction{policy.Ingress, policy.Egress} {
+			if slot.Tables[dir], err = enc.table(x.Ruleset.Key, dir, x.Ruleset.Table(dir)); err != nil {
+				return err
+			}
+		}
+		n, ok := d.cgroups.have[c.id]
+		if !ok {
+			d.lastSlot++
+			n = d.lastSlot
+		}
+		cgroups[c.id], slots[n], names[n] = n, slot, x.Workload
+	}
+	addresses := addressContents(s)
+	d.mu.Lock()
+	maps.Copy(d.workloads, names)
+	d.mu.Unlock()
+	if err := d.write(want, addresses, slots, cgroups); err != nil {
+		return fmt.Errorf("apply policy: %w", err)
+	}
+	d.numbers = now
+	if err := d.clean(want, addresses, slots, cgroups); err != nil {
+		return fmt.Errorf("clean up after policy: %w", err)
+	}
+	return nil
+}
+
+func (d *Driver) write(want *contents, addresses map[policyAddressKey]policyAddress, slots map[uint32]policySlot, cgroups map[uint64]uint32) error {
+	err := firstError(
+		func() error { return d.steps.put(want.steps) },
+		func() error { return d.conditions.put(want.conditions) },
+		func() error { return d.defaults.put(want.defaults) },
+		func() error { return d.ports.put(want.ports) },
+		func() error { return d.blocks.put(want.blocks) },
+		func() error { return d.identities.put(want.identities) },
+		func() error { return d.tables.put(want.tables) },
+		func() error { return d.addresses.put(addresses) },
+		func() error { return d.slots.put(slots) },
+		func() error { return d.cgroups.put(cgroups) },
+	)
+	if err != nil {
+		return err
+	}
+	d.revision++
+	if err := d.objects.Control.Put(uint32(0), policyControl{Revision: d.revision}); err != nil {
+		return fmt.Errorf("put the revision in force: %w", err)
+	}
+	if d.attached {
+		return nil
+	}
+	if err := d.attach(); err != nil {
+		return err
+	}
+	d.attached = true
+	return nil
+}
+
+func (d *Driver) clean(want *contents, addresses map[policyAddressKey]policyAddress, slots map[uint32]policySlot, cgroups map[uint64]uint32) error {
+	// A program that began before the slots were turned over may still read the
+	// old tables. This returns when none does (membarrier(2), GLOBAL).
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, 1, 0, 0); errno != 0 {
+		return fmt.Errorf("wait for running programs: %w", errno)
+	}
+	return firstError(
+		func() error { return d.cgroups.drop(cgroups) },
+		func() error { return d.slots.drop(slots) },
+		func() error { return d.addresses.drop(addresses) },
+		func() error { return d.identities.drop(want.identities) },
+		func() error { return d.tables.drop(want.tables) },
+		func() error { return d.blocks.drop(want.blocks) },
+		func() error { return d.ports.drop(want.ports) },
+		func() error { return d.defaults.drop(want.defaults) },
+		func() error { return d.conditions.drop(want.conditions) },
+		func() error { return d.steps.drop(want.steps) },
+	)
+}
+
+func firstError(steps ...func() error) error {
+	for _, f := range steps {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close lets go of everything and leaves it at work.
+func (d *Driver) Close() error {
+	var errs []error
+	if d.objects.WeftEgress != nil {
+		errs = append(errs, d.objects.Close())
+	}
+	if d.lock != nil {
+		errs = append(errs, d.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Remove detaches the programs and removes every pin.
+func (d *Driver) Remove() error {
+	return errors.Join(removePins(d.cfg.PinDir), d.Close())
+}
+
+// Remove takes away what a driver with this directory left behind.
+func Remove(cfg Config) error { return removePins(cfg.PinDir) }
+
+func removePins(dir string) error {
+	names, err := filepath.Glob(filepath.Join(dir, "policy-v*", "links", "*"))
+	if err != nil {
+		return err
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		l, err := link.LoadPinnedLink(name, nil)
+		if err != nil {
+			return fmt.Errorf("open pinned link %s: %w", name, err)
+		}
+		if err := errors.Join(l.Unpin(), l.Close()); err != nil {
+			return fmt.Errorf("take down %s: %w", name, err)
+		}
+	}
+	old, err := filepath.Glob(filepath.Join(dir, "policy-v*"))
+	if err != nil {
+		return err
+	}
+	for _, p := range old {
+		if err := os.RemoveAll(p); err != nil {
+			return fmt.Errorf("remove pinned objects: %w", err)
+		}
+	}
+	return nil
+}

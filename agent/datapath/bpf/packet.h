@@ -1,0 +1,121 @@
+// Reading a packet's headers.
+#pragma once
+
+#define TCP_FIN 1
+#define TCP_SYN 2
+#define TCP_RST 4
+#define TCP_ACK 16
+
+struct packet {
+	__u8 source[16], destination[16];
+	__be16 source_port, destination_port; // ICMP: the echo identifier, in both
+	__u8 family, protocol;
+	__u8 tcp_flags;
+	__u8 icmp_type, icmp_code;
+	__u8 no_ports; // a later fragment, or headers that do not reach the ports
+	__u8 pad[2];
+	__u32 length; // from the network header on
+	__u32 seq, ack;
+	__u32 payload;
+};
+
+#define EXTENSIONS 8
+
+static __always_inline int read_transport(struct __sk_buff *skb, __u32 at, struct packet *p)
+{
+	if (p->protocol == IPPROTO_TCP) {
+		struct tcphdr tcp;
+		if (bpf_skb_load_bytes_relative(skb, at, &tcp, sizeof(tcp), BPF_HDR_START_NET))
+			return -1;
+		p->source_port = tcp.source;
+		p->destination_port = tcp.dest;
+		p->tcp_flags = ((__u8 *)&tcp)[13];
+		p->seq = bpf_ntohl(tcp.seq);
+		p->ack = bpf_ntohl(tcp.ack_seq);
+		__u32 header = at + tcp.doff * 4;
+		p->payload = p->length > header ? p->length - header : 0;
+	} else if (p->protocol == IPPROTO_UDP || p->protocol == IPPROTO_SCTP || p->protocol == IPPROTO_UDPLITE) {
+		__be16 ports[2];
+		if (bpf_skb_load_bytes_relative(skb, at, ports, sizeof(ports), BPF_HDR_START_NET))
+			return -1;
+		p->source_port = ports[0];
+		p->destination_port = ports[1];
+	} else if (p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6) {
+		__u8 icmp[8];
+		if (bpf_skb_load_bytes_relative(skb, at, icmp, sizeof(icmp), BPF_HDR_START_NET))
+			return -1;
+		p->icmp_type = icmp[0];
+		p->icmp_code = icmp[1];
+		int echo = p->protocol == IPPROTO_ICMP ? icmp[0] == 8 || icmp[0] == 0 : icmp[0] == 128 || icmp[0] == 129;
+		if (echo) {
+			__builtin_memcpy(&p->source_port, icmp + 4, 2);
+			p->destination_port = p->source_port;
+		}
+	}
+	return 0;
+}
+
+// read_packet returns 0, or -1 where the headers do not parse.
+static __always_inline int read_packet(struct __sk_buff *skb, struct packet *p)
+{
+	__builtin_memset(p, 0, sizeof(*p));
+	p->length = skb->len;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr ip;
+		if (bpf_skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), BPF_HDR_START_NET) || ip.ihl < 5)
+			return -1;
+		p->family = 4;
+		p->protocol = ip.protocol;
+		__builtin_memcpy(p->source, &ip.saddr, 4);
+		__builtin_memcpy(p->destination, &ip.daddr, 4);
+		if (ip.frag_off & bpf_htons(0x1fff)) {
+			p->no_ports = 1;
+			return 0;
+		}
+		return read_transport(skb, ip.ihl * 4, p);
+	}
+	if (skb->protocol != bpf_htons(ETH_P_IPV6))
+		return -1;
+	struct ipv6hdr ip6;
+	if (bpf_skb_load_bytes_relative(skb, 0, &ip6, sizeof(ip6), BPF_HDR_START_NET))
+		return -1;
+	p->family = 6;
+	__builtin_memcpy(p->source, &ip6.saddr, 16);
+	__builtin_memcpy(p->destination, &ip6.daddr, 16);
+	__u8 next = ip6.nexthdr;
+	__u32 at = sizeof(ip6);
+#pragma unroll
+	for (int i = 0; i < EXTENSIONS; i++) {
+		__u8 head[8];
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT && next != IPPROTO_AH) {
+			p->protocol = next;
+			return read_transport(skb, at, p);
+		}
+		if (bpf_skb_load_bytes_relative(skb, at, head, sizeof(head), BPF_HDR_START_NET))
+			return -1;
+		if (next == IPPROTO_FRAGMENT) {
+			if ((head[2] << 8 | head[3]) & 0xfff8) {
+				p->protocol = head[0];
+				p->no_ports = 1;
+				return 0;
+			}
+			at += 8;
+		} else if (next == IPPROTO_AH) {
+			at += (head[1] + 2) * 4;
+		} else {
+			at += (head[1] + 1) * 8;
+		}
+		next = head[0];
+	}
+	return -1; // a chain that does not end
+}
+
+// policy_port is what rules' ports are matched against, in network order.
+static __always_inline __be16 policy_port(const struct packet *p)
+{
+	if (p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6)
+		return bpf_htons(p->icmp_type << 8 | p->icmp_code);
+	if (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP || p->protocol == IPPROTO_SCTP)
+		return p->destination_port;
+	return 0;
+}

@@ -1,0 +1,335 @@
+//go:build ignore
+
+// Policy at a workload's own edge: every socket below the cgroup these programs
+// are attached to is judged by the tables of the subject it belongs to.
+//
+// CO-RE is used to read a process's executable, nothing else; no kfunc.
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+// bpf_probe_read_kernel may be called under this licence by programs that
+// declare themselves so; the sources are under the project's own.
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+#define IPPROTO_UDPLITE_NUMBER 136
+
+// netns_helper is 1 where bpf_get_netns_cookie answers for packets (6.15).
+volatile const __u32 netns_helper;
+
+// The kernel lets context fields be read word by word only; volatile keeps the
+// compiler from joining reads.
+#define READ_WORDS(to, from)                                                                                           \
+	do {                                                                                                           \
+		__u32 words[4];                                                                                        \
+		words[0] = *(volatile __u32 *)&(from)[0];                                                              \
+		words[1] = *(volatile __u32 *)&(from)[1];                                                              \
+		words[2] = *(volatile __u32 *)&(from)[2];                                                              \
+		words[3] = *(volatile __u32 *)&(from)[3];                                                              \
+		__builtin_memcpy(to, words, 16);                                                                       \
+	} while (0)
+
+#include "maps.h"
+#include "packet.h"
+#include "judge.h"
+#include "process.h"
+#include "conn.h"
+
+static __always_inline __u64 netns_of(struct __sk_buff *skb, const struct process *p)
+{
+	if (netns_helper)
+		return bpf_get_netns_cookie(skb);
+	return p ? p->netns : 0;
+}
+
+// name_connection fills the key. A connected TCP socket knows its own addresses,
+// which no NAT on this machine changes from one direction to the other.
+static __always_inline void name_connection(struct conn_key *k, const struct packet *p, struct bpf_sock *sk, int egress)
+{
+	__builtin_memset(k, 0, sizeof(*k));
+	k->family = p->family;
+	k->protocol = p->protocol;
+	if (p->protocol == IPPROTO_TCP && sk && sk->type == SOCK_STREAM_TYPE && sk->state != TCP_LISTEN && sk->dst_port) {
+		k->local_port = bpf_htons((__u16)sk->src_port);
+		k->remote_port = sk->dst_port;
+		if (p->family == 4) {
+			__u32 local = sk->src_ip4, remote = sk->dst_ip4;
+			__builtin_memcpy(k->local, &local, 4);
+			__builtin_memcpy(k->remote, &remote, 4);
+		} else {
+			READ_WORDS(k->local, sk->src_ip6);
+			READ_WORDS(k->remote, sk->dst_ip6);
+		}
+		return;
+	}
+	__builtin_memcpy(k->local, egress ? p->source : p->destination, 16);
+	__builtin_memcpy(k->remote, egress ? p->destination : p->source, 16);
+	k->local_port = egress ? p->source_port : p->destination_port;
+	k->remote_port = egress ? p->destination_port : p->source_port;
+}
+
+static __always_inline __be16 port_toward(const struct conn_key *k, const struct packet *p, __u32 direction)
+{
+	if (k->protocol == IPPROTO_TCP || k->protocol == IPPROTO_UDP || k->protocol == IPPROTO_SCTP)
+		return direction == DIR_EGRESS ? k->remote_port : k->local_port;
+	return policy_port(p);
+}
+
+static __always_inline int judge_first(struct frame *f, struct __sk_buff *skb, struct packet *p, struct conn_key *k, int egress)
+{
+	__u32 zero = 0;
+	struct control *now = bpf_map_lookup_elem(&control, &zero);
+	if (!now || !p || !k)
+		return 0;
+	struct query *q = &f->query;
+	struct conn *c = &f->conn;
+	__builtin_memset(c, 0, sizeof(*c));
+	// Before anything that a new state replaces: a verdict of the old state must
+	// not pass for one of the new.
+	c->revision = *(volatile __u32 *)&now->revision;
+	c->slot = subject_of_packet(skb, q);
+	struct slot *own = bpf_map_lookup_elem(&slots, &c->slot);
+	if (!own) {
+		TROUBLE(no_subject);
+		return 1;
+	}
+	if (p->no_ports)
+		TROUBLE(fragments);
+	c->identity = own->identity;
+	c->first_ns = bpf_ktime_get_boot_ns();
+	struct bpf_sock *sk = skb->sk ? bpf_sk_fullsock(skb->sk) : 0;
+	int stream = sk && sk->type == SOCK_STREAM_TYPE;
+	struct process *made = sk ? bpf_sk_storage_get(&processes, sk, 0, 0) : 0;
+	if (made)
+		c->process = *made;
+	int begins = p->protocol != IPPROTO_TCP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	c->direction = egress ? DIR_EGRESS : DIR_INGRESS;
+	if (!begins) {
+		// The middle of a connection: whoever listens was called.
+		c->flags |= CONN_MIDSTREAM;
+		c->direction = DIR_INGRESS;
+		if (stream && sk->state != TCP_LISTEN) {
+			struct bpf_sock *listener = find_socket(skb, k, 0, 1);
+			if (listener)
+				bpf_sk_release(listener);
+			else
+				c->direction = DIR_EGRESS;
+		}
+	}
+	if (egress && c->direction == DIR_EGRESS && !same_address(p->destination, k->remote)) {
+		// Judged by where it goes; the line keeps the socket's own addresses.
+		__builtin_memcpy(c->translated, p->destination, 16);
+		c->translated_port = p->destination_port;
+	}
+	c->policy_port = port_toward(k, p, c->direction);
+	if (c->translated_port)
+		c->policy_port = c->translated_port;
+	know_peer(skb, k, own, c);
+	ask(f, k, c, own->tables[c->direction & 1]);
+	if (!begins && (c->action != ACT_ALLOW || c->stateless)) {
+		// No connection that is tracked: the packet as it is, by stateless rules.
+		__u64 rule = c->rule;
+		__u8 action = c->action, stateless = c->stateless, direction = c->direction;
+		__be16 port = c->policy_port;
+		c->direction = egress ? DIR_EGRESS : DIR_INGRESS;
+		c->policy_port = port_toward(k, p, c->direction);
+		ask(f, k, c, own->tables[c->direction & 1]);
+		if (c->action != ACT_ALLOW || !c->stateless) {
+			c->rule = rule;
+			c->action = action;
+			c->stateless = stateless;
+			c->direction = direction;
+			c->policy_port = port;
+		}
+	}
+	if (c->action != ACT_ALLOW)
+		return turned_down(k, c, p, egress);
+	count_rule(c->rule, begins, 0, 0);
+	if (c->stateless) {
+		count_rule(c->rule, 0, 1, p->length);
+		return 1;
+	}
+	count_packet(c, p, egress);
+	if (bpf_map_update_elem(&conns, k, c, BPF_ANY)) {
+		TROUBLE(table_full);
+		count_rule(c->rule, 0, 1, p->length);
+	}
+	return 1;
+}
+
+// first_packet judges a packet of no connection in the table. It returns 1 to
+// let it pass.
+static __noinline int first_packet(struct __sk_buff *skb, struct packet *p, struct conn_key *k, int egress)
+{
+	struct frame *f = take_frame();
+	if (!f) {
+		TROUBLE(no_frame);
+		return 0;
+	}
+	int pass = judge_first(f, skb, p, k, egress);
+	give_frame(f);
+	return pass;
+}
+
+// again judges a connection whose state was another. It returns 0 where it cannot.
+static __noinline int again(struct __sk_buff *skb, struct conn_key *k, __u32 revision)
+{
+	struct conn *c = bpf_map_lookup_elem(&conns, k);
+	if (!c)
+		return 0;
+	struct frame *f = take_frame();
+	if (!f) {
+		TROUBLE(no_frame);
+		return 0;
+	}
+	struct query *q = &f->query;
+	__u32 number = subject_of_packet(skb, q);
+	struct slot *own = bpf_map_lookup_elem(&slots, &number);
+	if (!own) {
+		c->action = ACT_ALLOW;
+		c->rule = 0;
+		c->revision = revision;
+		give_frame(f);
+		return 1;
+	}
+	c->slot = number;
+	c->identity = own->identity;
+	if (c->peer_by == 0)
+		know_address(k, c);
+	ask(f, k, c, own->tables[c->direction & 1]);
+	c->revision = revision;
+	give_frame(f);
+	return 1;
+}
+
+static __always_inline int handle(struct __sk_buff *skb, int egress)
+{
+	__u32 zero = 0;
+	struct packet p;
+	struct conn_key k;
+	if (read_packet(skb, &p)) {
+		TROUBLE(malformed);
+		return 0;
+	}
+	struct bpf_sock *sk = skb->sk ? bpf_sk_fullsock(skb->sk) : 0;
+	name_connection(&k, &p, sk, egress);
+	struct process *made = !netns_helper && sk ? bpf_sk_storage_get(&processes, sk, 0, 0) : 0;
+	k.netns = netns_of(skb, made);
+	struct conn *c = bpf_map_lookup_elem(&conns, &k);
+	if (!c)
+		return first_packet(skb, &p, &k, egress);
+	if (p.protocol == IPPROTO_TCP && (p.tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && c->flags & (CONN_CLOSED | CONN_TCP_RESET | CONN_TCP_FIN_SENT | CONN_TCP_FIN_RECEIVED)) {
+		bpf_map_delete_elem(&conns, &k); // the same ports for another connection
+		return first_packet(skb, &p, &k, egress);
+	}
+	struct control *now = bpf_map_lookup_elem(&control, &zero);
+	__u32 revision = now ? *(volatile __u32 *)&now->revision : 0;
+	if (c->revision != revision && !again(skb, &k, revision))
+		return 0;
+	if (c->action != ACT_ALLOW) {
+		count_rule(c->rule, 0, 1, p.length);
+		return 0;
+	}
+	count_packet(c, &p, egress);
+	return 1;
+}
+
+SEC("cgroup_skb/egress")
+int weft_egress(struct __sk_buff *skb) { return handle(skb, 1); }
+
+SEC("cgroup_skb/ingress")
+int weft_ingress(struct __sk_buff *skb) { return handle(skb, 0); }
+
+// note_process writes down who is at a socket.
+static __always_inline void note_process(struct bpf_sock *sk, __u64 netns)
+{
+	struct process *p = bpf_sk_storage_get(&processes, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!p)
+		return;
+	read_current(p);
+	p->netns = netns;
+}
+
+#define NOTE_ADDR(name, section)                                                                                       \
+	SEC(section)                                                                                                   \
+	int name(struct bpf_sock_addr *ctx)                                                                            \
+	{                                                                                                              \
+		struct bpf_sock *sk = ctx->sk;                                                                         \
+		if (sk)                                                                                                \
+			note_process(sk, bpf_get_netns_cookie(ctx));                                                   \
+		return 1;                                                                                              \
+	}
+
+NOTE_ADDR(weft_connect4, "cgroup/connect4")
+NOTE_ADDR(weft_connect6, "cgroup/connect6")
+NOTE_ADDR(weft_sendmsg4, "cgroup/sendmsg4")
+NOTE_ADDR(weft_sendmsg6, "cgroup/sendmsg6")
+
+#define NOTE_SOCK(name, section)                                                                                       \
+	SEC(section)                                                                                                   \
+	int name(struct bpf_sock *sk)                                                                                  \
+	{                                                                                                              \
+		note_process(sk, bpf_get_netns_cookie(sk));                                                            \
+		return 1;                                                                                              \
+	}
+
+NOTE_SOCK(weft_create, "cgroup/sock_create")
+NOTE_SOCK(weft_bind4, "cgroup/post_bind4")
+NOTE_SOCK(weft_bind6, "cgroup/post_bind6")
+
+// weft_tcp keeps what the kernel knows of a TCP connection in its line.
+SEC("sockops")
+int weft_tcp(struct bpf_sock_ops *ops)
+{
+	__u32 op = ops->op;
+	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB || op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB || op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
+		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG);
+		if (op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+			return 1;
+	} else if (op != BPF_SOCK_OPS_STATE_CB && op != BPF_SOCK_OPS_RETRANS_CB) {
+		return 1;
+	}
+	struct conn_key k = {.protocol = IPPROTO_TCP, .family = 4, .netns = bpf_get_netns_cookie(ops)};
+	k.local_port = bpf_htons((__u16)ops->local_port);
+	k.remote_port = (__be16)(ops->remote_port >> 16);
+	__u32 local = ops->local_ip4, remote = ops->remote_ip4;
+	__builtin_memcpy(k.local, &local, 4);
+	__builtin_memcpy(k.remote, &remote, 4);
+	struct conn *c = ops->family == 2 || local ? bpf_map_lookup_elem(&conns, &k) : 0;
+	if (!c && ops->family == 10) {
+		READ_WORDS(k.local, ops->local_ip6);
+		READ_WORDS(k.remote, ops->remote_ip6);
+		k.family = 6;
+		c = bpf_map_lookup_elem(&conns, &k);
+	}
+	if (!c)
+		return 1;
+	c->rtt_us = ops->srtt_us >> 3;
+	c->retransmits = ops->total_retrans;
+	if (op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == TCP_CLOSE_STATE)
+		__sync_fetch_and_or(&c->flags, CONN_CLOSED);
+	else if (op != BPF_SOCK_OPS_STATE_CB && op != BPF_SOCK_OPS_RETRANS_CB)
+		__sync_fetch_and_or(&c->flags, CONN_TCP_ESTABLISHED);
+	return 1;
+}
+
+// weft_judge answers the question in the packet's bytes: user space compares
+// with the reference. It is attached nowhere.
+SEC("cgroup_skb/egress")
+int weft_judge(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	struct frame *f = bpf_map_lookup_elem(&frames, &zero);
+	if (!f || bpf_skb_load_bytes(skb, 0, &f->query, sizeof(f->query)))
+		return 0;
+	judge(f);
+	struct verdict v = {f->query.rule, f->query.logged, f->query.action, f->query.stateless};
+	bpf_map_update_elem(&verdicts, &zero, &v, BPF_ANY);
+	return bpf_map_lookup_elem(&retired, &v.rule) ? 1 : 1; // names the map, which programs do not use
+}
