@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -37,13 +38,44 @@ func (d *Driver) hooks() []hook {
 
 // attach puts every program to work, or swaps it in where an older one is at
 // work: there is no instant without one.
-func (d *Driver) attach() error {
+func (d *Driver) attach(namespaces []string) error {
 	for _, h := range d.hooks() {
 		if err := d.attachOne(h); err != nil {
 			return fmt.Errorf("attach %s: %w", h.name, err)
 		}
 	}
+	return d.noteSockets(namespaces)
+}
+
+// noteSockets tells the programs who is at each socket that they have not seen
+// being made. iter/tcp lists those of one network namespace only, so that it is
+// run in each that has a subject.
+func (d *Driver) noteSockets(namespaces []string) error {
+	if err := iterate(d.objects.WeftSockets); err != nil {
+		return fmt.Errorf("note who is at open sockets: %w", err)
+	}
+	for _, path := range append([]string{""}, namespaces...) {
+		if err := inNamespace(path, func() error { return iterate(d.objects.WeftSubflows) }); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("note who is at open sockets: %w", err)
+		}
+	}
 	return nil
+}
+
+// iterate runs a program over all it iterates over.
+func iterate(p *ebpf.Program) error {
+	it, err := link.AttachIter(link.IterOptions{Program: p})
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	r, err := it.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, err = io.Copy(io.Discard, r)
+	return err
 }
 
 func (d *Driver) attachOne(h hook) error {

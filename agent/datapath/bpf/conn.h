@@ -155,9 +155,12 @@ static __noinline int know_peer(struct __sk_buff *skb, const struct conn_key *k,
 	c->peer_identity = c->peer_entities = 0;
 	know_address(k, c);
 	int loopback = is_loopback(k->remote, k->family), same = same_address(k->local, k->remote);
-	if (loopback && own->flags & SLOT_MACHINE_NETNS)
+	int machine = own->flags & SLOT_MACHINE_NETNS;
+	if (loopback && machine)
 		c->peer_entities |= ENT_HOST;
-	if (!loopback && !same && !(c->peer_entities & ENT_HOST))
+	// A socket that listens on every address would be found for any: look for
+	// one only where the address is this namespace's own.
+	if (!loopback && !same && !(machine && c->peer_entities & ENT_HOST))
 		return 0;
 	__u32 slot = local_peer(skb, k, c);
 	struct slot *peer = slot ? bpf_map_lookup_elem(&slots, &slot) : 0;

@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -74,7 +75,7 @@ const layout = "policy-v1"
 
 // Open takes over what is pinned, or makes it. It changes nothing of what is in
 // force; the first Apply does.
-func Open(cfg Config, deps Deps) (d *Driver, err error) {
+func Open(cfg Config, deps Deps) (*Driver, error) {
 	if cfg.Connections == 0 {
 		cfg.Connections = 1 << 18
 	}
@@ -84,19 +85,15 @@ func Open(cfg Config, deps Deps) (d *Driver, err error) {
 	if _, err := findCgroup(cfg.CgroupRoot); err != nil {
 		return nil, err
 	}
-	d = &Driver{cfg: cfg, log: deps.Log, workloads: map[uint32]string{}, paths: map[uint32]string{}}
+	d := &Driver{cfg: cfg, log: deps.Log, workloads: map[uint32]string{}, paths: map[uint32]string{}}
+	var err error
 	if d.lock, err = lockPins(cfg.PinDir); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			d.Close()
-		}
-	}()
-	if err := d.load(); err != nil {
-		return nil, err
+	if err := firstError(d.load, d.read); err != nil {
+		return nil, errors.Join(err, d.Close())
 	}
-	return d, d.read()
+	return d, nil
 }
 
 // lockPins makes the directory, and keeps two agents from it.
@@ -141,8 +138,10 @@ func (d *Driver) loadWith(helper uint32) error {
 	if err != nil {
 		return fmt.Errorf("read the policy programs: %w", err)
 	}
-	if err := spec.Variables["netns_helper"].Set(helper); err != nil {
-		return fmt.Errorf("set up the policy programs: %w", err)
+	for name, value := range map[string]uint32{"netns_helper": helper, "mptcp": hasMPTCP()} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set up the policy programs: %w", err)
+		}
 	}
 	for name, m := range spec.Maps {
 		switch name {
@@ -160,8 +159,22 @@ func (d *Driver) loadWith(helper uint32) error {
 	return nil
 }
 
+// hasMPTCP is 1 where the kernel knows Multipath TCP sockets.
+func hasMPTCP() uint32 {
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return 0
+	}
+	var t *btf.Struct
+	if kernel.TypeByName("mptcp_sock", &t) != nil {
+		return 0
+	}
+	return 1
+}
+
 // read takes over what the maps hold.
-func (d *Driver) read() (err error) {
+func (d *Driver) read() error {
+	var err error
 	o := &d.objects
 	for _, f := range []func() error{
 		func() error { d.cgroups, err = newMirror[uint64, uint32](o.Cgroups); return err },
@@ -271,6 +284,12 @@ func (d *Driver) Apply(_ context.Context, s *datapath.State) error {
 		return fmt.Errorf("apply policy: %w", err)
 	}
 	d.numbers = now
+	if !d.attached {
+		if err := d.attach(namespaces(s)); err != nil {
+			return fmt.Errorf("apply policy: %w", err)
+		}
+		d.attached = true
+	}
 	if err := d.clean(want, addresses, slots, cgroups); err != nil {
 		return fmt.Errorf("clean up after policy: %w", err)
 	}
@@ -297,13 +316,6 @@ func (d *Driver) write(want *contents, addresses map[policyAddressKey]policyAddr
 	if err := d.objects.Control.Put(uint32(0), policyControl{Revision: d.revision}); err != nil {
 		return fmt.Errorf("put the revision in force: %w", err)
 	}
-	if d.attached {
-		return nil
-	}
-	if err := d.attach(); err != nil {
-		return err
-	}
-	d.attached = true
 	return nil
 }
 
@@ -325,6 +337,18 @@ func (d *Driver) clean(want *contents, addresses map[policyAddressKey]policyAddr
 		func() error { return d.conditions.drop(want.conditions) },
 		func() error { return d.steps.drop(want.steps) },
 	)
+}
+
+// namespaces lists the network namespaces of a state, but for the machine's own.
+func namespaces(s *datapath.State) []string {
+	var out []string
+	for i := range s.Subjects {
+		if n := s.Subjects[i].NetNS; n != "" {
+			out = append(out, n)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 func firstError(steps ...func() error) error {

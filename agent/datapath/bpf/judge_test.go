@@ -2,15 +2,10 @@ package bpf
 
 import (
 	"encoding/binary"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
-
-	"weft/internal/testreq"
 	"weft/model"
 	"weft/policy"
 	"weft/policy/classify"
@@ -20,24 +15,12 @@ import (
 // open makes a driver with pins of the test's own, attached nowhere.
 func open(t testing.TB) *Driver {
 	t.Helper()
-	testreq.Need(t, testreq.BPF, testreq.Cgroup2)
-	dir := filepath.Join(t.TempDir(), "bpf")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	pins := mountBPF(t)
 	root := "/sys/fs/cgroup"
 	if _, err := findCgroup(root); err != nil {
 		root = "/sys/fs/cgroup/unified"
 	}
-	d, err := Open(Config{CgroupRoot: root, PinDir: filepath.Join(dir, "weft")}, Deps{})
+	d, err := Open(Config{CgroupRoot: root, PinDir: pins}, Deps{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -271,6 +271,16 @@ struct {
 	__type(value, struct process);
 } processes SEC(".maps");
 
+// owners: who is at a Multipath TCP socket, by its address, while sockets that
+// were there before are noted.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 16);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct process);
+} owners SEC(".maps");
+
 // paths number executables: the components from the last to the first, each
 // with a slash after it ("nginx/sbin/usr/"), zeros to the end.
 struct path {

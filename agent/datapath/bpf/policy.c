@@ -18,10 +18,12 @@
 // declare themselves so; the sources are under the project's own.
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-#define IPPROTO_UDPLITE_NUMBER 136
+#define IPPROTO_MPTCP_NUMBER 262
 
 // netns_helper is 1 where bpf_get_netns_cookie answers for packets (6.15).
 volatile const __u32 netns_helper;
+// mptcp is 1 where the kernel has Multipath TCP (RFC 8684).
+volatile const __u32 mptcp;
 
 // The kernel lets context fields be read word by word only; volatile keeps the
 // compiler from joining reads.
@@ -282,6 +284,58 @@ NOTE_ADDR(weft_sendmsg6, "cgroup/sendmsg6")
 NOTE_SOCK(weft_create, "cgroup/sock_create")
 NOTE_SOCK(weft_bind4, "cgroup/post_bind4")
 NOTE_SOCK(weft_bind6, "cgroup/post_bind6")
+
+// weft_sockets notes who is at the sockets that were there before the programs.
+SEC("iter/task_file")
+int weft_sockets(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	if (!task || !file)
+		return 0;
+	struct socket *socket = bpf_sock_from_file(file);
+	if (!socket)
+		return 0;
+	struct sock *sk = socket->sk;
+	if (!sk)
+		return 0;
+	struct process *p = bpf_sk_storage_get(&processes, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!p)
+		return 0;
+	if (!(p->flags & PROC_KNOWN)) {
+		p->pid = task->tgid;
+		p->uid = BPF_CORE_READ(task, cred, uid.val);
+		p->exe = exe_of(task);
+		p->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, net_cookie);
+		BPF_CORE_READ_STR_INTO(&p->comm, task, comm);
+		p->flags = PROC_KNOWN;
+	}
+	if (mptcp && sk->sk_protocol == IPPROTO_MPTCP_NUMBER) {
+		__u64 outer = (__u64)sk;
+		bpf_map_update_elem(&owners, &outer, p, BPF_ANY);
+	}
+	return 0;
+}
+
+// weft_subflows does the same for the TCP sockets inside Multipath TCP ones,
+// which no file names; weft_sockets has gone before.
+SEC("iter/tcp")
+int weft_subflows(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *sk = ctx->sk_common;
+	if (!sk || !mptcp)
+		return 0;
+	// Of a socket that is none of these, this is not the address of one.
+	struct mptcp_subflow_context *inner = BPF_CORE_READ((struct inet_connection_sock *)sk, icsk_ulp_data);
+	__u64 outer = (__u64)BPF_CORE_READ(inner, conn);
+	struct process *owner = outer ? bpf_map_lookup_elem(&owners, &outer) : 0;
+	if (!owner)
+		return 0;
+	struct process *p = bpf_sk_storage_get(&processes, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (p && !(p->flags & PROC_KNOWN))
+		*p = *owner;
+	return 0;
+}
 
 // weft_tcp keeps what the kernel knows of a TCP connection in its line.
 SEC("sockops")

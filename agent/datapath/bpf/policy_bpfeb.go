@@ -282,6 +282,7 @@ const (
 	policyMapIdentities    = "identities"
 	policyMapKnownFiles    = "known_files"
 	policyMapNames         = "names"
+	policyMapOwners        = "owners"
 	policyMapPathNumber    = "path_number"
 	policyMapPaths         = "paths"
 	policyMapPorts         = "ports"
@@ -303,7 +304,10 @@ const (
 	policyProgWeftJudge    = "weft_judge"
 	policyProgWeftSendmsg4 = "weft_sendmsg4"
 	policyProgWeftSendmsg6 = "weft_sendmsg6"
+	policyProgWeftSockets  = "weft_sockets"
+	policyProgWeftSubflows = "weft_subflows"
 	policyProgWeftTcp      = "weft_tcp"
+	policyVarMptcp         = "mptcp"
 	policyVarNetnsHelper   = "netns_helper"
 )
 
@@ -359,6 +363,8 @@ type policyProgramSpecs struct {
 	WeftJudge    *ebpf.ProgramSpec `ebpf:"weft_judge"`
 	WeftSendmsg4 *ebpf.ProgramSpec `ebpf:"weft_sendmsg4"`
 	WeftSendmsg6 *ebpf.ProgramSpec `ebpf:"weft_sendmsg6"`
+	WeftSockets  *ebpf.ProgramSpec `ebpf:"weft_sockets"`
+	WeftSubflows *ebpf.ProgramSpec `ebpf:"weft_subflows"`
 	WeftTcp      *ebpf.ProgramSpec `ebpf:"weft_tcp"`
 }
 
@@ -380,6 +386,7 @@ type policyMapSpecs struct {
 	Identities   *ebpf.MapSpec `ebpf:"identities"`
 	KnownFiles   *ebpf.MapSpec `ebpf:"known_files"`
 	Names        *ebpf.MapSpec `ebpf:"names"`
+	Owners       *ebpf.MapSpec `ebpf:"owners"`
 	PathNumber   *ebpf.MapSpec `ebpf:"path_number"`
 	Paths        *ebpf.MapSpec `ebpf:"paths"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
@@ -397,6 +404,7 @@ type policyMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type policyVariableSpecs struct {
+	Mptcp       *ebpf.VariableSpec `ebpf:"mptcp"`
 	NetnsHelper *ebpf.VariableSpec `ebpf:"netns_helper"`
 }
 
@@ -434,6 +442,7 @@ type policyMaps struct {
 	Identities   *ebpf.Map `ebpf:"identities"`
 	KnownFiles   *ebpf.Map `ebpf:"known_files"`
 	Names        *ebpf.Map `ebpf:"names"`
+	Owners       *ebpf.Map `ebpf:"owners"`
 	PathNumber   *ebpf.Map `ebpf:"path_number"`
 	Paths        *ebpf.Map `ebpf:"paths"`
 	Ports        *ebpf.Map `ebpf:"ports"`
@@ -463,6 +472,7 @@ func (m *policyMaps) Close() error {
 		m.Identities,
 		m.KnownFiles,
 		m.Names,
+		m.Owners,
 		m.PathNumber,
 		m.Paths,
 		m.Ports,
@@ -481,6 +491,7 @@ func (m *policyMaps) Close() error {
 //
 // It can be passed to loadPolicyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type policyVariables struct {
+	Mptcp       *ebpf.Variable `ebpf:"mptcp"`
 	NetnsHelper *ebpf.Variable `ebpf:"netns_helper"`
 }
 
@@ -498,6 +509,8 @@ type policyPrograms struct {
 	WeftJudge    *ebpf.Program `ebpf:"weft_judge"`
 	WeftSendmsg4 *ebpf.Program `ebpf:"weft_sendmsg4"`
 	WeftSendmsg6 *ebpf.Program `ebpf:"weft_sendmsg6"`
+	WeftSockets  *ebpf.Program `ebpf:"weft_sockets"`
+	WeftSubflows *ebpf.Program `ebpf:"weft_subflows"`
 	WeftTcp      *ebpf.Program `ebpf:"weft_tcp"`
 }
 
@@ -513,6 +526,8 @@ func (p *policyPrograms) Close() error {
 		p.WeftJudge,
 		p.WeftSendmsg4,
 		p.WeftSendmsg6,
+		p.WeftSockets,
+		p.WeftSubflows,
 		p.WeftTcp,
 	)
 }

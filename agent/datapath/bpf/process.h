@@ -12,7 +12,19 @@ struct mount { struct mount *mnt_parent; struct dentry *mnt_mountpoint; struct v
 struct path___kernel { struct vfsmount *mnt; struct dentry *dentry; } CORE;
 struct file { struct path___kernel f_path; } CORE;
 struct mm_struct { struct file *exe_file; } CORE;
-struct task_struct { struct mm_struct *mm; } CORE;
+struct kuid { __u32 val; } CORE;
+struct cred { struct kuid uid; } CORE;
+struct task_struct { struct mm_struct *mm; const struct cred *cred; int tgid; char comm[16]; } CORE;
+struct net { __u64 net_cookie; } CORE;
+struct possible_net { struct net *net; } CORE;
+struct sock_common { struct possible_net skc_net; } CORE;
+struct sock { struct sock_common __sk_common; __u16 sk_protocol; } CORE;
+struct socket { struct sock *sk; } CORE;
+struct mptcp_subflow_context { struct sock *conn; } CORE;
+struct inet_connection_sock { void *icsk_ulp_data; } CORE;
+struct bpf_iter__tcp { struct bpf_iter_meta *meta; struct sock_common *sk_common; __u32 uid; } CORE;
+struct bpf_iter_meta;
+struct bpf_iter__task_file { struct bpf_iter_meta *meta; struct task_struct *task; __u32 fd; struct file *file; } CORE;
 
 #define COMPONENTS 32
 
@@ -80,9 +92,8 @@ done:
 	return number;
 }
 
-static __always_inline __u32 current_exe(void)
+static __always_inline __u32 exe_of(struct task_struct *task)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
 	struct file *file = BPF_CORE_READ(task, mm, exe_file);
 	if (!file)
 		return 0;
@@ -112,6 +123,6 @@ static __always_inline void read_current(struct process *p)
 	p->flags = PROC_KNOWN;
 	p->pid = bpf_get_current_pid_tgid() >> 32;
 	p->uid = (__u32)bpf_get_current_uid_gid();
-	p->exe = current_exe();
+	p->exe = exe_of((void *)bpf_get_current_task());
 	bpf_get_current_comm(p->comm, sizeof(p->comm));
 }

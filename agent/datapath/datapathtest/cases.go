@@ -1,0 +1,284 @@
+package datapathtest
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"weft/agent/datapath"
+	"weft/model"
+	"weft/policy"
+)
+
+const allowAll = `
+  subject: {selector: "*"}
+  ingress: [{action: Allow}]
+  egress: [{action: Allow}]`
+
+// hold makes an attempt that must be allowed and keeps the connection.
+func (s *suite) hold(t *testing.T, from, to, network string, port uint16) (talk func() Outcome) {
+	t.Helper()
+	a := Attempt{From: s.Endpoint(from), To: s.Endpoint(to), Network: network, Port: port}
+	r, err := a.From.process.tell(order{Do: "dial", Network: network, Address: a.target().String(), Timeout: patience})
+	if err != nil || r.Outcome != Allowed {
+		t.Fatalf("%s: %s %v %s", a, r.Outcome, err, r.Error)
+	}
+	t.Cleanup(func() { a.From.process.tell(order{Do: "close", Handle: r.Handle}) })
+	return func() Outcome {
+		x, err := a.From.process.tell(order{Do: "talk", Handle: r.Handle, Timeout: patience})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x.Outcome
+	}
+}
+
+// liveCut: a change reaches connections that are open, and only those it denies;
+// allowed again, they go on.
+func (s *suite) liveCut(t *testing.T) {
+	open := s.World(model.ModeEnforce, allowAll)
+	s.apply(t, open)
+	toDB := s.hold(t, "c1", "c2", "tcp", 5432)
+	toWeb := s.hold(t, "c1", "c2", "tcp", 80)
+	in := s.hold(t, "outside", "c2", "tcp", 443)
+	datagrams := s.hold(t, "outside", "machine", "udp", 53)
+	s.apply(t, s.World(model.ModeEnforce, allowAll, `
+  tier: Security
+  subject: {selector: "app=db"}
+  ingress: [{action: Deny, ports: [{protocol: TCP, port: 5432}]}, {action: Deny, from: [{entities: [world]}]}]`, `
+  tier: Security
+  subject: {selector: "app=machine"}
+  egress: [{action: Deny, to: [{entities: [world]}]}]`))
+	for _, c := range []struct {
+		name string
+		talk func() Outcome
+		want Outcome
+	}{{"cut by the receiver's port", toDB, Denied}, {"another port", toWeb, Allowed}, {"cut by the receiver's peer", in, Denied}, {"answers of what came in", datagrams, Allowed}} {
+		if got := c.talk(); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+	s.apply(t, open)
+	if got := toDB(); got != Allowed {
+		t.Errorf("allowed again: %s", got)
+	}
+}
+
+// restart: a driver that is opened again works on, and finds what it made.
+func (s *suite) restart(t *testing.T) {
+	w := s.World(model.ModeEnforce, allowAll, `
+  tier: Security
+  subject: {selector: "app=db"}
+  ingress: [{action: Deny, ports: [{protocol: TCP, port: 443}]}]`)
+	s.apply(t, w)
+	talk := s.hold(t, "c1", "c2", "tcp", 80)
+	denied := Attempt{From: s.Endpoint("c1"), To: s.Endpoint("c2"), Network: "tcp", Port: 443}
+	check := func(when string) {
+		t.Helper()
+		if got := talk(); got != Allowed {
+			t.Errorf("%s: the open connection: %s", when, got)
+		}
+		if got, _, _ := s.dial(denied); got != Denied {
+			t.Errorf("%s: what is denied: %s", when, got)
+		}
+	}
+	if err := s.driver.Close(); err != nil {
+		t.Fatal(err)
+	}
+	check("without a driver")
+	s.driver = s.open(t, s.Site)
+	check("opened again")
+	s.apply(t, w)
+	check("applied again")
+}
+
+// processes: the program at a socket counts, at both ends.
+func (s *suite) processes(t *testing.T) {
+	if !s.options.Processes {
+		t.Skip("this driver does not judge by executables, and says so")
+	}
+	web, unit := s.Endpoint("c1"), s.Endpoint("unit")
+	w := s.World(model.ModeEnforce, fmt.Sprintf(`
+  subject: {selector: "*", processes: [{exe: %s}]}
+  egress: [{action: Allow}]`, web.Exe), fmt.Sprintf(`
+  subject: {selector: "app=unit"}
+  egress: [{action: Allow, to: [{selector: "app=machine", processes: [{exe: %s}]}]}]`, s.Endpoint("machine").Exe), fmt.Sprintf(`
+  subject: {selector: "app=unit", processes: [{exe: %s}]}
+  ingress: [{action: Allow}]`, unit.Exe), fmt.Sprintf(`
+  subject: {selector: "app=machine"}
+  ingress: [{action: Allow, from: [{selector: "app=unit", processes: [{exe: %s, user: root}]}]}]`, unit.Exe), `
+  subject: {selector: "app=db"}
+  ingress: [{action: Allow}]`)
+	s.apply(t, w)
+	// Another program in the allowed container.
+	evil := *web
+	evil.Exe = filepath.Join(s.Dir, "evil")
+	evil.process = startProcess(t, evil.Exe, web.NetNS, web.Cgroup)
+	for _, c := range []struct {
+		from *Endpoint
+		to   string
+		port uint16
+		want Outcome
+	}{
+		{web, "c2", 80, Allowed}, {&evil, "c2", 80, Denied}, {web, "unit", 1080, Allowed}, {s.Endpoint("c2"), "unit", 1080, Denied},
+		{unit, "machine", 80, Allowed}, {s.Endpoint("machine"), "machine", 80, Denied}, {unit, "c2", 80, Denied},
+	} {
+		a := Attempt{From: c.from, To: s.Endpoint(c.to), Network: "tcp", Port: c.port}
+		if got, _, err := s.dial(a); got != c.want {
+			t.Errorf("%s by %s: %s, want %s (%v)", a, filepath.Base(c.from.Exe), got, c.want, err)
+			s.driver.Connections(func(x *datapath.Connection) bool {
+				if x.Action != model.ActionAllow && x.Port == c.port {
+					t.Logf("%s %s %s -> %s peer %d by %s, process %+v", x.Workload, x.Direction, x.Local, x.Remote, x.PeerIdentity, x.PeerBy, x.Process)
+				}
+				return true
+			})
+		}
+	}
+}
+
+// stateless: answers need rules of their own.
+func (s *suite) stateless(t *testing.T) {
+	oneWay := `
+  stateful: false
+  subject: {selector: "app=db"}
+  ingress: [{action: Allow, ports: [{protocol: UDP, port: 53}]}]`
+	base := []string{`
+  subject: {selector: "app=web"}
+  ingress: [{action: Allow}]
+  egress: [{action: Allow}]`, oneWay}
+	a := Attempt{From: s.Endpoint("c1"), To: s.Endpoint("c2"), Network: "udp", Port: 53}
+	s.apply(t, s.World(model.ModeEnforce, base...))
+	if got, _, _ := s.dial(a); got != Denied {
+		t.Errorf("without a rule for answers: %s", got)
+	}
+	s.apply(t, s.World(model.ModeEnforce, append(base, `
+  stateful: false
+  subject: {selector: "app=db"}
+  egress: [{action: Allow, to: [{selector: "app=web"}], ports: [{protocol: UDP}]}]`)...))
+	if got, _, _ := s.dial(a); got != Allowed {
+		t.Errorf("with a rule for answers: %s", got)
+	}
+}
+
+// newCgroup: what is made below a subject's cgroup belongs to it at once.
+func (s *suite) newCgroup(t *testing.T) {
+	s.apply(t, s.World(model.ModeEnforce, `
+  subject: {selector: "app in (web,machine)"}
+  egress: [{action: Allow, ports: [{protocol: TCP, port: 80}]}]`, `
+  subject: {selector: "app=db"}
+  ingress: [{action: Allow}]`))
+	for _, parent := range []string{"c1", "machine"} {
+		e := *s.Endpoint(parent)
+		e.Cgroup = filepath.Join(e.Cgroup, "below", "deep")
+		if parent == "machine" {
+			e.Cgroup = filepath.Join(s.Root, "another", "deep")
+		}
+		if err := os.MkdirAll(e.Cgroup, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		e.process = startProcess(t, e.Exe, e.NetNS, e.Cgroup)
+		for port, want := range map[uint16]Outcome{80: Allowed, 443: Denied} {
+			if got, _, err := s.dial(Attempt{From: &e, To: s.Endpoint("c2"), Network: "tcp", Port: port}); got != want {
+				t.Errorf("from a new cgroup below %s to port %d: %s, want %s (%v)", parent, port, got, want, err)
+			}
+		}
+	}
+}
+
+// connections: the table tells who talked to whom, and what was turned down.
+func (s *suite) connections(t *testing.T) {
+	w := s.World(model.ModeEnforce, `
+  subject: {selector: "app=web"}
+  egress: [{name: out, action: Allow, to: [{selector: "app=db"}], ports: [{protocol: TCP, port: 80}]}]`, `
+  subject: {selector: "app=db"}
+  ingress: [{name: in, action: Allow}]`)
+	s.apply(t, w)
+	before, began := s.counts(t), time.Now()
+	talk := s.hold(t, "c1", "c2", "tcp", 80)
+	for range 9 {
+		talk()
+	}
+	s.dial(Attempt{From: s.Endpoint("c1"), To: s.Endpoint("c2"), Network: "tcp", Port: 443})
+	var out, in, denied *datapath.Connection
+	err := s.driver.Connections(func(c *datapath.Connection) bool {
+		x := *c
+		switch {
+		case c.First.Before(began.Add(-10 * time.Millisecond)): // two clocks are compared
+		case c.Remote.Port() == 80 && c.Workload == "c1":
+			out = &x
+		case c.Local.Port() == 80 && c.Workload == "c2":
+			in = &x
+		case c.Remote.Port() == 443 && c.Workload == "c1" && c.Action == model.ActionDeny:
+			denied = &x
+		}
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out == nil || in == nil || denied == nil {
+		t.Fatalf("out %v in %v denied %v", out, in, denied)
+	}
+	rule := func(policyIndex int, d policy.Direction) policy.RuleID {
+		return policy.MakeRuleID(w.Policies[policyIndex], d, 0)
+	}
+	db := w.identity(s.Endpoint("c2"))
+	if out.Direction != policy.Egress || out.Rule != rule(0, policy.Egress) || out.PeerIdentity != db || out.Action != model.ActionAllow {
+		t.Errorf("sender's line: %+v", *out)
+	}
+	if in.Direction != policy.Ingress || in.Rule != rule(1, policy.Ingress) || in.PeerIdentity != w.identity(s.Endpoint("c1")) {
+		t.Errorf("receiver's line: %+v", *in)
+	}
+	// Both ends see the same packets.
+	if out.Sent != in.Received || out.Received != in.Sent || out.Sent.Bytes < 10*4 {
+		t.Errorf("sender %+v %+v, receiver %+v %+v", out.Sent, out.Received, in.Sent, in.Received)
+	}
+	if denied.Rule != 0 || denied.PeerIdentity != db {
+		t.Errorf("what was turned down: %+v", *denied)
+	}
+	if s.options.Processes && (out.Process.Exe != s.Endpoint("c1").Exe || in.Process.Exe != s.Endpoint("c2").Exe) {
+		t.Errorf("processes %q and %q", out.Process.Exe, in.Process.Exe)
+	}
+	after := s.counts(t)
+	for _, id := range []policy.RuleID{rule(0, policy.Egress), rule(1, policy.Ingress)} {
+		if n := after[id].Connections - before[id].Connections; n != 1 {
+			t.Errorf("rule %s: %d connections", id, n)
+		}
+		if n := after[id].Bytes - before[id].Bytes; n != out.Sent.Bytes+out.Received.Bytes {
+			t.Errorf("rule %s: %d bytes, the line has %d", id, n, out.Sent.Bytes+out.Received.Bytes)
+		}
+	}
+	if after[0].Packets == before[0].Packets {
+		t.Error("the default has turned down nothing")
+	}
+}
+
+func (s *suite) counts(t *testing.T) map[policy.RuleID]datapath.RuleCount {
+	t.Helper()
+	list, err := s.driver.Counts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[policy.RuleID]datapath.RuleCount{}
+	for _, c := range list {
+		out[c.Rule] = c
+	}
+	return out
+}
+
+// remove: everything passes again.
+func (s *suite) remove(t *testing.T) {
+	s.apply(t, s.World(model.ModeEnforce))
+	a := Attempt{From: s.Endpoint("c1"), To: s.Endpoint("c2"), Network: "tcp", Port: 80}
+	if got, _, _ := s.dial(a); got != Denied {
+		t.Errorf("before: %s", got)
+	}
+	if err := s.driver.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := s.dial(a); got != Allowed {
+		t.Errorf("after: %s (%v)", got, err)
+	}
+}

@@ -1,0 +1,183 @@
+package datapathtest
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"weft/agent/datapath"
+	"weft/model"
+)
+
+// Options say what a driver can and cannot do.
+type Options struct {
+	// SeesSockets is whether the driver tells workloads of one namespace apart
+	// as peers, and their processes.
+	SeesSockets bool
+	// Processes is whether it judges by executables.
+	Processes bool
+	// Outside rejects are answered with a reset or an ICMP message.
+	Rejects bool
+}
+
+// Factory opens a driver on a site; called again it is a restart.
+type Factory func(t *testing.T, s *Site) datapath.Driver
+
+// patience is how long silence is taken for a denial.
+const patience = 400 * time.Millisecond
+
+// Run tries a driver.
+func Run(t *testing.T, o Options, open Factory) {
+	s := NewSite(t)
+	d := open(t, s)
+	suite := &suite{Site: s, options: o, open: open, driver: d}
+	for _, c := range []struct {
+		name string
+		run  func(*testing.T)
+	}{
+		{"matrix", suite.matrix}, {"live cut", suite.liveCut}, {"restart", suite.restart}, {"processes", suite.processes},
+		{"stateless", suite.stateless}, {"new cgroup", suite.newCgroup}, {"connections", suite.connections}, {"remove", suite.remove},
+	} {
+		if !t.Run(c.name, c.run) {
+			return // what follows would say little
+		}
+	}
+}
+
+type suite struct {
+	*Site
+	options Options
+	open    Factory
+	driver  datapath.Driver
+}
+
+func (s *suite) apply(t *testing.T, w *World) {
+	t.Helper()
+	if err := s.driver.Apply(t.Context(), w.State); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// worlds of the matrix: mode, then policies.
+var worlds = []struct {
+	name     string
+	mode     model.Mode
+	policies []string
+}{
+	{"observe", model.ModeObserve, nil},
+	{"enforce", model.ModeEnforce, nil},
+	{"selectors", model.ModeEnforce, []string{`
+  subject: {selector: "app=db"}
+  ingress: [{action: Allow, from: [{selector: "app=web"}], ports: [{protocol: TCP, port: 5432}]}]`, `
+  subject: {selector: "app=web"}
+  egress: [{action: Allow, to: [{selector: "app in (db,machine)"}]}]`}},
+	{"ports and protocols", model.ModeEnforce, []string{`
+  subject: {selector: "*"}
+  ingress: [{action: Allow, ports: [{protocol: TCP, port: 80, endPort: 443}, {protocol: UDP, port: 53}]}]
+  egress: [{action: Allow}]`}},
+	{"entities", model.ModeEnforce, []string{`
+  subject: {selector: "workload.kind=container"}
+  ingress: [{action: Allow, from: [{entities: [host]}]}]
+  egress: [{action: Allow, to: [{entities: [world, self]}]}]`, `
+  subject: {selector: "workload.kind=host"}
+  ingress: [{action: Allow, from: [{entities: [fleet]}], ports: [{protocol: TCP}]}]
+  egress: [{action: Allow, to: [{entities: [any]}]}]`}},
+	{"blocks", model.ModeEnforce, []string{`
+  subject: {selector: "*"}
+  ingress:
+  - {action: Allow, from: [{ipBlocks: [{cidr: 10.77.0.0/16, except: [10.77.0.2/32]}, {cidr: "fd77::/16"}]}]}
+  - {action: Allow, from: [{ipBlocks: [{cidr: 10.78.0.0/24, includeManaged: true}]}]}
+  egress: [{action: Allow, to: [{ipBlocks: [{cidr: 0.0.0.0/0, includeManaged: true}, {cidr: "fd78::/64", except: ["fd78::12/128"], includeManaged: true}]}]}]`}},
+	{"tiers", model.ModeObserve, []string{`
+  tier: Security
+  subject: {selector: "*"}
+  ingress:
+  - {action: Pass, from: [{selector: "app=web"}]}
+  - {action: Deny, ports: [{protocol: TCP, port: 443}]}`, `
+  tier: Application
+  subject: {selector: "app in (db,unit)"}
+  ingress: [{action: Deny, from: [{selector: "app=web"}], ports: [{protocol: TCP, port: 80}, {protocol: TCP, port: 1080}, {protocol: UDP}]}]`}},
+	{"selective", model.ModeSelective, []string{`
+  subject: {selector: "app=db"}
+  ingress: [{action: Allow, from: [{selector: "app=web"}]}]`, `
+  subject: {selector: "app=unit"}
+  egress: []`}},
+}
+
+func (s *suite) matrix(t *testing.T) {
+	for _, c := range worlds {
+		t.Run(strings.ReplaceAll(c.name, " ", "-"), func(t *testing.T) {
+			w := s.World(c.mode, c.policies...)
+			s.apply(t, w)
+			s.try(t, w, s.attempts())
+		})
+	}
+}
+
+// attempts are all pairs on all ports, over IPv4, IPv6 and, within a namespace,
+// loopback.
+func (s *suite) attempts() []Attempt {
+	var out []Attempt
+	for _, from := range s.Endpoints {
+		for _, to := range s.Endpoints {
+			for _, v6 := range []bool{false, true} {
+				for _, p := range TCPPorts {
+					out = append(out, Attempt{From: from, To: to, Network: "tcp", Port: s.portOf(to, p), IPv6: v6})
+				}
+				for _, p := range UDPPorts {
+					out = append(out, Attempt{From: from, To: to, Network: "udp", Port: s.portOf(to, p), IPv6: v6})
+				}
+				if from.NetNS == to.NetNS {
+					out = append(out, Attempt{From: from, To: to, Network: "tcp", Port: s.portOf(to, 80), IPv6: v6, Loopback: true})
+				}
+			}
+		}
+	}
+	return out
+}
+
+// try makes the attempts at once and compares them with the reference.
+func (s *suite) try(t *testing.T, w *World, list []Attempt) {
+	t.Helper()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	wrong, kinds := 0, map[Outcome]int{}
+	room := make(chan struct{}, 64)
+	for _, a := range list {
+		wg.Add(1)
+		room <- struct{}{}
+		go func() {
+			defer func() { <-room; wg.Done() }()
+			got, _, err := s.dial(a)
+			want := w.Expect(a, s.options.SeesSockets)
+			mu.Lock()
+			defer mu.Unlock()
+			kinds[want]++
+			if got == want || want == Rejected && got == Denied && !s.options.Rejects {
+				return
+			}
+			if wrong++; wrong <= 10 {
+				t.Errorf("%s: %s, the reference says %s (%v)", a, got, want, err)
+			}
+		}()
+	}
+	wg.Wait()
+	t.Logf("%d attempts, %v, %d wrong", len(list), kinds, wrong)
+}
+
+// dial makes one attempt; an allowed one is closed again.
+func (s *suite) dial(a Attempt) (Outcome, int, error) {
+	r, err := a.From.process.tell(order{Do: "dial", Network: a.Network, Address: a.target().String(), Timeout: patience})
+	if err != nil {
+		return "", 0, err
+	}
+	if r.Outcome == Allowed {
+		a.From.process.tell(order{Do: "close", Handle: r.Handle})
+	}
+	if r.Error != "" {
+		err = fmt.Errorf("%s", r.Error)
+	}
+	return r.Outcome, r.Handle, err
+}
