@@ -54,7 +54,15 @@ type Inventory interface {
 // part. It is never called twice at once. It must return when ctx ends.
 type Reconciler func(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error)
 
-// Deps of an Agent. Lines, CertificateExpires, Problem and Welcome may be nil.
+// Reporter gathers what is to be told, for as long as nobody hears it.
+type Reporter interface {
+	// Report returns what has gathered, or nil.
+	Report() *wirepb.PolicyReport
+	// Restore takes back a report that could not be sent.
+	Restore(*wirepb.PolicyReport)
+}
+
+// Deps of an Agent. Lines, Policy, CertificateExpires, Problem and Welcome may be nil.
 type Deps struct {
 	State *State
 	// HTTP reaches the controller: HTTP/2 over TLS 1.3 with this machine's
@@ -64,6 +72,8 @@ type Deps struct {
 	Reconcilers map[string]Reconciler
 	// Lines is the present state of the lines this host is the source of.
 	Lines func() *wirepb.LineReport
+	// Policy tells what policy has done.
+	Policy Reporter
 	// CertificateExpires is when this machine's certificate does.
 	CertificateExpires func() time.Time
 	// Problem is what is wrong with this machine's identity, nil when nothing is.

@@ -201,7 +201,7 @@ func (s *session) send(ctx context.Context) error {
 		case <-conditions:
 		case <-lines.C:
 			a.checkIdentity()
-			if err := s.reportLines(); err != nil {
+			if err := errors.Join(s.reportLines(), s.reportPolicy()); err != nil {
 				return err
 			}
 		case <-beat.C:
@@ -272,6 +272,22 @@ func (s *session) reportLines() error {
 	}
 	s.lines = lines
 	return s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Lines{Lines: lines}})
+}
+
+func (s *session) reportPolicy() error {
+	policy := s.agent.deps.Policy
+	if policy == nil {
+		return nil
+	}
+	r := policy.Report()
+	if r == nil {
+		return nil
+	}
+	err := s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Policy{Policy: r}})
+	if err != nil {
+		policy.Restore(r)
+	}
+	return err
 }
 
 // dress adds to the facts what the agent knows of itself.

@@ -19,7 +19,9 @@ type FailsafeOptions struct {
 func Failsafe(o FailsafeOptions) []*model.Policy {
 	port := func(protocol string, n int) model.PolicyPort { return model.PolicyPort{Protocol: protocol, Port: &n} }
 	entity := func(e model.Entity) []model.PolicyPeer { return []model.PolicyPeer{{Entities: []model.Entity{e}}} }
-	host := model.Selector{Requirements: []model.Requirement{{Key: "workload.kind", Operator: model.OpIn, Values: []string{string(model.WorkloadHost)}}}}
+	// A unit too: the agent, the resolver and the DHCP client are units where
+	// systemd runs them.
+	host := model.Selector{Requirements: []model.Requirement{{Key: "workload.kind", Operator: model.OpIn, Values: []string{string(model.WorkloadHost), string(model.WorkloadUnit)}}}}
 	hosts := failsafePolicy("failsafe-hosts", host)
 	hosts.Spec.Egress = []model.PolicyRule{
 		{Name: "control-channel", Action: model.ActionAllow, To: entity(model.EntityControlPlane), Ports: []model.PolicyPort{port("TCP", o.ControllerPort)}},

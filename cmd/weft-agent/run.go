@@ -97,6 +97,10 @@ func buildAgent(c config, state *agent.State, log *slog.Logger) ([]run.Service, 
 	if err != nil {
 		return nil, err
 	}
+	segments, err := newSegments(c, found, part)
+	if err != nil {
+		return nil, err
+	}
 	id, err := identity.New(identity.Config{Dir: c.StateDir, Controller: c.Controller, TokenFile: c.TokenFile, Role: model.RoleHost, Name: c.Name, Now: clock},
 		identity.Deps{Log: part("identity"), Track: lines.own})
 	if err != nil {
@@ -109,13 +113,16 @@ func buildAgent(c config, state *agent.State, log *slog.Logger) ([]run.Service, 
 	}
 	lines.streams = streams
 	sync, err := agent.New(agent.Config{Controller: c.Controller, Version: version.Version, Now: clock}, agent.Deps{
-		State: state, HTTP: id.HTTPClient(), Inventory: found, Log: part("sync"), Lines: lines.report,
+		State: state, HTTP: id.HTTPClient(), Inventory: found, Log: part("sync"), Lines: lines.report, Policy: segments,
 		Reconcilers: map[string]agent.Reconciler{
 			"transport": func(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {
+				segments.places.setRelays(s.GetTransport())
 				return nil, streams.Apply(ctx, s.GetTransport())
 			},
-			"deliver": lines.applyDeliver,
-			"capture": lines.applyCapture,
+			"deliver":  lines.applyDeliver,
+			"capture":  lines.applyCapture,
+			"policy":   segments.applyPolicy,
+			"identity": segments.applyIdentity,
 		},
 		CertificateExpires: func() time.Time {
 			if cert := id.Certificate(); cert != nil {
@@ -141,5 +148,6 @@ func buildAgent(c config, state *agent.State, log *slog.Logger) ([]run.Service, 
 		{Name: "transport", Run: streams.Run},
 	}
 	services = append(services, lines.services()...)
+	services = append(services, run.Service{Name: "datapath", Run: segments.Run})
 	return append(services, run.Service{Name: "sync", Run: sync.Run}), nil
 }

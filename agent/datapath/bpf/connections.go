@@ -56,18 +56,24 @@ func ended(k *policyConnKey, c *policyConn, idle time.Duration) bool {
 	return idle > keepAnswered
 }
 
-// clock turns the kernel's CLOCK_BOOTTIME into the wall clock of now.
+// clock turns the kernel's CLOCK_BOOTTIME into wall-clock time. It is read once,
+// so that two readings of one line give one time, whoever sets the wall clock.
 type clock struct {
 	boot time.Duration
 	wall time.Time
 }
 
 func readClock() (clock, error) {
+	boot, err := bootTime()
+	return clock{boot: boot, wall: time.Now()}, err
+}
+
+func bootTime() (time.Duration, error) {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		return clock{}, fmt.Errorf("read the clock: %w", err)
+		return 0, fmt.Errorf("read the clock: %w", err)
 	}
-	return clock{boot: time.Duration(ts.Nano()), wall: time.Now()}, nil
+	return time.Duration(ts.Nano()), nil
 }
 
 func (c clock) at(boot uint64) time.Time { return c.wall.Add(time.Duration(boot) - c.boot) }
@@ -75,7 +81,7 @@ func (c clock) at(boot uint64) time.Time { return c.wall.Add(time.Duration(boot)
 // Connections visits the table, then those turned down. A line that has ended is
 // visited with its last figures and taken out of the table.
 func (d *Driver) Connections(visit func(*datapath.Connection) bool) error {
-	now, err := readClock()
+	now, err := bootTime()
 	if err != nil {
 		return err
 	}
@@ -87,7 +93,7 @@ func (d *Driver) Connections(visit func(*datapath.Connection) bool) error {
 	return nil
 }
 
-func (d *Driver) visitMap(m *ebpf.Map, now clock, visit func(*datapath.Connection) bool) (done bool, err error) {
+func (d *Driver) visitMap(m *ebpf.Map, now time.Duration, visit func(*datapath.Connection) bool) (done bool, err error) {
 	var cursor ebpf.MapBatchCursor
 	keys, values := make([]policyConnKey, 4096), make([]policyConn, 4096)
 	var out datapath.Connection
@@ -99,7 +105,7 @@ func (d *Driver) visitMap(m *ebpf.Map, now clock, visit func(*datapath.Connectio
 		}
 		for i := range n {
 			k, c := &keys[i], &values[i]
-			if ended(k, c, now.boot-time.Duration(c.LastNs)) {
+			if ended(k, c, now-time.Duration(c.LastNs)) {
 				if err := m.LookupAndDelete(k, c); err != nil {
 					continue // gone, or begun anew
 				}
@@ -107,7 +113,7 @@ func (d *Driver) visitMap(m *ebpf.Map, now clock, visit func(*datapath.Connectio
 					return false, err
 				}
 			}
-			d.describe(k, c, now, &out)
+			d.describe(k, c, &out)
 			if !visit(&out) {
 				return true, nil
 			}
@@ -119,7 +125,7 @@ func (d *Driver) visitMap(m *ebpf.Map, now clock, visit func(*datapath.Connectio
 }
 
 // describe fills a connection from its line.
-func (d *Driver) describe(k *policyConnKey, c *policyConn, now clock, out *datapath.Connection) {
+func (d *Driver) describe(k *policyConnKey, c *policyConn, out *datapath.Connection) {
 	d.mu.Lock()
 	workload := d.workloads[c.Slot]
 	exe, known := d.paths[c.Process.Exe]
@@ -138,7 +144,7 @@ func (d *Driver) describe(k *policyConnKey, c *policyConn, now clock, out *datap
 		PeerEntities: policy.EntitySet(c.PeerEntities << entityShift), Direction: policy.Direction(c.Direction), Action: action(c.Action),
 		Rule: policy.RuleID(c.Rule), Revision: c.Revision, Port: port(c.PolicyPort),
 		Process: datapath.Process{PID: c.Process.Pid, UID: c.Process.Uid, Exe: exe, Comm: text(c.Process.Comm[:])},
-		First:   now.at(c.FirstNs), Last: now.at(c.LastNs),
+		First:   d.clock.at(c.FirstNs), Last: d.clock.at(c.LastNs),
 		Sent:     datapath.Count{Packets: c.SentPackets, Bytes: c.SentBytes},
 		Received: datapath.Count{Packets: c.ReceivedPackets, Bytes: c.ReceivedBytes},
 		RTT:      time.Duration(c.RttUs) * time.Microsecond, Retransmits: c.Retransmits,

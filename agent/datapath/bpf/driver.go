@@ -56,6 +56,7 @@ type Driver struct {
 	steps      *mirror[uint32, policyStep]
 	conditions *mirror[policyConditionKey, policyCondition]
 
+	clock    clock
 	numbers  *numbers
 	attached bool
 	lastSlot uint32
@@ -87,6 +88,9 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 	}
 	d := &Driver{cfg: cfg, log: deps.Log, workloads: map[uint32]string{}, paths: map[uint32]string{}}
 	var err error
+	if d.clock, err = readClock(); err != nil {
+		return nil, err
+	}
 	if d.lock, err = lockPins(cfg.PinDir); err != nil {
 		return nil, err
 	}

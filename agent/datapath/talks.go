@@ -1,0 +1,162 @@
+package datapath
+
+import (
+	"cmp"
+	"net/netip"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"weft/model"
+	"weft/policy"
+	"weft/wire/policywire"
+	"weft/wire/wirepb"
+)
+
+// maxTalks bounds the conversations kept between two reports; those beyond are
+// counted as lost.
+const maxTalks = 8192
+
+// talks gathers connections that are alike in all that a policy can name.
+type talks struct {
+	generation uint64
+	open       map[talkKey]*wirepb.Conversation
+	unsent     []*wirepb.Conversation // of reports nobody has received
+	lost       uint64
+	rules      map[policy.RuleID]RuleCount
+	changed    map[policy.RuleID]bool
+	users      map[uint32]string
+
+	// Connections that begin after seen are new.
+	seen, latest time.Time
+}
+
+// talkKey holds what makes conversations differ.
+type talkKey struct {
+	workload  string
+	direction policy.Direction
+	peer      policy.Identity
+	address   netip.Addr // of a peer of no workload
+	by        PeerBy
+	protocol  uint8
+	port      uint16
+	exe       string
+	uid       uint32
+	rule      policy.RuleID
+	action    model.Action
+	entities  policy.EntitySet
+}
+
+func newTalks() talks {
+	return talks{generation: uint64(time.Now().UnixNano()), open: map[talkKey]*wirepb.Conversation{}, rules: map[policy.RuleID]RuleCount{}, changed: map[policy.RuleID]bool{}, users: map[uint32]string{}}
+}
+
+// begin starts a pass over the table.
+func (t *talks) begin() { t.seen = t.latest }
+
+// add counts a connection that has begun since the last pass. staged, unless
+// nil, is what would be in force were all staged policies active.
+func (t *talks) add(c *Connection, staged *Ruleset) {
+	if !c.First.After(t.seen) || c.Workload == "" {
+		return
+	}
+	if c.First.After(t.latest) {
+		t.latest = c.First
+	}
+	key := talkKey{workload: c.Workload, direction: c.Direction, peer: c.PeerIdentity, by: c.PeerBy, protocol: c.Protocol, port: c.Port,
+		exe: c.Process.Exe, uid: c.Process.UID, rule: c.Rule, action: c.Action, entities: c.PeerEntities}
+	peer := c.Remote.Addr()
+	if c.Translated.IsValid() {
+		peer = c.Translated.Addr()
+	}
+	if key.peer == 0 {
+		key.address = peer
+	}
+	x := t.open[key]
+	if x == nil {
+		if len(t.open)+len(t.unsent) >= maxTalks {
+			t.lost++
+			return
+		}
+		x = &wirepb.Conversation{Workload: c.Workload, Egress: c.Direction == policy.Egress, Peer: uint32(c.PeerIdentity), PeerAddress: policywire.EncodeAddress(peer),
+			PeerBy: c.PeerBy.String(), Protocol: uint32(c.Protocol), Port: uint32(c.Port), Rule: uint64(c.Rule), Action: string(c.Action), FirstUnix: c.First.Unix(),
+			Process: &wirepb.PolicyProcess{Exe: c.Process.Exe, User: t.user(c.Process)}}
+		if names := c.PeerEntities.String(); names != "" {
+			x.Entities = strings.Split(names, ",")
+		}
+		t.open[key] = x
+	}
+	x.Connections++
+	x.LastUnix = max(x.LastUnix, c.First.Unix())
+	if staged != nil {
+		v := staged.Table(c.Direction).Judge(
+			&policy.End{Identity: c.Identity, Process: model.PolicyProcess{Exe: c.Process.Exe, User: x.Process.User}},
+			&policy.End{Addr: peer, Identity: c.PeerIdentity, Entities: c.PeerEntities}, c.Protocol, c.Port)
+		x.StagedAction, x.StagedRule = string(v.Action), 0
+		if v.Rule != nil {
+			x.StagedRule = uint64(v.Rule.ID)
+		}
+	}
+}
+
+// user is the name of a process's user on this machine.
+func (t *talks) user(p Process) string {
+	if p.PID == 0 {
+		return "" // nothing is known of the process
+	}
+	name, ok := t.users[p.UID]
+	if !ok {
+		name = strconv.FormatUint(uint64(p.UID), 10)
+		if u, err := user.LookupId(name); err == nil {
+			name = u.Username
+		}
+		if len(t.users) < 10_000 {
+			t.users[p.UID] = name
+		}
+	}
+	return name
+}
+
+// counts takes over what each rule has done.
+func (t *talks) counts(list []RuleCount) {
+	for _, c := range list {
+		if t.rules[c.Rule] != c {
+			t.rules[c.Rule], t.changed[c.Rule] = c, true
+		}
+	}
+}
+
+// take returns what has gathered, or nil.
+func (t *talks) take(driver string) *wirepb.PolicyReport {
+	if len(t.open)+len(t.unsent)+len(t.changed) == 0 {
+		return nil
+	}
+	out := &wirepb.PolicyReport{Driver: driver, Generation: t.generation, Lost: t.lost, Conversations: t.unsent}
+	for id := range t.changed {
+		c := t.rules[id]
+		out.Rules = append(out.Rules, &wirepb.RuleCount{Rule: uint64(id), Connections: c.Connections, Packets: c.Packets, Bytes: c.Bytes})
+	}
+	slices.SortFunc(out.Rules, func(a, b *wirepb.RuleCount) int { return cmp.Compare(a.Rule, b.Rule) })
+	for _, x := range t.open {
+		out.Conversations = append(out.Conversations, x)
+	}
+	t.open, t.unsent, t.changed = map[talkKey]*wirepb.Conversation{}, nil, map[policy.RuleID]bool{}
+	return out
+}
+
+// restore takes back a report that was not sent. Its conversations are merged by
+// the receiver, so that they may stand beside newer ones of the same key.
+func (t *talks) restore(r *wirepb.PolicyReport) {
+	for _, c := range r.GetRules() {
+		t.changed[policy.RuleID(c.Rule)] = true
+	}
+	for i, x := range r.GetConversations() {
+		if len(t.open)+len(t.unsent) >= maxTalks {
+			t.lost += uint64(len(r.Conversations) - i)
+			return
+		}
+		t.unsent = append(t.unsent, x)
+	}
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"weft/agent/datapath"
+	"weft/agent/datapath/bpf"
+	"weft/agent/discover"
+	"weft/model"
+	"weft/policy"
+	"weft/wire/wirepb"
+)
+
+// segments wires the reconciler of "policy" and "identity".
+type segments struct {
+	*datapath.Datapath
+	places *places
+}
+
+func newSegments(c config, found *discover.Discover, part func(string) *slog.Logger) (*segments, error) {
+	root := c.CgroupRoot
+	if root == "" {
+		root = cgroup2()
+	}
+	s := &segments{places: &places{controller: c.Controller}}
+	var err error
+	s.Datapath, err = datapath.New(datapath.Config{CgroupRoot: root}, datapath.Deps{
+		Open: func() (datapath.Driver, error) {
+			return bpf.Open(bpf.Config{CgroupRoot: root, PinDir: filepath.Join(c.BPFDir, "policy")}, bpf.Deps{Log: part("datapath")})
+		},
+		Inventory: found.Snapshot, Known: s.places.known, Log: part("datapath"),
+	})
+	return s, err
+}
+
+func (s *segments) applyPolicy(ctx context.Context, m *wirepb.Section) ([]*wirepb.ItemStatus, error) {
+	return s.ApplyPolicy(ctx, m.GetPolicy())
+}
+
+func (s *segments) applyIdentity(ctx context.Context, m *wirepb.Section) ([]*wirepb.ItemStatus, error) {
+	return s.ApplyIdentity(ctx, m.GetIdentity())
+}
+
+// cgroup2 is where the tree is mounted; empty where it is not.
+func cgroup2() string {
+	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		var st unix.Statfs_t
+		if unix.Statfs(dir, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+			return dir
+		}
+	}
+	return ""
+}
+
+// places are the addresses that a policy can name by what they are: the
+// controller, the relays, the resolvers, the metadata service.
+type places struct {
+	controller string
+
+	mu       sync.Mutex
+	relays   []string
+	resolved map[string][]netip.Addr // by host name; kept where a look-up fails
+	asked    time.Time
+}
+
+// lookEvery is how often names are looked up anew.
+const lookEvery = time.Minute
+
+// metadata are the addresses at which clouds serve metadata.
+var metadata = []string{"169.254.169.254", "fd00:ec2::254", "fd20:ce::254"}
+
+// setRelays takes the relays over from the section "transport".
+func (p *places) setRelays(s *wirepb.TransportSection) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.relays = nil
+	for _, r := range s.GetRelays() {
+		p.relays = append(p.relays, r.GetAddresses()...)
+	}
+	p.asked = time.Time{}
+}
+
+func (p *places) known() map[netip.Addr]policy.EntitySet {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := map[netip.Addr]policy.EntitySet{}
+	fresh := time.Since(p.asked) < lookEvery
+	if !fresh {
+		p.asked = time.Now()
+	}
+	if u, err := url.Parse(p.controller); err == nil {
+		p.add(out, u.Hostname(), model.EntityControlPlane, fresh)
+	}
+	for _, r := range p.relays {
+		if host, _, err := net.SplitHostPort(r); err == nil {
+			p.add(out, host, model.EntityRelay, fresh)
+		}
+	}
+	for _, text := range resolvers("/etc/resolv.conf") {
+		p.add(out, text, model.EntityDNS, fresh)
+	}
+	for _, text := range metadata {
+		out[netip.MustParseAddr(text)] |= policy.EntityBit(model.EntityMetadata)
+	}
+	return out
+}
+
+// add puts the addresses of a host in.
+func (p *places) add(out map[netip.Addr]policy.EntitySet, host string, e model.Entity, fresh bool) {
+	if a, err := netip.ParseAddr(host); err == nil {
+		out[a.WithZone("").Unmap()] |= policy.EntityBit(e)
+		return
+	}
+	if p.resolved == nil {
+		p.resolved = map[string][]netip.Addr{}
+	}
+	if _, known := p.resolved[host]; !fresh || !known {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		cancel()
+		if err == nil {
+			p.resolved[host] = found
+		}
+	}
+	for _, a := range p.resolved[host] {
+		out[a.Unmap()] |= policy.EntityBit(e)
+	}
+}
+
+// resolvers reads the name servers of resolv.conf(5).
+func resolvers(file string) []string {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	var out []string
+	in := bufio.NewScanner(f)
+	for in.Scan() && len(out) < 16 {
+		if fields := strings.Fields(in.Text()); len(fields) > 1 && fields[0] == "nameserver" {
+			if a, err := netip.ParseAddr(fields[1]); err == nil {
+				out = append(out, a.WithZone("").String())
+			}
+		}
+	}
+	return out
+}
