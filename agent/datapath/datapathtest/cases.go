@@ -2,7 +2,6 @@ package datapathtest
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -21,17 +20,17 @@ const allowAll = `
 func (s *suite) hold(t *testing.T, from, to, network string, port uint16) (talk func() Outcome) {
 	t.Helper()
 	a := Attempt{From: s.Endpoint(from), To: s.Endpoint(to), Network: network, Port: port}
-	r, err := a.From.process.tell(order{Do: "dial", Network: network, Address: a.target().String(), Timeout: patience})
-	if err != nil || r.Outcome != Allowed {
-		t.Fatalf("%s: %s %v %s", a, r.Outcome, err, r.Error)
+	got, held, err := s.caller.Dial(a)
+	if got != Allowed {
+		t.Fatalf("%s: %s %v", a, got, err)
 	}
-	t.Cleanup(func() { a.From.process.tell(order{Do: "close", Handle: r.Handle}) })
+	t.Cleanup(func() { s.caller.Close(a.From, held) })
 	return func() Outcome {
-		x, err := a.From.process.tell(order{Do: "talk", Handle: r.Handle, Timeout: patience})
+		got, err := s.caller.Talk(a.From, held)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return x.Outcome
+		return got
 	}
 }
 
@@ -80,7 +79,7 @@ func (s *suite) restart(t *testing.T) {
 		if got := talk(); got != Allowed {
 			t.Errorf("%s: the open connection: %s", when, got)
 		}
-		if got, _, _ := s.dial(denied); got != Denied {
+		if got, _ := s.dial(denied); got != Denied {
 			t.Errorf("%s: what is denied: %s", when, got)
 		}
 	}
@@ -115,7 +114,7 @@ func (s *suite) processes(t *testing.T) {
 	// Another program in the allowed container.
 	evil := *web
 	evil.Exe = filepath.Join(s.Dir, "evil")
-	evil.process = startProcess(t, evil.Exe, web.NetNS, web.Cgroup)
+	s.caller.Another(&evil)
 	for _, c := range []struct {
 		from *Endpoint
 		to   string
@@ -126,7 +125,7 @@ func (s *suite) processes(t *testing.T) {
 		{unit, "machine", 80, Allowed}, {s.Endpoint("machine"), "machine", 80, Denied}, {unit, "c2", 80, Denied},
 	} {
 		a := Attempt{From: c.from, To: s.Endpoint(c.to), Network: "tcp", Port: c.port}
-		if got, _, err := s.dial(a); got != c.want {
+		if got, err := s.dial(a); got != c.want {
 			t.Errorf("%s by %s: %s, want %s (%v)", a, filepath.Base(c.from.Exe), got, c.want, err)
 			s.driver.Connections(func(x *datapath.Connection) bool {
 				if x.Action != model.ActionAllow && x.Port == c.port {
@@ -150,14 +149,14 @@ func (s *suite) stateless(t *testing.T) {
   egress: [{action: Allow}]`, oneWay}
 	a := Attempt{From: s.Endpoint("c1"), To: s.Endpoint("c2"), Network: "udp", Port: 53}
 	s.apply(t, s.World(model.ModeEnforce, base...))
-	if got, _, _ := s.dial(a); got != Denied {
+	if got, _ := s.dial(a); got != Denied {
 		t.Errorf("without a rule for answers: %s", got)
 	}
 	s.apply(t, s.World(model.ModeEnforce, append(base, `
   stateful: false
   subject: {selector: "app=db"}
   egress: [{action: Allow, to: [{selector: "app=web"}], ports: [{protocol: UDP}]}]`)...))
-	if got, _, _ := s.dial(a); got != Allowed {
+	if got, _ := s.dial(a); got != Allowed {
 		t.Errorf("with a rule for answers: %s", got)
 	}
 }
@@ -175,12 +174,9 @@ func (s *suite) newCgroup(t *testing.T) {
 		if parent == "machine" {
 			e.Cgroup = filepath.Join(s.Root, "another", "deep")
 		}
-		if err := os.MkdirAll(e.Cgroup, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		e.process = startProcess(t, e.Exe, e.NetNS, e.Cgroup)
+		s.caller.Another(&e)
 		for port, want := range map[uint16]Outcome{80: Allowed, 443: Denied} {
-			if got, _, err := s.dial(Attempt{From: &e, To: s.Endpoint("c2"), Network: "tcp", Port: port}); got != want {
+			if got, err := s.dial(Attempt{From: &e, To: s.Endpoint("c2"), Network: "tcp", Port: port}); got != want {
 				t.Errorf("from a new cgroup below %s to port %d: %s, want %s (%v)", parent, port, got, want, err)
 			}
 		}
@@ -195,6 +191,7 @@ func (s *suite) connections(t *testing.T) {
   subject: {selector: "app=db"}
   ingress: [{name: in, action: Allow}]`)
 	s.apply(t, w)
+	time.Sleep(20 * time.Millisecond) // two clocks are compared, to 10 ms
 	before, began := s.counts(t), time.Now()
 	talk := s.hold(t, "c1", "c2", "tcp", 80)
 	for range 9 {
@@ -205,7 +202,7 @@ func (s *suite) connections(t *testing.T) {
 	err := s.driver.Connections(func(c *datapath.Connection) bool {
 		x := *c
 		switch {
-		case c.First.Before(began.Add(-10 * time.Millisecond)): // two clocks are compared
+		case c.First.Before(began.Add(-10 * time.Millisecond)):
 		case c.Remote.Port() == 80 && c.Workload == "c1":
 			out = &x
 		case c.Local.Port() == 80 && c.Workload == "c2":
@@ -272,13 +269,13 @@ func (s *suite) counts(t *testing.T) map[policy.RuleID]datapath.RuleCount {
 func (s *suite) remove(t *testing.T) {
 	s.apply(t, s.World(model.ModeEnforce))
 	a := Attempt{From: s.Endpoint("c1"), To: s.Endpoint("c2"), Network: "tcp", Port: 80}
-	if got, _, _ := s.dial(a); got != Denied {
+	if got, _ := s.dial(a); got != Denied {
 		t.Errorf("before: %s", got)
 	}
 	if err := s.driver.Remove(); err != nil {
 		t.Fatal(err)
 	}
-	if got, _, err := s.dial(a); got != Allowed {
+	if got, err := s.dial(a); got != Allowed {
 		t.Errorf("after: %s (%v)", got, err)
 	}
 }

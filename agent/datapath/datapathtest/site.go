@@ -35,7 +35,19 @@ type Site struct {
 	Machine   string // path of its network namespace
 	Dir       string // programs
 	Endpoints []*Endpoint
-	listening map[string]bool
+	caller    Caller
+	world     *World // the last made
+}
+
+// Caller makes attempts.
+type Caller interface {
+	// Dial makes one; an allowed one is held by a number of the sender's own.
+	Dial(a Attempt) (Outcome, int, error)
+	// Talk uses a connection that is held, and Close ends it.
+	Talk(from *Endpoint, held int) (Outcome, error)
+	Close(from *Endpoint, held int)
+	// Another starts another program, or the same one elsewhere, for an endpoint.
+	Another(e *Endpoint)
 }
 
 var sites atomic.Uint32
@@ -51,7 +63,7 @@ func NewSite(t testing.TB) *Site {
 	t.Helper()
 	testreq.Need(t, testreq.Root, testreq.NetNS, testreq.Cgroup2, "nsenter", "ip")
 	id := fmt.Sprintf("wd%d-%d", os.Getpid(), sites.Add(1))
-	s := &Site{T: t, Dir: filepath.Join(t.TempDir(), "bin"), listening: map[string]bool{}}
+	s := &Site{T: t, Dir: filepath.Join(t.TempDir(), "bin"), caller: sockets{t}}
 	s.Root = filepath.Join(cgroupTree(t), id)
 	netns := func(name string) string {
 		full := id + name
@@ -71,6 +83,16 @@ func NewSite(t testing.TB) *Site {
 	s.Machine = netns("h")
 	outside, c1, c2 := netns("o"), netns("a"), netns("b")
 	s.wire(outside, c1, c2)
+	s.populate(outside, c1, c2, outsideGroup)
+	for _, e := range s.Endpoints {
+		e.process = startProcess(t, e.Exe, e.NetNS, e.Cgroup)
+		s.listenAll(e)
+	}
+	return s
+}
+
+// populate names the endpoints.
+func (s *Site) populate(outside, c1, c2, outsideGroup string) {
 	add := func(name string, kind model.WorkloadKind, netns, cgroup, v4, v6, labels string) {
 		e := &Endpoint{Name: name, Kind: kind, NetNS: netns, Cgroup: cgroup, IPv4: netip.MustParseAddr(v4), IPv6: netip.MustParseAddr(v6),
 			Labels: map[string]string{}, Exe: filepath.Join(s.Dir, name)}
@@ -79,7 +101,6 @@ func NewSite(t testing.TB) *Site {
 				e.Labels[k] = v
 			}
 		}
-		e.process = startProcess(t, e.Exe, netns, cgroup)
 		s.Endpoints = append(s.Endpoints, e)
 	}
 	add("machine", model.WorkloadHost, s.Machine, filepath.Join(s.Root, "machine"), "10.77.0.1", "fd77::1", "app=machine,workload.kind=host")
@@ -87,10 +108,6 @@ func NewSite(t testing.TB) *Site {
 	add("c1", model.WorkloadContainer, c1, filepath.Join(s.Root, "containers/c1"), "10.78.0.11", "fd78::11", "app=web,workload.kind=container")
 	add("c2", model.WorkloadContainer, c2, filepath.Join(s.Root, "containers/c2"), "10.78.0.12", "fd78::12", "app=db,workload.kind=container")
 	add("outside", "", outside, outsideGroup, "10.77.0.2", "fd77::2", "")
-	for _, e := range s.Endpoints {
-		s.listenAll(e)
-	}
-	return s
 }
 
 // cgroupTree is where the cgroup2 tree is mounted.

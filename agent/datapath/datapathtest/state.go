@@ -90,6 +90,7 @@ func (s *Site) World(mode model.Mode, texts ...string) *World {
 		out.State.Addresses = append(out.State.Addresses, datapath.Address{Prefix: netip.MustParsePrefix(a), Identity: machine, Entities: host})
 	}
 	out.State.Sort()
+	s.world = out
 	return out
 }
 

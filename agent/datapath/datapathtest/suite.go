@@ -1,7 +1,6 @@
 package datapathtest
 
 import (
-	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -31,6 +30,10 @@ const patience = 400 * time.Millisecond
 // Run tries a driver.
 func Run(t *testing.T, o Options, open Factory) {
 	s := NewSite(t)
+	run(t, s, o, open)
+}
+
+func run(t *testing.T, s *Site, o Options, open Factory) {
 	d := open(t, s)
 	suite := &suite{Site: s, options: o, open: open, driver: d}
 	for _, c := range []struct {
@@ -150,7 +153,7 @@ func (s *suite) try(t *testing.T, w *World, list []Attempt) {
 		room <- struct{}{}
 		go func() {
 			defer func() { <-room; wg.Done() }()
-			got, _, err := s.dial(a)
+			got, err := s.dial(a)
 			want := w.Expect(a, s.options.SeesSockets)
 			mu.Lock()
 			defer mu.Unlock()
@@ -168,16 +171,10 @@ func (s *suite) try(t *testing.T, w *World, list []Attempt) {
 }
 
 // dial makes one attempt; an allowed one is closed again.
-func (s *suite) dial(a Attempt) (Outcome, int, error) {
-	r, err := a.From.process.tell(order{Do: "dial", Network: a.Network, Address: a.target().String(), Timeout: patience})
-	if err != nil {
-		return "", 0, err
+func (s *suite) dial(a Attempt) (Outcome, error) {
+	got, held, err := s.caller.Dial(a)
+	if got == Allowed {
+		s.caller.Close(a.From, held)
 	}
-	if r.Outcome == Allowed {
-		a.From.process.tell(order{Do: "close", Handle: r.Handle})
-	}
-	if r.Error != "" {
-		err = fmt.Errorf("%s", r.Error)
-	}
-	return r.Outcome, r.Handle, err
+	return got, err
 }

@@ -1,0 +1,35 @@
+package datapathtest
+
+import (
+	"errors"
+	"os"
+	"testing"
+)
+
+// sockets makes attempts by real processes.
+type sockets struct{ t testing.TB }
+
+func (s sockets) Dial(a Attempt) (Outcome, int, error) {
+	r, err := a.From.process.tell(order{Do: "dial", Network: a.Network, Address: a.target().String(), Timeout: patience})
+	if err == nil && r.Error != "" {
+		err = errors.New(r.Error)
+	}
+	return r.Outcome, r.Handle, err
+}
+
+func (s sockets) Talk(from *Endpoint, held int) (Outcome, error) {
+	r, err := from.process.tell(order{Do: "talk", Handle: held, Timeout: patience})
+	return r.Outcome, err
+}
+
+func (s sockets) Close(from *Endpoint, held int) {
+	from.process.tell(order{Do: "close", Handle: held})
+}
+
+func (s sockets) Another(e *Endpoint) {
+	s.t.Helper()
+	if err := os.MkdirAll(e.Cgroup, 0o755); err != nil {
+		s.t.Fatal(err)
+	}
+	e.process = startProcess(s.t, e.Exe, e.NetNS, e.Cgroup)
+}
