@@ -16,9 +16,11 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"weft/controller/access"
+	"weft/controller/observe"
 	"weft/controller/store"
 	"weft/internal/version"
 	"weft/model"
+	"weft/policy"
 )
 
 // Limits of the API.
@@ -39,6 +41,8 @@ type Config struct {
 	// SocketUser is let in over the Unix socket besides root and the
 	// controller's own user; 0 is nobody else.
 	SocketUser int
+	// Failsafe is what no policy may take away, as the planner has it.
+	Failsafe policy.FailsafeOptions
 }
 
 // Deps is what an API works with.
@@ -58,6 +62,9 @@ type Observer interface {
 	Members(spec model.GroupSpec) ([]*model.Workload, error)
 	GroupStatus(g *model.Group) model.GroupStatus
 	TapStatus(t *model.Tap) model.TapStatus // of a stored tap
+	PolicyStatus(p *model.Policy) model.PolicyStatus
+	Interfaces() map[string][]model.Interface // by host name
+	Conversations(since time.Time) observe.Recorded
 	PreviewTap(spec model.TapSpec) (sources, tools []*model.Workload, err error)
 	Changed() <-chan struct{} // closed at the next change of anything observed
 }

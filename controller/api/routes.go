@@ -81,12 +81,16 @@ func (a *API) register() {
 	registerKind[model.Host](a)
 	registerKind[model.Workload](a)
 	registerKind[model.Group](a)
+	registerKind[model.Policy](a)
 	registerKind[model.Tap](a)
 	registerKind[model.Relay](a)
 	registerKind[model.JoinToken](a)
 	registerKind[model.AccessToken](a)
 	a.registerMembers()
 	a.registerPreviews()
+	a.registerExplain()
+	a.registerWhatIf()
+	a.registerConversations()
 	a.registerAudit()
 	handle(a, huma.Operation{OperationID: "version", Method: http.MethodGet, Path: "/api/v1/version", Tags: []string{"Controller"}, Summary: "The controller's version"},
 		func(context.Context, *struct{}) (*output[Version], error) {
@@ -121,7 +125,7 @@ func registerKind[T any, P pointer[T]](a *API) {
 	one, many := string(info.Kind), info.Plural
 	path := "/api/v1/" + many
 	tags := []string{one}
-	handle(a, huma.Operation{OperationID: "list" + one + "s", Method: http.MethodGet, Path: path, Tags: tags, Summary: "List " + many},
+	handle(a, huma.Operation{OperationID: "list" + plural(one), Method: http.MethodGet, Path: path, Tags: tags, Summary: "List " + many},
 		func(ctx context.Context, in *listInput) (*listOutput[T], error) {
 			sel, err := parseSelector(in.Selector)
 			if err != nil {
@@ -211,4 +215,12 @@ func etag(version string) string {
 		return ""
 	}
 	return `"` + version + `"`
+}
+
+// plural names a kind in operations: Hosts, Policies.
+func plural(kind string) string {
+	if stem, ok := strings.CutSuffix(kind, "y"); ok {
+		return stem + "ies"
+	}
+	return kind + "s"
 }

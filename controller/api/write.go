@@ -177,6 +177,8 @@ func carryOver(r, old model.Resource, asked model.Metadata) (changed bool, err e
 		r.Status = old.Status
 	case *model.Group:
 		spec = differ(r.Spec, old.(*model.Group).Spec)
+	case *model.Policy:
+		spec = differ(r.Spec, old.(*model.Policy).Spec)
 	case *model.Tap:
 		spec = differ(r.Spec, old.(*model.Tap).Spec)
 	default:
