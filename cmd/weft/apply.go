@@ -192,6 +192,8 @@ func summary(ctx context.Context, cl *client.Client, r model.Resource) string {
 			return ""
 		}
 		return fmt.Sprintf("%s on %s", show.Plural(len(p.Members), "workload"), show.Plural(p.Hosts, "host"))
+	case *model.Policy:
+		return fmt.Sprintf("%s, %s on %s", strings.ToLower(string(r.Spec.StageOrDefault())), show.Plural(r.Status.Workloads, "workload"), show.Plural(r.Status.Targeted, "host"))
 	case *model.Host:
 		if r.Spec.Revoked {
 			return "revoked"

@@ -91,6 +91,7 @@ func (a *API) register() {
 	a.registerExplain()
 	a.registerWhatIf()
 	a.registerConversations()
+	a.registerProposal()
 	a.registerAudit()
 	handle(a, huma.Operation{OperationID: "version", Method: http.MethodGet, Path: "/api/v1/version", Tags: []string{"Controller"}, Summary: "The controller's version"},
 		func(context.Context, *struct{}) (*output[Version], error) {

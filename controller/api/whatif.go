@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/bits"
 	"net/http"
 	"net/netip"
 	"time"
@@ -39,7 +40,8 @@ type PolicyChange struct {
 	Source      map[string]string `json:"source,omitempty" doc:"Identity labels; none for what is no workload."`
 	Destination map[string]string `json:"destination,omitempty"`
 	Service     string            `json:"service" doc:"The protocol and ports."`
-	Witness     Witness           `json:"witness"`
+	Witness     Witness           `json:"witness" doc:"The plainest packet of the set."`
+	Variants    int               `json:"variants" doc:"For how many sorts of ends it holds, by family, address, entities, names and processes."`
 	// Conversations are the ids of recorded ones that it hits, 20 at most, and
 	// Connections what all of them stand for.
 	Conversations []string `json:"conversations,omitempty"`
@@ -164,29 +166,56 @@ func (a *API) diffPolicies(ctx context.Context, r *WhatIfRequest) (*PolicyDiff, 
 			ids = append(ids, id)
 		}
 	}
-	flows := newTalk(after, now, talk.Conversations).flows
+	t := newTalk(after, now, talk.Conversations)
+	flows := t.flows
 	d, err := policy.Diff(before.At(model.StageActive), after.At(model.StageActive), ids, flows)
 	if err != nil {
 		return nil, problem(http.StatusUnprocessableEntity, "%v, with -l SELECTOR", err)
 	}
 	out := &PolicyDiff{Changes: []PolicyChange{}, Recorded: len(talk.Conversations)}
+	places, plain := map[string]int{}, map[int]int{}
 	for i := range d.Entries {
 		e := &d.Entries[i]
 		service := policy.Port{Protocol: e.Protocol, First: e.First, Last: e.Last}.String()
 		if e.OtherProtocols {
 			service = "other protocols"
 		}
-		c := PolicyChange{Before: e.Before, After: e.After, Source: after.Identities.Labels(e.Source), Destination: after.Identities.Labels(e.Destination), Service: service,
-			Witness: Witness{Source: witnessEnd(&e.Witness.Source), Destination: witnessEnd(&e.Witness.Destination), Service: serviceOf(&e.Witness)}}
+		key := fmt.Sprint(e.Before, e.After, service, e.Source, e.Destination)
+		at, known := places[key]
+		if !known {
+			at = len(out.Changes)
+			places[key], plain[at] = at, 1<<30
+			out.Changes = append(out.Changes, PolicyChange{Before: e.Before, After: e.After, Source: after.Identities.Labels(e.Source), Destination: after.Identities.Labels(e.Destination), Service: service})
+		}
+		c := &out.Changes[at]
+		c.Variants++
+		if n := oddity(&e.Witness.Source) + oddity(&e.Witness.Destination); n < plain[at] {
+			plain[at] = n
+			c.Witness = Witness{Source: witnessEnd(&e.Witness.Source), Destination: witnessEnd(&e.Witness.Destination), Service: serviceOf(&e.Witness)}
+		}
 		for _, n := range e.Flows {
+			if t.twice[n] {
+				continue
+			}
 			c.Connections += flows[n].Count
 			if len(c.Conversations) < 20 {
 				c.Conversations = append(c.Conversations, talk.Conversations[n].ID)
 			}
 		}
-		out.Changes = append(out.Changes, c)
 	}
 	return out, nil
+}
+
+// oddity says how much there is to explain of an end.
+func oddity(e *policy.End) int {
+	n := 4*bits.OnesCount16(uint16(e.Entities)) + 4*len(e.Names)
+	if e.Process != (model.PolicyProcess{}) {
+		n += 4
+	}
+	if e.Addr.Is6() {
+		n++
+	}
+	return n
 }
 
 func witnessEnd(e *policy.End) WitnessEnd {

@@ -91,6 +91,14 @@ func (o *Observer) PolicyStatus(p *model.Policy) model.PolicyStatus {
 	}
 	if planned == nil || planned.UID != p.Metadata.UID {
 		st.Message = "not planned yet"
+		hosts := map[string]bool{}
+		for _, w := range o.all() {
+			if p.Spec.Subject.Selector.Matches(w.Metadata.Labels) {
+				st.Workloads++
+				hosts[w.Spec.Host] = true
+			}
+		}
+		st.Targeted = len(hosts)
 		return st
 	}
 	st.Workloads, st.Targeted = planned.Workloads, len(planned.Hosts)

@@ -21,6 +21,7 @@ import (
 	"weft/controller/access"
 	"weft/controller/api"
 	"weft/controller/store"
+	"weft/policy"
 	"weft/wire"
 )
 
@@ -61,7 +62,7 @@ func (s *Server) listen(ctx context.Context) error {
 	if s.Token, _, err = access.Bootstrap(ctx, s.Store, pin); err != nil {
 		return err
 	}
-	if s.API, err = api.New(api.Config{CAPin: pin, Heartbeat: time.Second}, api.Deps{Store: s.Store, Observer: s.World, Log: slog.New(slog.DiscardHandler)}); err != nil {
+	if s.API, err = api.New(api.Config{CAPin: pin, Heartbeat: time.Second, Failsafe: policy.FailsafeOptions{ControllerPort: 7443}}, api.Deps{Store: s.Store, Observer: s.World, Log: slog.New(slog.DiscardHandler)}); err != nil {
 		return err
 	}
 	unix, err := net.Listen("unix", s.Socket)
