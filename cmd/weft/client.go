@@ -45,7 +45,7 @@ func addClientCommands(root *cobra.Command) {
 			root.AddCommand(c)
 		}
 	}
-	add("resources", newApplyCommand(o), newGetCommand(o), newDescribeCommand(o), newEditCommand(o), newDeleteCommand(o), newDiffCommand(o),
+	add("resources", newApplyCommand(o), newConfirmCommand(o), newGetCommand(o), newDescribeCommand(o), newEditCommand(o), newDeleteCommand(o), newDiffCommand(o),
 		newLabelCommand(o), newGroupCommand(o), newPolicyCommand(o), newExplainCommand(o), newAuditCommand(o))
 	add("access", newLoginCommand(), newContextCommand(), newTokenCommand(o), newAccessCommand(o))
 	for _, c := range root.Commands() {

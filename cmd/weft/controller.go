@@ -139,6 +139,7 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 		{Name: "identities", Run: identities.Run},
 		{Name: "observer", Run: observer.Run},
 		{Name: "planner", Run: sessions.Run},
+		{Name: "confirmations", Run: rest.Run},
 	}
 	if o.socket != "" {
 		listen := func() (net.Listener, error) { return listenUnix(o.socket, o.socketOwner) }

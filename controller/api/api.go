@@ -9,7 +9,9 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -43,6 +45,9 @@ type Config struct {
 	SocketUser int
 	// Failsafe is what no policy may take away, as the planner has it.
 	Failsafe policy.FailsafeOptions
+	// Addresses are those at which the controller is reached; those of this
+	// machine unless given.
+	Addresses func() []netip.Addr
 }
 
 // Deps is what an API works with.
@@ -69,7 +74,7 @@ type Observer interface {
 	Changed() <-chan struct{} // closed at the next change of anything observed
 }
 
-// API is an http.Handler's maker. It has no goroutine of its own.
+// API is an http.Handler's maker. Its one goroutine is Run.
 type API struct {
 	cfg     Config
 	store   *store.Store
@@ -79,6 +84,8 @@ type API struct {
 	watches chan struct{}
 	huma    huma.API
 	handler http.Handler
+	// pending is held while what waits for confirmation is read and changed.
+	pending sync.Mutex
 }
 
 // New builds the API.
@@ -88,6 +95,9 @@ func New(cfg Config, deps Deps) (*API, error) {
 	}
 	if cfg.Heartbeat == 0 {
 		cfg.Heartbeat = 30 * time.Second
+	}
+	if cfg.Addresses == nil {
+		cfg.Addresses = localAddresses
 	}
 	a := &API{
 		cfg: cfg, store: deps.Store, seen: deps.Observer, log: deps.Log,

@@ -41,21 +41,32 @@ type nameInput struct {
 }
 
 type writeInput struct {
-	DryRun  bool `query:"dryRun" doc:"Check everything and answer as if it were done, but write nothing."`
-	RawBody []byte
+	DryRun       bool   `query:"dryRun" doc:"Check everything and answer as if it were done, but write nothing."`
+	Force        bool   `query:"force" doc:"Write although it would cut agents off from the controller."`
+	Confirmation string `query:"confirmation" doc:"The confirmation this write belongs to."`
+	RawBody      []byte
 }
 
 type replaceInput struct {
-	Name    string `path:"name"`
-	DryRun  bool   `query:"dryRun" doc:"Check everything and answer as if it were done, but write nothing."`
-	RawBody []byte
-	IfMatch string `header:"If-Match" doc:"The resourceVersion (ETag) that must still be the present one."`
+	Name         string `path:"name"`
+	DryRun       bool   `query:"dryRun" doc:"Check everything and answer as if it were done, but write nothing."`
+	Force        bool   `query:"force" doc:"Write although it would cut agents off from the controller."`
+	Confirmation string `query:"confirmation" doc:"The confirmation this write belongs to."`
+	RawBody      []byte
+	IfMatch      string `header:"If-Match" doc:"The resourceVersion (ETag) that must still be the present one."`
 }
 
 type deleteInput struct {
 	Name            string `path:"name"`
 	DryRun          bool   `query:"dryRun"`
+	Force           bool   `query:"force" doc:"Delete although it would cut agents off from the controller."`
 	ResourceVersion string `query:"resourceVersion" doc:"The version that must still be the present one."`
+}
+
+// writing is how a write is to be done.
+type writing struct {
+	dryRun, force bool
+	confirmation  string
 }
 
 type listOutput[T any] struct {
@@ -92,6 +103,7 @@ func (a *API) register() {
 	a.registerWhatIf()
 	a.registerConversations()
 	a.registerProposal()
+	a.registerConfirmations()
 	a.registerAudit()
 	handle(a, huma.Operation{OperationID: "version", Method: http.MethodGet, Path: "/api/v1/version", Tags: []string{"Controller"}, Summary: "The controller's version"},
 		func(context.Context, *struct{}) (*output[Version], error) {
@@ -159,7 +171,7 @@ func registerKind[T any, P pointer[T]](a *API) {
 				if err != nil {
 					return nil, err
 				}
-				warnings, err := a.create(ctx, r, in.DryRun)
+				warnings, err := a.create(ctx, r, writing{in.DryRun, in.Force, in.Confirmation})
 				return answer[T, P](r, warnings, err)
 			})
 		describeBody[T](a, a.huma.OpenAPI().Paths[path].Post)
@@ -174,14 +186,14 @@ func registerKind[T any, P pointer[T]](a *API) {
 			if err := matchVersion(r, in.Name, in.IfMatch); err != nil {
 				return nil, err
 			}
-			r, warnings, err := a.replace(ctx, r, in.DryRun)
+			r, warnings, err := a.replace(ctx, r, writing{in.DryRun, in.Force, in.Confirmation})
 			return answer[T, P](r, warnings, err)
 		})
 	item := a.huma.OpenAPI().Paths[path+"/{name}"]
 	describeBody[T](a, item.Put)
 	handle(a, huma.Operation{OperationID: "delete" + one, Method: http.MethodDelete, Path: path + "/{name}", Tags: tags, Summary: "Delete a " + strings.ToLower(one) + ", and answer what it was"},
 		func(ctx context.Context, in *deleteInput) (*oneOutput[T], error) {
-			r, err := a.delete(ctx, info, in.Name, in.ResourceVersion, in.DryRun)
+			r, err := a.delete(ctx, info, in.Name, in.ResourceVersion, writing{dryRun: in.DryRun, force: in.Force})
 			return answer[T, P](r, nil, err)
 		})
 }
