@@ -20,6 +20,12 @@ type GroupSpec struct {
 	Selector *Selector `json:"selector,omitempty"`
 	// Groups are the names of groups whose members belong too.
 	Groups []string `json:"groups,omitempty"`
+	// Mode says what becomes of the members' packets that no policy's rule
+	// decides: Observe allows them, Selective denies them in a direction in
+	// which a policy allows something, Enforce denies them. A workload takes the
+	// strictest mode of all groups it is in, Observe where none gives one.
+	// Conversations are recorded of members of any group with a mode.
+	Mode Mode `json:"mode,omitempty"`
 }
 
 // GroupStatus is computed, never written by a person.

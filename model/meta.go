@@ -15,6 +15,7 @@ const (
 	KindHost        Kind = "Host"
 	KindWorkload    Kind = "Workload"
 	KindGroup       Kind = "Group"
+	KindPolicy      Kind = "Policy"
 	KindTap         Kind = "Tap"
 	KindRelay       Kind = "Relay"
 	KindJoinToken   Kind = "JoinToken"

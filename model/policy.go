@@ -1,18 +1,14 @@
 package model
 
-// KindPolicy is not in Kinds until something enforces it: an API that stores a
-// policy nobody enforces would promise what is not so. DecodePolicy reads one.
-const KindPolicy Kind = "Policy"
+import "slices"
 
 // Policy says what the workloads it selects may send and receive.
 type Policy struct {
 	TypeMeta
-	Metadata Metadata   `json:"metadata"`
-	Spec     PolicySpec `json:"spec"`
+	Metadata Metadata     `json:"metadata"`
+	Spec     PolicySpec   `json:"spec"`
+	Status   PolicyStatus `json:"status,omitzero"`
 }
-
-// Meta returns the metadata, to read or to change.
-func (r *Policy) Meta() *Metadata { return &r.Metadata }
 
 // Tier is one of the fixed steps in which policies are tried, first to last.
 type Tier string
@@ -44,6 +40,17 @@ const (
 
 // Mode says what becomes of a packet that no rule decides.
 type Mode string
+
+// Modes lists the modes, the strictest last.
+var Modes = []Mode{ModeObserve, ModeSelective, ModeEnforce}
+
+// Stricter returns the stricter of two modes; "" is less than any.
+func (m Mode) Stricter(other Mode) Mode {
+	if slices.Index(Modes, other) > slices.Index(Modes, m) {
+		return other
+	}
+	return m
+}
 
 // The modes of a subject. Explicit rules of Active policies hold in every mode.
 const (

@@ -60,6 +60,9 @@ func (r *Group) Validate() error {
 			e.add(field, fmt.Errorf("a group cannot contain itself"))
 		}
 	}
+	if m := r.Spec.Mode; m != "" && !slices.Contains(Modes, m) {
+		e.add("spec.mode", oneOf(m, Modes))
+	}
 	return e.OrNil()
 }
 

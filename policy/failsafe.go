@@ -10,6 +10,11 @@ import (
 type FailsafeOptions struct {
 	ControllerPort int // TCP, at the control-plane entity
 	RelayPort      int // TCP and UDP, at the relay entity; 0 for no relay
+	// RelayPorts are further ones, where relays differ.
+	RelayPorts []int
+	// StreamPort is the TCP port on which agents accept streams of one another;
+	// 0 where they do not.
+	StreamPort int
 	// SSHFrom may always reach port 22 of hosts; empty for nobody.
 	SSHFrom []netip.Prefix
 }
@@ -19,8 +24,8 @@ type FailsafeOptions struct {
 func Failsafe(o FailsafeOptions) []*model.Policy {
 	port := func(protocol string, n int) model.PolicyPort { return model.PolicyPort{Protocol: protocol, Port: &n} }
 	entity := func(e model.Entity) []model.PolicyPeer { return []model.PolicyPeer{{Entities: []model.Entity{e}}} }
-	// A unit too: the agent, the resolver and the DHCP client are units where
-	// systemd runs them.
+	// A service has a cgroup and is a workload of its own: so are, as a rule, the
+	// agent, the clients of DHCP and DNS, and the SSH server.
 	host := model.Selector{Requirements: []model.Requirement{{Key: "workload.kind", Operator: model.OpIn, Values: []string{string(model.WorkloadHost), string(model.WorkloadUnit)}}}}
 	hosts := failsafePolicy("failsafe-hosts", host)
 	hosts.Spec.Egress = []model.PolicyRule{
@@ -29,9 +34,20 @@ func Failsafe(o FailsafeOptions) []*model.Policy {
 		{Name: "dhcp", Action: model.ActionAllow, Ports: []model.PolicyPort{port("UDP", 67), port("UDP", 547)}},
 	}
 	hosts.Spec.Ingress = []model.PolicyRule{{Name: "dhcp", Action: model.ActionAllow, Ports: []model.PolicyPort{port("UDP", 68), port("UDP", 546)}}}
-	if o.RelayPort != 0 {
-		hosts.Spec.Egress = append(hosts.Spec.Egress, model.PolicyRule{Name: "relay", Action: model.ActionAllow, To: entity(model.EntityRelay),
-			Ports: []model.PolicyPort{port("TCP", o.RelayPort), port("UDP", o.RelayPort)}})
+	var relay []model.PolicyPort
+	for _, n := range append([]int{o.RelayPort}, o.RelayPorts...) {
+		if n != 0 {
+			relay = append(relay, port("TCP", n), port("UDP", n))
+		}
+	}
+	if len(relay) > 0 {
+		hosts.Spec.Egress = append(hosts.Spec.Egress, model.PolicyRule{Name: "relay", Action: model.ActionAllow, To: entity(model.EntityRelay), Ports: relay})
+	}
+	if o.StreamPort != 0 {
+		stream := model.PolicyRule{Name: "streams", Action: model.ActionAllow, Ports: []model.PolicyPort{port("TCP", o.StreamPort)}}
+		in, out := stream, stream
+		in.From, out.To = entity(model.EntityFleet), entity(model.EntityFleet)
+		hosts.Spec.Ingress, hosts.Spec.Egress = append(hosts.Spec.Ingress, in), append(hosts.Spec.Egress, out)
 	}
 	if len(o.SSHFrom) > 0 {
 		var blocks []model.IPBlock

@@ -74,7 +74,22 @@ func (x *Identities) Intern(labels map[string]string) (id Identity, changed []st
 		return id, nil
 	}
 	id = x.next
-	x.next++
+	return id, x.adopt(id, labels)
+}
+
+// IdentitiesOf takes over numbers that were given elsewhere; 0 is none.
+func IdentitiesOf(sets map[Identity]map[string]string) *Identities {
+	x := NewIdentities()
+	for _, id := range slices.Sorted(maps.Keys(sets)) {
+		x.adopt(id, sets[id])
+	}
+	return x
+}
+
+// adopt enters a new label set under its number.
+func (x *Identities) adopt(id Identity, labels map[string]string) (changed []string) {
+	x.next = max(x.next, id+1)
+	key := labelKey(labels)
 	labels = maps.Clone(labels)
 	if labels == nil {
 		labels = map[string]string{}
@@ -92,7 +107,7 @@ func (x *Identities) Intern(labels map[string]string) (id Identity, changed []st
 		}
 	})
 	slices.Sort(changed)
-	return id, changed
+	return changed
 }
 
 // Remove forgets an identity and returns the selectors that lose it. Its number

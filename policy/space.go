@@ -128,9 +128,10 @@ func (s *space) enumerate(ids []Identity) {
 			list = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 		}
 		for _, addr := range list {
-			for set := s.entities; ; set = (set - 1) & s.entities {
+			// The plainest first: one end of each class is kept, for people to read.
+			for set := EntitySet(0); ; set = (set - s.entities) & s.entities {
 				s.enumerateRest(End{Addr: addr, Identity: id, Entities: set}, seen)
-				if set == 0 {
+				if set == s.entities {
 					break
 				}
 			}

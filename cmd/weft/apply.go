@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,7 +20,8 @@ import (
 
 func newApplyCommand(o *options) *cobra.Command {
 	var files []string
-	var dryRun bool
+	var dryRun, force bool
+	var within string
 	c := &cobra.Command{
 		Use:   "apply -f FILE|DIR|-",
 		Short: "Create or change resources as files say",
@@ -27,9 +30,13 @@ func newApplyCommand(o *options) *cobra.Command {
 Every document is checked first, by this program and by the controller; where
 anything is wrong, all of it is printed and nothing is applied. A resource that
 is as its file says is left alone. A file that carries metadata.resourceVersion
-is refused where the resource has changed since.`,
+is refused where the resource has changed since.
+
+With --confirm, everything is rolled back by the controller itself unless
+"weft confirm" comes in time: for a change that might lock you out.`,
 		Example: `  weft apply -f tap.yaml
   weft apply -f taps/ -f groups.yaml
+  weft apply --confirm 5m -f policies/
   weft get taps -o yaml | weft apply --dry-run -f -`,
 		Args: exactly(0, "no arguments but -f"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -45,13 +52,40 @@ is refused where the resource has changed since.`,
 			if err != nil {
 				return err
 			}
-			return applyAll(cmd, cl, items, dryRun)
+			if force {
+				cl = cl.Forcing()
+			}
+			if within == "" || dryRun {
+				return applyAll(cmd, cl, items, dryRun)
+			}
+			return applyUnconfirmed(cmd, cl, items, within)
 		},
 	}
 	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "file, directory, or - for standard input; may be repeated")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "let the controller check everything, and write nothing")
+	c.Flags().BoolVar(&force, "force", false, "write although it would cut agents off from the controller")
+	c.Flags().StringVar(&within, "confirm", "", "roll everything back unless it is confirmed within this time, as 5m")
 	c.MarkFlagFilename("filename", "yaml", "yml", "json") //nolint:errcheck // the flag exists
 	return c
+}
+
+// applyUnconfirmed applies what the controller takes back unless it is confirmed.
+func applyUnconfirmed(cmd *cobra.Command, cl *client.Client, items []manifest.Item, within string) error {
+	// What cannot be applied shall not leave a set without writes behind.
+	checked, err := checkAll(cmd, cl, items)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(checked, func(a applied) bool { return a.verb != "unchanged" }) {
+		return applyAll(cmd, cl, items, false)
+	}
+	set, err := cl.BeginConfirmation(cmd.Context(), within)
+	if err != nil {
+		return explainProblem(err)
+	}
+	err = applyAll(cmd, cl.Confirming(set.ID), items, false)
+	fmt.Fprintf(cmd.OutOrStdout(), "rolled back at %s unless confirmed: weft confirm %s\n", set.Deadline.Local().Format(time.DateTime), set.ID)
+	return err
 }
 
 // faulty prints every fault on a line of its own.
@@ -66,23 +100,31 @@ func faulty(cmd *cobra.Command, err error) error {
 	return fmt.Errorf("%s; nothing was written", show.Plural(len(faults), "fault"))
 }
 
-func applyAll(cmd *cobra.Command, cl *client.Client, items []manifest.Item, dryRun bool) error {
-	ctx := cmd.Context()
-	// The first round finds what only the controller can know is wrong.
+// checkAll finds what only the controller can know is wrong.
+func checkAll(cmd *cobra.Command, cl *client.Client, items []manifest.Item) ([]applied, error) {
 	checked := make([]applied, len(items))
 	var faults manifest.Faults
 	for i, item := range items {
 		var err error
-		if checked[i], err = applyOne(ctx, cl, item.Resource, true); err != nil {
+		if checked[i], err = applyOne(cmd.Context(), cl, item.Resource, true); err != nil {
 			more, fatal := explainItem(item, err)
 			if fatal != nil {
-				return fatal
+				return nil, fatal
 			}
 			faults = append(faults, more...)
 		}
 	}
 	if len(faults) > 0 {
-		return faulty(cmd, faults)
+		return nil, faulty(cmd, faults)
+	}
+	return checked, nil
+}
+
+func applyAll(cmd *cobra.Command, cl *client.Client, items []manifest.Item, dryRun bool) error {
+	ctx := cmd.Context()
+	checked, err := checkAll(cmd, cl, items)
+	if err != nil {
+		return err
 	}
 	for i, item := range items {
 		done := checked[i]
@@ -192,6 +234,8 @@ func summary(ctx context.Context, cl *client.Client, r model.Resource) string {
 			return ""
 		}
 		return fmt.Sprintf("%s on %s", show.Plural(len(p.Members), "workload"), show.Plural(p.Hosts, "host"))
+	case *model.Policy:
+		return fmt.Sprintf("%s, %s on %s", strings.ToLower(string(r.Spec.StageOrDefault())), show.Plural(r.Status.Workloads, "workload"), show.Plural(r.Status.Targeted, "host"))
 	case *model.Host:
 		if r.Spec.Revoked {
 			return "revoked"

@@ -45,8 +45,8 @@ func addClientCommands(root *cobra.Command) {
 			root.AddCommand(c)
 		}
 	}
-	add("resources", newApplyCommand(o), newGetCommand(o), newDescribeCommand(o), newEditCommand(o), newDeleteCommand(o), newDiffCommand(o),
-		newLabelCommand(o), newGroupCommand(o), newExplainCommand(), newAuditCommand(o))
+	add("resources", newApplyCommand(o), newConfirmCommand(o), newGetCommand(o), newDescribeCommand(o), newEditCommand(o), newDeleteCommand(o), newDiffCommand(o),
+		newLabelCommand(o), newGroupCommand(o), newPolicyCommand(o), newExplainCommand(o), newAuditCommand(o))
 	add("access", newLoginCommand(), newContextCommand(), newTokenCommand(o), newAccessCommand(o))
 	for _, c := range root.Commands() {
 		if c.GroupID == "" {
@@ -76,7 +76,7 @@ func markUsage(c *cobra.Command) {
 }
 
 func (o *options) flags(c *cobra.Command) {
-	if c.Name() == "login" || c.Name() == "context" || c.Name() == "explain" {
+	if c.Name() == "login" || c.Name() == "context" {
 		return
 	}
 	f := c.PersistentFlags()

@@ -75,3 +75,5 @@ func completeNames(o *options, info model.KindInfo) completer {
 		return names, cobra.ShellCompDirectiveNoFileComp
 	}
 }
+
+func completeGroups(o *options) completer { return completeNames(o, model.MustKind(model.KindGroup)) }

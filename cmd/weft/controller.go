@@ -19,6 +19,7 @@ import (
 	"weft/controller/access"
 	"weft/controller/api"
 	"weft/controller/filter"
+	"weft/controller/identity"
 	"weft/controller/metrics"
 	"weft/controller/observe"
 	"weft/controller/pki"
@@ -43,6 +44,8 @@ type controllerOptions struct {
 	auditFor    time.Duration
 	debug       bool
 	tokenFile   string
+	agentPort   int
+	sshFrom     []string
 }
 
 func newControllerCommand() *cobra.Command {
@@ -72,6 +75,8 @@ same machine, root uses the Unix socket without a token.`,
 	f.StringVar(&o.trustDomain, "trust-domain", "weft", "trust domain of every identity; cannot be changed later")
 	f.StringVar(&o.tokenFile, "token-out", "", "write the first admin token to this new file (0600) in place of printing it; where the output is no terminal: admin.token in the data directory")
 	f.DurationVar(&o.auditFor, "audit-keep", 365*24*time.Hour, "how long the audit log is kept; 0 for ever")
+	f.IntVar(&o.agentPort, "agent-port", 0, "port at which agents reach this controller, where it is not that of --listen; no policy can cut them off from it")
+	f.StringSliceVar(&o.sshFrom, "failsafe-ssh-from", nil, "addresses from which no policy can cut off SSH to the hosts, as 10.0.0.0/24")
 	f.BoolVar(&o.debug, "debug", false, "log more")
 	return cmd
 }
@@ -85,6 +90,10 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	names, err := serverNames(o.names)
+	if err != nil {
+		return err
+	}
+	failsafe, err := o.failsafe()
 	if err != nil {
 		return err
 	}
@@ -103,11 +112,16 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 	if err := firstToken(ctx, out, st, authority.Pin(), o.data, o.tokenFile); err != nil {
 		return err
 	}
-	observer := observe.New(observe.Config{File: filepath.Join(o.data, "observed.json")},
+	fresh, err := noHosts(ctx, st)
+	if err != nil {
+		return err
+	}
+	identities := identity.Open(identity.Config{File: filepath.Join(o.data, "identities.json"), Fresh: fresh, Log: log.With("part", "identity")})
+	observer := observe.New(observe.Config{File: filepath.Join(o.data, "observed.json"), Conversations: filepath.Join(o.data, "conversations.json")},
 		observe.Deps{Groups: storedGroups(st), Log: log.With("part", "observe")})
-	sessions := session.New(session.Config{TrustDomain: o.trustDomain, Version: version.Version},
-		session.Deps{Store: st, Observer: observer, Authority: authority, Filter: compileFilter, Log: log.With("part", "session")})
-	rest, err := api.New(api.Config{CAPin: authority.Pin(), SocketUser: o.socketOwner}, api.Deps{Store: st, Observer: observer, Log: log.With("part", "api")})
+	sessions := session.New(session.Config{TrustDomain: o.trustDomain, Version: version.Version, Failsafe: failsafe},
+		session.Deps{Store: st, Observer: observer, Authority: authority, Filter: compileFilter, Number: identities.Number, Log: log.With("part", "session")})
+	rest, err := api.New(api.Config{CAPin: authority.Pin(), SocketUser: o.socketOwner, Failsafe: failsafe}, api.Deps{Store: st, Observer: observer, Log: log.With("part", "api")})
 	if err != nil {
 		return err
 	}
@@ -122,8 +136,10 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 	services := []run.Service{
 		{Name: "store", Run: watchStore(st)},
 		{Name: "audit", Run: pruneAudit(st, o.auditFor, log.With("part", "audit"))},
+		{Name: "identities", Run: identities.Run},
 		{Name: "observer", Run: observer.Run},
 		{Name: "planner", Run: sessions.Run},
+		{Name: "confirmations", Run: rest.Run},
 	}
 	if o.socket != "" {
 		listen := func() (net.Listener, error) { return listenUnix(o.socket, o.socketOwner) }

@@ -15,7 +15,7 @@ import (
 
 func newDeleteCommand(o *options) *cobra.Command {
 	var files []string
-	var dryRun, ignore bool
+	var dryRun, ignore, force bool
 	c := &cobra.Command{
 		Use:   "delete KIND NAME... | -f FILE",
 		Short: "Delete resources",
@@ -32,6 +32,9 @@ in which they are applied. A group that a tap or another group uses is refused.`
 			cl, err := o.connect()
 			if err != nil {
 				return err
+			}
+			if force {
+				cl = cl.Forcing()
 			}
 			var failed error
 			for _, t := range targets {
@@ -55,6 +58,7 @@ in which they are applied. A group that a tap or another group uses is refused.`
 	}
 	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "file, directory, or - for standard input; may be repeated")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "check, and delete nothing")
+	c.Flags().BoolVar(&force, "force", false, "delete although it would cut agents off from the controller")
 	c.Flags().BoolVar(&ignore, "ignore-not-found", false, "what is not there is no error")
 	c.MarkFlagFilename("filename", "yaml", "yml", "json") //nolint:errcheck // the flag exists
 	return c

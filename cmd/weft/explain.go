@@ -9,15 +9,35 @@ import (
 	"weft/model"
 )
 
-func newExplainCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "explain KIND[.FIELD]",
-		Short: "Explain a kind, or one of its fields",
-		Example: `  weft explain tap
-  weft explain tap.spec.filter
-  weft explain group.metadata`,
-		Args: exactly(1, "KIND[.FIELD]"),
+func newExplainCommand(o *options) *cobra.Command {
+	var packet packetFlags
+	c := &cobra.Command{
+		Use:   "explain KIND[.FIELD] | A B SERVICE",
+		Short: "Explain a kind or a field, or what becomes of a packet and why",
+		Long: `With one argument, explain a kind of resource or one of its fields.
+
+With three, say what the policies make of a packet from A to B, at both ends, and
+why: which rule decides in which tier, and where nothing allows it, which rules
+nearly did. A and B are names of workloads, addresses, domain names, or world,
+dns, control-plane, relay, metadata. SERVICE is tcp/5432, udp/53, sctp/3868,
+icmp/8 (a type), gre or the number of a protocol.`,
+		Example: `  weft explain tap.spec.filter
+  weft explain web-1:front db-1 tcp/5432
+  weft explain web-1 example.org tcp/443 --process /usr/bin/curl --stage Staged
+  weft explain --flow 6b22d7cbd9d2a6a7`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if packet.flow != "" {
+				return exactly(0, "no arguments with --flow")(cmd, args)
+			}
+			if len(args) == 3 {
+				return nil
+			}
+			return exactly(1, "KIND[.FIELD], or A B SERVICE")(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return explainPacket(cmd, o, args, packet)
+			}
 			name, field, _ := strings.Cut(args[0], ".")
 			info, err := model.FindKind(name)
 			if err != nil {
@@ -56,6 +76,8 @@ func newExplainCommand() *cobra.Command {
 			return out, cobra.ShellCompDirectiveNoFileComp
 		},
 	}
+	packet.add(c)
+	return c
 }
 
 // wrap breaks text into lines of at most width bytes, each after indent.

@@ -22,6 +22,7 @@ type getFlags struct {
 	output   string
 	watch    bool
 	members  bool
+	counters bool
 }
 
 var outputs = []string{"table", "wide", "json", "yaml", "name"}
@@ -40,7 +41,8 @@ With -w, changes of resources and of their status follow as they happen.`,
   weft get workloads -l app=web -o wide
   weft get tap web-to-ids -o yaml
   weft get taps -o wide -w
-  weft get group web --members`,
+  weft get group web --members
+  weft get policy orders-db --counters -w`,
 		Args: atLeast(1, "KIND [NAME...]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			info, names, err := kindAndNames(args)
@@ -55,6 +57,9 @@ With -w, changes of resources and of their status follow as they happen.`,
 				return err
 			}
 			p := newPrinter(cmd, info, f.output)
+			if f.counters {
+				p.count(cmd)
+			}
 			if f.watch {
 				return watch(cmd, cl, info, names, f, p)
 			}
@@ -77,6 +82,7 @@ With -w, changes of resources and of their status follow as they happen.`,
 	c.Flags().StringVarP(&f.output, "output", "o", "table", strings.Join(outputs, "|"))
 	c.Flags().BoolVarP(&f.watch, "watch", "w", false, "go on with changes as they happen")
 	c.Flags().BoolVar(&f.members, "members", false, "of a group, the workloads in it")
+	c.Flags().BoolVar(&f.counters, "counters", false, "of a policy, what each rule has decided")
 	c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp)) //nolint:errcheck // the flag exists
 	return c
 }
@@ -99,6 +105,9 @@ func (f getFlags) check(info model.KindInfo, names []string) error {
 		if _, err := model.ParseSelector(f.selector); err != nil {
 			return err
 		}
+	}
+	if f.counters && (info.Kind != model.KindPolicy || len(names) != 1 || f.output != "table") {
+		return errors.New("--counters is for one policy by name, as a table: weft get policy NAME --counters")
 	}
 	if f.members && (info.Kind != model.KindGroup || len(names) != 1 || f.watch) {
 		return errors.New("--members is for one group by name: weft get group NAME --members")
@@ -130,6 +139,8 @@ type printer struct {
 	info   model.KindInfo
 	output string
 	table  *show.Table
+	// counted is set for the counters of one policy: what was last printed, by id.
+	counted map[string]model.PolicyRuleStatus
 }
 
 func newPrinter(cmd *cobra.Command, info model.KindInfo, output string) *printer {
@@ -159,9 +170,31 @@ func (p *printer) all(list []model.Resource) error {
 		return nil
 	}
 	for _, r := range list {
-		p.table.Row(show.Cells(r, p.output == "wide", time.Now())...)
+		p.rows(r)
 	}
 	return p.table.Flush(p.w)
+}
+
+// count prints the counters of policies in place of the policies.
+func (p *printer) count(cmd *cobra.Command) {
+	p.counted = map[string]model.PolicyRuleStatus{}
+	p.table = &show.Table{Columns: show.CounterColumns()}
+	p.table.Width, p.table.Color = screen(cmd)
+}
+
+// rows adds those of a resource to the table; of counters, those that changed.
+func (p *printer) rows(r model.Resource) {
+	policy, ok := r.(*model.Policy)
+	if p.counted == nil || !ok {
+		p.table.Row(show.Cells(r, p.output == "wide", time.Now())...)
+		return
+	}
+	for _, rule := range policy.Status.Rules {
+		if last, known := p.counted[rule.ID]; !known || last != rule {
+			p.counted[rule.ID] = rule
+			p.table.Row(show.CounterCells(rule)...)
+		}
+	}
 }
 
 func (p *printer) one(r model.Resource, separate bool) error {
@@ -203,7 +236,7 @@ func (p *printer) event(e client.Event) error {
 		_, err := fmt.Fprintf(p.w, "%s deleted\n", e.Resource.Meta().Name)
 		return err
 	}
-	p.table.Row(show.Cells(e.Resource, p.output == "wide", time.Now())...)
+	p.rows(e.Resource)
 	return nil
 }
 

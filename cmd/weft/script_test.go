@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"weft/controller/api/apitest"
+	"weft/controller/observe"
 	"weft/model"
 )
 
@@ -56,7 +58,7 @@ func setup(env *testscript.Env) error {
 	return os.WriteFile(filepath.Join(env.WorkDir, "admin.token"), []byte(s.Token+"\n"), 0o600)
 }
 
-// world add NAME LABELS | remove NAME | join HOST | relay NAME ADDRESS | offline HOST | ledger SEEN DELIVERED SHED | fleet
+// world add NAME LABELS | address NAME ADDRESS | talk WORKLOAD DIRECTION PEER|NAME|ADDRESS PROTOCOL PORT COUNT ACTION [STAGED] | hit RULE-ID N | remove NAME | join HOST | relay NAME ADDRESS | offline HOST | ledger SEEN DELIVERED SHED | fleet
 func world(ts *testscript.TestScript, neg bool, args []string) {
 	s := ts.Value(serverKey{}).(*apitest.Server)
 	if neg || len(args) == 0 {
@@ -67,6 +69,14 @@ func world(ts *testscript.TestScript, neg bool, args []string) {
 	switch verb, args := args[0], args[1:]; verb {
 	case "add":
 		err = s.World.Add(args[0], args[1])
+	case "address":
+		s.World.SetAddress(args[0], args[1])
+	case "talk":
+		err = talk(s, args)
+	case "hit":
+		n, bad := strconv.ParseUint(args[1], 10, 64)
+		ts.Check(bad)
+		s.World.Hit(args[0], n)
 	case "remove":
 		s.World.Remove(args[0])
 	case "join":
@@ -110,4 +120,31 @@ func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	data, err := os.ReadFile(ts.MkAbs(args[0]))
 	ts.Fatalf("%s never held %q: %v\n%s", args[0], args[1], err, fmt.Sprint(string(data)))
+}
+
+// talk records a conversation: first heard of an hour ago, last a minute ago.
+func talk(s *apitest.Server, args []string) error {
+	var n [3]uint64
+	for i := range n {
+		var err error
+		if n[i], err = strconv.ParseUint(args[3+i], 10, 64); err != nil {
+			return err
+		}
+	}
+	c := observe.Conversation{Workload: args[0], Direction: args[1], Protocol: uint8(n[0]), Port: uint16(n[1]), Connections: n[2], Action: model.Action(args[6]),
+		First: time.Now().Add(-time.Hour), Last: time.Now().Add(-time.Minute), Process: model.PolicyProcess{Exe: "/usr/bin/app"}}
+	if len(args) > 7 {
+		c.StagedAction = model.Action(args[7])
+	}
+	for _, w := range s.World.Workloads() {
+		if w.Metadata.Name == args[2] {
+			c.Peer = args[2]
+		}
+	}
+	if _, err := netip.ParseAddr(args[2]); c.Peer == "" && err == nil {
+		c.PeerAddress = args[2]
+	} else if c.Peer == "" {
+		c.Names, c.PeerAddress = []string{args[2]}, "203.0.113.80"
+	}
+	return s.World.Talk(c)
 }

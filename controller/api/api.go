@@ -9,16 +9,20 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"weft/controller/access"
+	"weft/controller/observe"
 	"weft/controller/store"
 	"weft/internal/version"
 	"weft/model"
+	"weft/policy"
 )
 
 // Limits of the API.
@@ -39,6 +43,11 @@ type Config struct {
 	// SocketUser is let in over the Unix socket besides root and the
 	// controller's own user; 0 is nobody else.
 	SocketUser int
+	// Failsafe is what no policy may take away, as the planner has it.
+	Failsafe policy.FailsafeOptions
+	// Addresses are those at which the controller is reached; those of this
+	// machine unless given.
+	Addresses func() []netip.Addr
 }
 
 // Deps is what an API works with.
@@ -58,11 +67,14 @@ type Observer interface {
 	Members(spec model.GroupSpec) ([]*model.Workload, error)
 	GroupStatus(g *model.Group) model.GroupStatus
 	TapStatus(t *model.Tap) model.TapStatus // of a stored tap
+	PolicyStatus(p *model.Policy) model.PolicyStatus
+	Interfaces() map[string][]model.Interface // by host name
+	Conversations(since time.Time) observe.Recorded
 	PreviewTap(spec model.TapSpec) (sources, tools []*model.Workload, err error)
 	Changed() <-chan struct{} // closed at the next change of anything observed
 }
 
-// API is an http.Handler's maker. It has no goroutine of its own.
+// API is an http.Handler's maker. Its one goroutine is Run.
 type API struct {
 	cfg     Config
 	store   *store.Store
@@ -72,6 +84,8 @@ type API struct {
 	watches chan struct{}
 	huma    huma.API
 	handler http.Handler
+	// pending is held while what waits for confirmation is read and changed.
+	pending sync.Mutex
 }
 
 // New builds the API.
@@ -81,6 +95,9 @@ func New(cfg Config, deps Deps) (*API, error) {
 	}
 	if cfg.Heartbeat == 0 {
 		cfg.Heartbeat = 30 * time.Second
+	}
+	if cfg.Addresses == nil {
+		cfg.Addresses = localAddresses
 	}
 	a := &API{
 		cfg: cfg, store: deps.Store, seen: deps.Observer, log: deps.Log,

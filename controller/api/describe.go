@@ -51,6 +51,11 @@ func (selectorSchema) Schema(huma.Registry) *huma.Schema {
 
 // enums are the values of fields whose Go type is a string of its own.
 var enums = map[string][]any{
+	"GroupSpec.mode":       {model.ModeObserve, model.ModeSelective, model.ModeEnforce},
+	"PolicySpec.tier":      {model.TierEmergency, model.TierSecurity, model.TierPlatform, model.TierApplication, model.TierBaseline, model.TierDefault},
+	"PolicySpec.stage":     {model.StageDraft, model.StageStaged, model.StageActive},
+	"PolicyRule.action":    {model.ActionAllow, model.ActionDeny, model.ActionReject, model.ActionPass, model.ActionLog},
+	"PolicyStatus.state":   {model.PolicyDraft, model.PolicyStaged, model.PolicyActive, model.PolicyPending, model.PolicyFailed},
 	"TapSpec.direction":    {model.DirectionBoth, model.DirectionIngress, model.DirectionEgress},
 	"TapStatus.state":      {model.TapPending, model.TapActive, model.TapDegraded, model.TapError, model.TapPaused},
 	"HostStatus.state":     {model.HostOnline, model.HostOffline, model.HostRevoked},

@@ -66,6 +66,8 @@ func (a *API) observe(r model.Resource) {
 		r.Status = a.seen.RelayStatus(r)
 	case *model.Group:
 		r.Status = a.seen.GroupStatus(r)
+	case *model.Policy:
+		r.Status = a.seen.PolicyStatus(r)
 	case *model.Tap:
 		r.Status = a.seen.TapStatus(r)
 	}

@@ -41,21 +41,32 @@ type nameInput struct {
 }
 
 type writeInput struct {
-	DryRun  bool `query:"dryRun" doc:"Check everything and answer as if it were done, but write nothing."`
-	RawBody []byte
+	DryRun       bool   `query:"dryRun" doc:"Check everything and answer as if it were done, but write nothing."`
+	Force        bool   `query:"force" doc:"Write although it would cut agents off from the controller."`
+	Confirmation string `query:"confirmation" doc:"The confirmation this write belongs to."`
+	RawBody      []byte
 }
 
 type replaceInput struct {
-	Name    string `path:"name"`
-	DryRun  bool   `query:"dryRun" doc:"Check everything and answer as if it were done, but write nothing."`
-	RawBody []byte
-	IfMatch string `header:"If-Match" doc:"The resourceVersion (ETag) that must still be the present one."`
+	Name         string `path:"name"`
+	DryRun       bool   `query:"dryRun" doc:"Check everything and answer as if it were done, but write nothing."`
+	Force        bool   `query:"force" doc:"Write although it would cut agents off from the controller."`
+	Confirmation string `query:"confirmation" doc:"The confirmation this write belongs to."`
+	RawBody      []byte
+	IfMatch      string `header:"If-Match" doc:"The resourceVersion (ETag) that must still be the present one."`
 }
 
 type deleteInput struct {
 	Name            string `path:"name"`
 	DryRun          bool   `query:"dryRun"`
+	Force           bool   `query:"force" doc:"Delete although it would cut agents off from the controller."`
 	ResourceVersion string `query:"resourceVersion" doc:"The version that must still be the present one."`
+}
+
+// writing is how a write is to be done.
+type writing struct {
+	dryRun, force bool
+	confirmation  string
 }
 
 type listOutput[T any] struct {
@@ -81,12 +92,18 @@ func (a *API) register() {
 	registerKind[model.Host](a)
 	registerKind[model.Workload](a)
 	registerKind[model.Group](a)
+	registerKind[model.Policy](a)
 	registerKind[model.Tap](a)
 	registerKind[model.Relay](a)
 	registerKind[model.JoinToken](a)
 	registerKind[model.AccessToken](a)
 	a.registerMembers()
 	a.registerPreviews()
+	a.registerExplain()
+	a.registerWhatIf()
+	a.registerConversations()
+	a.registerProposal()
+	a.registerConfirmations()
 	a.registerAudit()
 	handle(a, huma.Operation{OperationID: "version", Method: http.MethodGet, Path: "/api/v1/version", Tags: []string{"Controller"}, Summary: "The controller's version"},
 		func(context.Context, *struct{}) (*output[Version], error) {
@@ -121,7 +138,7 @@ func registerKind[T any, P pointer[T]](a *API) {
 	one, many := string(info.Kind), info.Plural
 	path := "/api/v1/" + many
 	tags := []string{one}
-	handle(a, huma.Operation{OperationID: "list" + one + "s", Method: http.MethodGet, Path: path, Tags: tags, Summary: "List " + many},
+	handle(a, huma.Operation{OperationID: "list" + plural(one), Method: http.MethodGet, Path: path, Tags: tags, Summary: "List " + many},
 		func(ctx context.Context, in *listInput) (*listOutput[T], error) {
 			sel, err := parseSelector(in.Selector)
 			if err != nil {
@@ -154,7 +171,7 @@ func registerKind[T any, P pointer[T]](a *API) {
 				if err != nil {
 					return nil, err
 				}
-				warnings, err := a.create(ctx, r, in.DryRun)
+				warnings, err := a.create(ctx, r, writing{in.DryRun, in.Force, in.Confirmation})
 				return answer[T, P](r, warnings, err)
 			})
 		describeBody[T](a, a.huma.OpenAPI().Paths[path].Post)
@@ -169,14 +186,14 @@ func registerKind[T any, P pointer[T]](a *API) {
 			if err := matchVersion(r, in.Name, in.IfMatch); err != nil {
 				return nil, err
 			}
-			r, warnings, err := a.replace(ctx, r, in.DryRun)
+			r, warnings, err := a.replace(ctx, r, writing{in.DryRun, in.Force, in.Confirmation})
 			return answer[T, P](r, warnings, err)
 		})
 	item := a.huma.OpenAPI().Paths[path+"/{name}"]
 	describeBody[T](a, item.Put)
 	handle(a, huma.Operation{OperationID: "delete" + one, Method: http.MethodDelete, Path: path + "/{name}", Tags: tags, Summary: "Delete a " + strings.ToLower(one) + ", and answer what it was"},
 		func(ctx context.Context, in *deleteInput) (*oneOutput[T], error) {
-			r, err := a.delete(ctx, info, in.Name, in.ResourceVersion, in.DryRun)
+			r, err := a.delete(ctx, info, in.Name, in.ResourceVersion, writing{dryRun: in.DryRun, force: in.Force})
 			return answer[T, P](r, nil, err)
 		})
 }
@@ -211,4 +228,12 @@ func etag(version string) string {
 		return ""
 	}
 	return `"` + version + `"`
+}
+
+// plural names a kind in operations: Hosts, Policies.
+func plural(kind string) string {
+	if stem, ok := strings.CutSuffix(kind, "y"); ok {
+		return stem + "ies"
+	}
+	return kind + "s"
 }

@@ -16,6 +16,8 @@ func (a *API) warnings(ctx context.Context, r model.Resource) []string {
 	switch r := r.(type) {
 	case *model.Group:
 		return a.groupWarnings(r.Spec)
+	case *model.Policy:
+		return a.policyWarnings(ctx, r)
 	case *model.Tap:
 		out := append(a.tapWarnings(ctx, r.Spec), a.sharedDevice(ctx, r)...)
 		if r.Spec.Paused {

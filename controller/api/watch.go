@@ -35,7 +35,7 @@ type watchOutput struct {
 
 func (a *API) registerWatch(info model.KindInfo) {
 	op := huma.Operation{
-		OperationID: "watch" + string(info.Kind) + "s", Method: http.MethodGet, Path: "/api/v1/watch/" + info.Plural,
+		OperationID: "watch" + plural(string(info.Kind)), Method: http.MethodGet, Path: "/api/v1/watch/" + info.Plural,
 		Tags: []string{string(info.Kind)}, Summary: "Watch " + info.Plural + " and their status",
 		Description: "One JSON document a line, until the client leaves. Changes that follow one another within 100 ms may be reported as one.",
 	}

@@ -43,17 +43,29 @@ func matchVersion(r model.Resource, name, ifMatch string) error {
 }
 
 // create stores a new resource, or only says what it would store.
-func (a *API) create(ctx context.Context, r model.Resource, dryRun bool) (warnings []string, err error) {
+func (a *API) create(ctx context.Context, r model.Resource, how writing) (warnings []string, err error) {
 	m := r.Meta()
 	*m = model.Metadata{Name: m.Name, Labels: m.Labels, Annotations: m.Annotations}
 	maps.DeleteFunc(m.Annotations, func(k, _ string) bool { return strings.HasPrefix(k, systemAnnotation) })
 	if err := a.check(ctx, r); err != nil {
 		return nil, err
 	}
+	if err := a.guardChannel(ctx, r, false, how.force); err != nil {
+		return nil, err
+	}
 	warnings = a.warnings(ctx, r)
 	by := callerOf(ctx).change()
-	if dryRun {
+	if how.dryRun {
 		return warnings, a.dryCreate(ctx, r)
+	}
+	if how.confirmation != "" {
+		// What is there already is somebody's, and would be rolled back with ours.
+		if _, err := a.store.Get(ctx, r.GetKind(), m.Name); err == nil {
+			return nil, fmt.Errorf("%s: %w", model.Ref(r), store.ErrExists)
+		}
+		if err := a.note(ctx, how.confirmation, nil, r); err != nil {
+			return nil, err
+		}
 	}
 	switch t := r.(type) {
 	case *model.JoinToken:
@@ -89,8 +101,11 @@ const replaceTries = 5
 
 // replace writes spec, labels and annotations over those of the stored
 // resource, and keeps everything else. It returns what is stored then.
-func (a *API) replace(ctx context.Context, r model.Resource, dryRun bool) (model.Resource, []string, error) {
+func (a *API) replace(ctx context.Context, r model.Resource, how writing) (model.Resource, []string, error) {
 	if err := a.check(ctx, r); err != nil {
+		return nil, nil, err
+	}
+	if err := a.guardChannel(ctx, r, false, how.force); err != nil {
 		return nil, nil, err
 	}
 	asked := *r.Meta()
@@ -112,8 +127,11 @@ func (a *API) replace(ctx context.Context, r model.Resource, dryRun bool) (model
 		if err != nil {
 			return nil, nil, err
 		}
-		if changed && !dryRun {
+		if changed && !how.dryRun {
 			by := callerOf(ctx).change()
+			if err := a.note(ctx, how.confirmation, old, r); err != nil {
+				return nil, nil, err
+			}
 			err = a.store.Update(ctx, by, r)
 			if errors.Is(err, store.ErrConflict) && asked.ResourceVersion == "" && try < replaceTries {
 				continue
@@ -177,6 +195,8 @@ func carryOver(r, old model.Resource, asked model.Metadata) (changed bool, err e
 		r.Status = old.Status
 	case *model.Group:
 		spec = differ(r.Spec, old.(*model.Group).Spec)
+	case *model.Policy:
+		spec = differ(r.Spec, old.(*model.Policy).Spec)
 	case *model.Tap:
 		spec = differ(r.Spec, old.(*model.Tap).Spec)
 	default:
@@ -207,7 +227,7 @@ func tokenIsFixed() error {
 	return model.FieldErrors{{Field: "spec", Message: "the bounds of a token cannot change; delete it and make another"}}
 }
 
-func (a *API) delete(ctx context.Context, info model.KindInfo, name, version string, dryRun bool) (model.Resource, error) {
+func (a *API) delete(ctx context.Context, info model.KindInfo, name, version string, how writing) (model.Resource, error) {
 	r, err := a.get(ctx, info, name)
 	if err != nil {
 		return nil, err
@@ -224,7 +244,10 @@ func (a *API) delete(ctx context.Context, info model.KindInfo, name, version str
 			return nil, problem(http.StatusConflict, "%s is used by %s; change or delete what uses it first", model.Ref(r), strings.Join(users, ", "))
 		}
 	}
-	if dryRun {
+	if err := a.guardChannel(ctx, r, true, how.force); err != nil {
+		return nil, err
+	}
+	if how.dryRun {
 		return r, nil
 	}
 	by := callerOf(ctx).change()

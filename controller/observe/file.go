@@ -31,6 +31,13 @@ type record struct {
 // second, and once more when ctx ends.
 func (o *Observer) Run(ctx context.Context, ready func()) error {
 	ready()
+	talk := make(chan error, 1)
+	go func() { talk <- o.keepTalk(ctx) }()
+	err := o.keep(ctx)
+	return errors.Join(err, <-talk)
+}
+
+func (o *Observer) keep(ctx context.Context) error {
 	if o.cfg.File == "" {
 		<-ctx.Done()
 		return nil

@@ -25,6 +25,8 @@ import (
 type Config struct {
 	// File keeps the last reports across restarts; none are kept where it is empty.
 	File string
+	// Conversations is the file that keeps rule counters and conversations.
+	Conversations string
 }
 
 // Deps of an Observer. Both may be nil.
@@ -50,16 +52,22 @@ type Observer struct {
 	plan      *plan.Plan
 	workloads []*model.Workload // built on demand; nil is stale
 	unsaved   bool
-	changed   chan struct{}
-	inventory chan struct{}
+	addresses *plan.Directory // built on demand; nil is stale
+	talk      *conversations
+	unread    uint64
+	// unsavedTalk says that the file of conversations is behind.
+	unsavedTalk bool
+	changed     chan struct{}
+	inventory   chan struct{}
 }
 
 // Intent is what is stored, as far as status depends on it.
 type Intent struct {
-	Hosts  []*model.Host
-	Relays []*model.Relay
-	Groups []*model.Group
-	Taps   []*model.Tap
+	Hosts    []*model.Host
+	Relays   []*model.Relay
+	Groups   []*model.Group
+	Taps     []*model.Tap
+	Policies []*model.Policy
 }
 
 // Peer describes the far end of a session.
@@ -79,6 +87,7 @@ type host struct {
 	sections  map[string]*wirepb.SectionStatus
 	lines     map[string]*wirepb.LineStatus
 	skewSince time.Time
+	policy    *counters // nil before the first report
 }
 
 type relay struct {
@@ -94,9 +103,10 @@ func New(cfg Config, deps Deps) *Observer {
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
-	o := &Observer{cfg: cfg, deps: deps, now: time.Now, hosts: map[string]*host{}, relays: map[string]*relay{},
+	o := &Observer{cfg: cfg, deps: deps, now: time.Now, hosts: map[string]*host{}, relays: map[string]*relay{}, talk: newConversations(),
 		changed: make(chan struct{}), inventory: make(chan struct{})}
 	o.load()
+	o.loadTalk()
 	return o
 }
 
@@ -120,7 +130,7 @@ func (o *Observer) touch(inventory bool) {
 	close(o.changed)
 	o.changed = make(chan struct{})
 	if inventory {
-		o.workloads, o.unsaved = nil, true
+		o.workloads, o.addresses, o.unsaved = nil, nil, true
 		close(o.inventory)
 		o.inventory = make(chan struct{})
 	}
@@ -276,7 +286,7 @@ func (o *Observer) Relay(id wire.Identity, r *wirepb.RelayReport) {
 func (o *Observer) Set(i Intent, p *plan.Plan) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.intent, o.plan, o.workloads = i, p, nil
+	o.intent, o.plan, o.workloads, o.addresses = i, p, nil, nil
 	o.forget()
 	o.touch(false)
 }
@@ -286,7 +296,7 @@ func (o *Observer) Set(i Intent, p *plan.Plan) {
 func (o *Observer) SetIntent(i Intent) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.intent, o.workloads = i, nil
+	o.intent, o.workloads, o.addresses = i, nil, nil
 }
 
 // forget drops reports of hosts and relays that exist no more.
@@ -315,6 +325,10 @@ func (o *Observer) forget() {
 func (o *Observer) Interfaces() map[string][]model.Interface {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	return o.interfaces()
+}
+
+func (o *Observer) interfaces() map[string][]model.Interface {
 	out := map[string][]model.Interface{}
 	for _, h := range o.intent.Hosts {
 		if seen := o.hosts[h.Metadata.UID]; seen != nil && seen.facts != nil {

@@ -15,8 +15,8 @@ import (
 
 // Labels that every workload carries.
 const (
-	LabelKind = "workload.kind"
-	LabelHost = "host.name"
+	LabelKind = plan.LabelKind
+	LabelHost = plan.LabelHost
 )
 
 // Workloads returns everything on every host that is not revoked, as last

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"weft/model"
+	"weft/policy"
 	"weft/wire/wirepb"
 )
 
@@ -22,10 +23,12 @@ const (
 	SectionTransport = "transport"
 	SectionDeliver   = "deliver"
 	SectionCapture   = "capture"
+	SectionPolicy    = "policy"
+	SectionIdentity  = "identity"
 )
 
 // Sections lists the names in the order of their application.
-var Sections = []string{SectionTransport, SectionDeliver, SectionCapture}
+var Sections = []string{SectionTransport, SectionDeliver, SectionCapture, SectionPolicy, SectionIdentity}
 
 // Filter is a pcap-filter expression compiled for frames that begin with an
 // Ethernet header and for frames that begin with an IP header.
@@ -41,6 +44,7 @@ type State struct {
 	Hosts       []*model.Host
 	Relays      []*model.Relay
 	Groups      []*model.Group
+	Policies    []*model.Policy
 	Taps        []*model.Tap
 	// Workloads as their hosts' agents last reported them, with all labels.
 	Workloads []*model.Workload
@@ -48,21 +52,37 @@ type State struct {
 	Interfaces map[string][]model.Interface
 	// Filter compiles an expression; nil refuses every filter.
 	Filter func(expression string) (Filter, error)
+	// Failsafe says what no policy may take away; the ports of relays are added.
+	Failsafe policy.FailsafeOptions
+	// Number numbers identities; nil numbers them for this plan alone.
+	Number Number
+	// Last is the plan before, or nil. Nothing follows from it but speed, except
+	// where policies do not compile: then hosts keep what it gave them.
+	Last *Plan
 }
 
 // Plan is what follows from a State.
 type Plan struct {
 	// Hosts holds the sections of every host that is not revoked, by host name.
 	Hosts map[string]*Host
-	// Taps and Groups explain the plan, by the resource's name.
-	Taps   map[string]*Tap
-	Groups map[string]*Group
+	// Taps, Groups and Policies explain the plan, by the resource's name.
+	Taps     map[string]*Tap
+	Groups   map[string]*Group
+	Policies map[string]*Policy
+	// World is the policy of the fleet and who is who in it.
+	World *World
+
+	compiled *compiled
+	fleet    *addressBook
 }
 
 // Host is one host's whole desired state, by section name. Every host has
-// every section, empty where there is nothing to do.
+// every section, empty where there is nothing to do; only those of policy are
+// missing where policies do not compile and never have.
 type Host struct {
 	Sections map[string]*wirepb.Section
+
+	segment *hostSegment
 }
 
 // Tap says who takes part in a tap, and what stands in its way.
@@ -95,7 +115,7 @@ type Group struct {
 
 // Compute makes the plan.
 func Compute(s State) *Plan {
-	c := compute{State: s, workloads: liveWorkloads(s), plan: &Plan{Hosts: map[string]*Host{}, Taps: map[string]*Tap{}, Groups: map[string]*Group{}}}
+	c := compute{State: s, workloads: liveWorkloads(s), plan: &Plan{Hosts: map[string]*Host{}, Taps: map[string]*Tap{}, Groups: map[string]*Group{}, Policies: map[string]*Policy{}}}
 	c.resolver = NewResolver(s.Groups, c.workloads)
 	c.hosts = map[string]*hostLines{}
 	for _, h := range s.Hosts {
@@ -113,6 +133,7 @@ func Compute(s State) *Plan {
 	for name, lines := range c.hosts {
 		c.plan.Hosts[name] = lines.sections(relays)
 	}
+	c.segment()
 	return c.plan
 }
 

@@ -52,6 +52,7 @@ func (s *scene) host(name, lbl string, addresses ...string) *scene {
 	h := &model.Host{Metadata: model.Metadata{Name: name, UID: "uid-" + name}}
 	s.Hosts = append(s.Hosts, h)
 	w := &model.Workload{Metadata: model.Metadata{Name: name, UID: WorkloadUID("uid-"+name, "host"), Labels: labels(lbl)}, Spec: model.WorkloadSpec{Host: name, Kind: model.WorkloadHost}}
+	w.Metadata.Labels[LabelKind], w.Metadata.Labels[LabelHost] = "host", name
 	s.Workloads = append(s.Workloads, w)
 	s.Interfaces[name] = []model.Interface{{Name: "eth0", Uplink: true, Addresses: addresses}, {Name: "br0", Addresses: []string{"172.17.0.1/16"}}}
 	return s
@@ -66,8 +67,9 @@ func (s *scene) revoke(name string) *scene {
 	return s
 }
 
-func (s *scene) container(host, name, lbl string) *scene {
-	w := &model.Workload{Metadata: model.Metadata{Name: host + ":" + name, UID: WorkloadUID("uid-"+host, "id/"+name), Labels: labels(lbl)}, Spec: model.WorkloadSpec{Host: host, Kind: model.WorkloadContainer}}
+func (s *scene) container(host, name, lbl string, addresses ...string) *scene {
+	w := &model.Workload{Metadata: model.Metadata{Name: host + ":" + name, UID: WorkloadUID("uid-"+host, "id/"+name), Labels: labels(lbl)}, Spec: model.WorkloadSpec{Host: host, Kind: model.WorkloadContainer, Addresses: addresses}}
+	w.Metadata.Labels[LabelKind], w.Metadata.Labels[LabelHost] = "container", host
 	s.Workloads = append(s.Workloads, w)
 	return s
 }
@@ -119,9 +121,15 @@ func dump(p *Plan) string {
 			fmt.Fprintf(&b, "  problem %s\n", problem)
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(p.Policies)) {
+		fmt.Fprintf(&b, "policy %s: %d workloads on %v %s\n", name, p.Policies[name].Workloads, p.Policies[name].Hosts, p.Policies[name].Problem)
+	}
 	for _, host := range slices.Sorted(maps.Keys(p.Hosts)) {
 		for _, name := range Sections {
 			s := p.Hosts[host].Sections[name]
+			if len(s.GetPolicy().GetRulesets())+len(s.GetIdentity().GetSubjects()) == 0 && (name == SectionPolicy || name == SectionIdentity) {
+				continue // most scenarios have none
+			}
 			fmt.Fprintf(&b, "host %s %s %.12s\n", host, name, s.Digest)
 			c := proto.CloneOf(s)
 			c.Name, c.Digest = "", ""
@@ -135,7 +143,8 @@ func dump(p *Plan) string {
 
 func (s *scene) shuffle(r *rand.Rand) State {
 	c := s.State
-	c.Hosts, c.Relays, c.Groups, c.Taps, c.Workloads = slices.Clone(c.Hosts), slices.Clone(c.Relays), slices.Clone(c.Groups), slices.Clone(c.Taps), slices.Clone(c.Workloads)
+	c.Hosts, c.Relays, c.Groups, c.Taps, c.Workloads, c.Policies = slices.Clone(c.Hosts), slices.Clone(c.Relays), slices.Clone(c.Groups), slices.Clone(c.Taps), slices.Clone(c.Workloads), slices.Clone(c.Policies)
+	shuffle(r, c.Policies)
 	shuffle(r, c.Hosts)
 	shuffle(r, c.Relays)
 	shuffle(r, c.Groups)

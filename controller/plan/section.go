@@ -67,6 +67,10 @@ func digest(s *wirepb.Section) string {
 		body = b.Deliver
 	case *wirepb.Section_Capture:
 		body = b.Capture
+	case *wirepb.Section_Policy:
+		body = b.Policy
+	case *wirepb.Section_Identity:
+		body = b.Identity
 	}
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(body)
 	if err != nil {

@@ -248,6 +248,8 @@ func (s *Service) report(l *live, m *wirepb.AgentMessage) error {
 		s.deps.Observer.Section(l.id, b.Section)
 	case *wirepb.AgentMessage_Lines:
 		s.deps.Observer.Lines(l.id, b.Lines)
+	case *wirepb.AgentMessage_Policy:
+		s.deps.Observer.PolicyReport(l.id, b.Policy)
 	case *wirepb.AgentMessage_Relay:
 		s.deps.Observer.Relay(l.id, b.Relay)
 	case *wirepb.AgentMessage_Hello:

@@ -18,7 +18,7 @@ import (
 )
 
 // planned are the kinds that a plan is made of.
-var planned = []model.Kind{model.KindHost, model.KindRelay, model.KindGroup, model.KindTap}
+var planned = []model.Kind{model.KindHost, model.KindRelay, model.KindGroup, model.KindPolicy, model.KindTap}
 
 // intent is what the store holds, by kind and name, kept up to date by a watch.
 type intent map[model.Kind]map[string]model.Resource
@@ -132,11 +132,13 @@ func (s *Service) replan(have intent) {
 	i := observe.Intent{
 		Hosts: all[*model.Host](have, model.KindHost), Relays: all[*model.Relay](have, model.KindRelay),
 		Groups: all[*model.Group](have, model.KindGroup), Taps: all[*model.Tap](have, model.KindTap),
+		Policies: all[*model.Policy](have, model.KindPolicy),
 	}
 	s.deps.Observer.SetIntent(i)
 	p := plan.Compute(plan.State{
-		TrustDomain: s.cfg.TrustDomain, Hosts: i.Hosts, Relays: i.Relays, Groups: i.Groups, Taps: i.Taps,
+		TrustDomain: s.cfg.TrustDomain, Hosts: i.Hosts, Relays: i.Relays, Groups: i.Groups, Policies: i.Policies, Taps: i.Taps,
 		Workloads: s.deps.Observer.Workloads(), Interfaces: s.deps.Observer.Interfaces(), Filter: s.deps.Filter,
+		Failsafe: s.cfg.Failsafe, Number: s.deps.Number, Last: s.plan,
 	})
 	s.mu.Lock()
 	s.number(p)
@@ -167,7 +169,7 @@ func (s *Service) number(p *plan.Plan) {
 			if s.plan == nil || s.plan.Hosts[name] == nil {
 				continue
 			}
-			if before := s.plan.Hosts[name].Sections[section]; before.GetDigest() == next.Digest {
+			if before := s.plan.Hosts[name].Sections[section]; before != nil && before.GetDigest() == next.Digest {
 				next.Revision = before.Revision
 			}
 		}

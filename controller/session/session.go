@@ -15,10 +15,12 @@ import (
 
 	"connectrpc.com/connect"
 
+	"weft/controller/identity"
 	"weft/controller/observe"
 	"weft/controller/plan"
 	"weft/controller/store"
 	"weft/model"
+	"weft/policy"
 	"weft/wire"
 	"weft/wire/wirepb/wirepbconnect"
 )
@@ -39,6 +41,8 @@ type Config struct {
 	Version     string // of this program, told to agents
 	// Heartbeat is told to agents; at least a second outside tests.
 	Heartbeat time.Duration
+	// Failsafe says what no policy may take away.
+	Failsafe policy.FailsafeOptions
 	// Debounce is how long the planner gathers changes; 10 ms unless given.
 	Debounce time.Duration
 }
@@ -59,6 +63,8 @@ type Deps struct {
 	Authority Authority
 	// Filter compiles a tap's filter; nil refuses every filter.
 	Filter func(expression string) (plan.Filter, error)
+	// Number numbers identities for good; nil numbers them for this Service.
+	Number plan.Number
 	Log    *slog.Logger
 }
 
@@ -85,6 +91,9 @@ func New(cfg Config, deps Deps) *Service {
 	}
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	if deps.Number == nil {
+		deps.Number = identity.Open(identity.Config{}).Number
 	}
 	return &Service{cfg: cfg, deps: deps, now: time.Now, live: map[string]*live{}}
 }

@@ -8,6 +8,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"weft/controller/plan"
 	"weft/model"
 	"weft/wire"
 	"weft/wire/wirepb"
@@ -85,7 +86,7 @@ func TestSessionSendsOnlyWhatTheAgentLacks(t *testing.T) {
 	c, _ := h.member("host", "web-1")
 	st := h.mustOpen(c, "a")
 	have := map[string]string{}
-	for len(have) < 3 {
+	for len(have) < len(plan.Sections) {
 		m, err := st.Receive()
 		if err != nil {
 			t.Fatal(err)

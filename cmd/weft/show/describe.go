@@ -66,6 +66,8 @@ func Describe(w io.Writer, r model.Resource, color bool, now time.Time) error {
 	switch r := r.(type) {
 	case *model.Tap:
 		p.tap(r, now)
+	case *model.Policy:
+		p.policy(r)
 	case *model.Host:
 		p.host(r, now)
 	case *model.Workload:
@@ -73,6 +75,7 @@ func Describe(w io.Writer, r model.Resource, color bool, now time.Time) error {
 	case *model.Group:
 		p.field("Selector", ends(model.Endpoints{Selector: r.Spec.Selector}))
 		p.field("Groups", strings.Join(r.Spec.Groups, ", "))
+		p.field("Mode", string(r.Spec.Mode))
 		p.field("Members", fmt.Sprintf("%s on %s", Plural(r.Status.Members, "workload"), Plural(r.Status.Hosts, "host")))
 	case *model.Relay:
 		p.field("State", p.state(string(r.Status.State)))

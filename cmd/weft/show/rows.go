@@ -31,6 +31,10 @@ func Columns(kind model.Kind, wide bool) []Column {
 		more = []Column{flex("INTERFACES"), flex("IMAGE"), flex("LABELS")}
 	case model.KindGroup:
 		narrow = append(col("NAME", "MEMBERS", "HOSTS"), flex("SELECTOR"), flex("GROUPS"), age)
+		more = col("MODE")
+	case model.KindPolicy:
+		narrow = append([]Column{name, state}, append(append(col("TIER", "PRIORITY"), flex("SUBJECT")), append(col("WORKLOADS", "APPLIED"), age)...)...)
+		more = append(col("STAGE", "TARGETED", "FAILED", "INGRESS", "EGRESS", "CONNECTIONS"), flex("MESSAGE"))
 	case model.KindTap:
 		narrow = append([]Column{name, state}, append(append(col("SOURCES", "TOOLS"), flex("PATH")), append(col("SEEN", "DELIVERED", "LOST"), age)...)...)
 		more = append(col("FILTERED", "SAMPLED", "DEDUPLICATED", "SHED", "RING-DROPPED", "PATH-DROPPED", "IN-FLIGHT"), flex("FROM"), flex("TO"), flex("FILTER"))
@@ -74,6 +78,19 @@ func Cells(r model.Resource, wide bool, now time.Time) []string {
 			sel = r.Spec.Selector.String()
 		}
 		narrow = []string{name, fmt.Sprint(r.Status.Members), fmt.Sprint(r.Status.Hosts), sel, strings.Join(r.Spec.Groups, ","), age}
+		more = []string{string(orDefault(r.Spec.Mode, model.ModeObserve))}
+	case *model.Policy:
+		s := r.Status
+		var hits uint64
+		for _, rule := range s.Rules {
+			hits += rule.Connections
+		}
+		subject := ""
+		if r.Spec.Subject.Selector != nil {
+			subject = r.Spec.Subject.Selector.String()
+		}
+		narrow = []string{name, string(s.State), string(r.Spec.TierOrDefault()), fmt.Sprint(r.Spec.PriorityOrDefault()), subject, fmt.Sprint(s.Workloads), fmt.Sprintf("%d/%d", s.Applied, s.Targeted), age}
+		more = []string{string(r.Spec.StageOrDefault()), fmt.Sprint(s.Targeted), fmt.Sprint(s.Failed), fmt.Sprint(len(r.Spec.Ingress)), fmt.Sprint(len(r.Spec.Egress)), Number(hits), s.Message}
 	case *model.Tap:
 		l := r.Status.Ledger
 		n := func(c model.Count) string { return Number(c.Packets) }

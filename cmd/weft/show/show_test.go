@@ -69,10 +69,26 @@ func examples() []model.Resource {
 				Tools:   []model.TapTool{{Host: "ids", Device: "weft0", State: "Ready"}},
 				Paths:   []model.TapPath{{Host: "web-1", Tool: "ids", State: "Connected", Path: "relay", Relay: "relay-1", Remote: "203.0.113.5:443", Since: &made, Ledger: ledger}, {Host: "web-2", Tool: "ids", State: "Error", Path: "direct", Message: "unreachable"}}}
 		}),
+		examplePolicy(meta("orders-db")),
 		&model.Relay{TypeMeta: model.TypeMeta{Kind: model.KindRelay}, Metadata: meta("relay-1"), Spec: model.RelaySpec{Addresses: []string{"relay-1.example.org:443", "[2001:db8::1]:443"}}, Status: model.RelayStatus{State: model.HostOnline, Sessions: 12, Streams: 3, Bytes: 123456789}},
 		&model.JoinToken{TypeMeta: model.TypeMeta{Kind: model.KindJoinToken}, Metadata: meta("edge"), Spec: model.JoinTokenSpec{Uses: 10, Labels: map[string]string{"site": "dc1"}}, Status: model.JoinTokenStatus{Used: 4, Expires: &ends}},
 		&model.AccessToken{TypeMeta: model.TypeMeta{Kind: model.KindAccessToken}, Metadata: meta("ci"), Status: model.AccessTokenStatus{Expires: &made}},
 	}
+}
+
+func examplePolicy(meta model.Metadata) *model.Policy {
+	sel := func(text string) *model.Selector {
+		s, _ := model.ParseSelector(text)
+		return &s
+	}
+	port, end := 5432, 5439
+	return &model.Policy{TypeMeta: model.TypeMeta{Kind: model.KindPolicy}, Metadata: meta,
+		Spec: model.PolicySpec{Stage: model.StageActive, Subject: model.PolicySubject{Selector: sel("app=orders,role=db"), Processes: []model.PolicyProcess{{Exe: "/usr/lib/postgresql/17/bin/postgres"}}},
+			Ingress: []model.PolicyRule{{Name: "api-to-postgres", Action: model.ActionAllow, From: []model.PolicyPeer{{Selector: sel("app=orders,role=api")}}, Ports: []model.PolicyPort{{Protocol: "TCP", Port: &port, EndPort: &end}}}},
+			Egress:  []model.PolicyRule{{Action: model.ActionDeny, To: []model.PolicyPeer{{Entities: []model.Entity{model.EntityWorld}}, {IPBlocks: []model.IPBlock{{CIDR: "10.0.0.0/8", Except: []string{"10.1.0.0/16"}}}}}}}},
+		Status: model.PolicyStatus{State: model.PolicyPending, Message: "host db-2 is offline: the agent has not reported yet", Workloads: 2, Targeted: 2, Applied: 1,
+			Hosts: []model.PolicyHost{{Host: "db-2", State: "Offline", Message: "the agent has not reported yet"}},
+			Rules: []model.PolicyRuleStatus{{Name: "api-to-postgres", Direction: "ingress", ID: "6b22d7cbd9d2a6a7", Connections: 1204, Packets: 99000, Bytes: 12345678}, {Name: "#0", Direction: "egress", ID: "0011223344556677"}}}}
 }
 
 // Tables fit a screen of 80 columns, whatever is in them, and names stay whole.

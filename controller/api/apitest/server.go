@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"time"
@@ -21,8 +22,13 @@ import (
 	"weft/controller/access"
 	"weft/controller/api"
 	"weft/controller/store"
+	"weft/policy"
 	"weft/wire"
 )
+
+// ControllerAddress is where the controller is reached, as far as guards know: a
+// host with it is the controller's machine.
+var ControllerAddress = netip.MustParseAddr("10.9.9.9")
 
 // Server is a controller's API on a Unix socket and on HTTPS, both at once.
 type Server struct {
@@ -61,7 +67,7 @@ func (s *Server) listen(ctx context.Context) error {
 	if s.Token, _, err = access.Bootstrap(ctx, s.Store, pin); err != nil {
 		return err
 	}
-	if s.API, err = api.New(api.Config{CAPin: pin, Heartbeat: time.Second}, api.Deps{Store: s.Store, Observer: s.World, Log: slog.New(slog.DiscardHandler)}); err != nil {
+	if s.API, err = api.New(api.Config{CAPin: pin, Heartbeat: time.Second, Failsafe: policy.FailsafeOptions{ControllerPort: 7443}, Addresses: func() []netip.Addr { return []netip.Addr{ControllerAddress} }}, api.Deps{Store: s.Store, Observer: s.World, Log: slog.New(slog.DiscardHandler)}); err != nil {
 		return err
 	}
 	unix, err := net.Listen("unix", s.Socket)
@@ -75,6 +81,7 @@ func (s *Server) listen(ctx context.Context) error {
 	s.URL = "https://" + tcp.Addr().String()
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
+	go s.API.Run(base, func() {}) //nolint:errcheck // ends with Close, and has no error
 	// One http.Server each: Serve before ServeTLS on the same one leaves HTTP/2
 	// offered and not served.
 	for _, l := range []net.Listener{unix, tcp} {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"weft/controller/observe"
 	"weft/controller/store"
 	"weft/model"
 )
@@ -23,6 +24,8 @@ type World struct {
 	workloads map[string]*model.Workload
 	offline   map[string]time.Time
 	ledger    model.Ledger
+	talk      []*observe.Conversation
+	hits      map[string]uint64 // connections by rule id
 	changed   chan struct{}
 }
 

@@ -28,6 +28,9 @@ type Client struct {
 	base   string
 	token  string
 	server string
+	// force and confirmation go with every write.
+	force        bool
+	confirmation string
 }
 
 // Server returns what the client was made for, for messages.
@@ -167,6 +170,7 @@ func (c *Client) write(ctx context.Context, method string, r model.Resource, nam
 	if dryRun {
 		q.Set("dryRun", "true")
 	}
+	c.how(q)
 	out := info.New()
 	h, err := c.do(ctx, method, kindPath(info, name), q, r, out)
 	if err != nil {
@@ -181,6 +185,8 @@ func (c *Client) Delete(ctx context.Context, info model.KindInfo, name string, d
 	if dryRun {
 		q.Set("dryRun", "true")
 	}
+	c.how(q)
+	q.Del("confirmation")
 	r := info.New()
 	_, err := c.do(ctx, http.MethodDelete, kindPath(info, name), q, nil, r)
 	return r, err

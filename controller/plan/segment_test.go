@@ -1,0 +1,249 @@
+package plan
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+
+	"weft/internal/golden"
+	"weft/model"
+	"weft/policy"
+	"weft/wire/policywire"
+	"weft/wire/wirepb"
+)
+
+func (s *scene) policy(name, spec string) *scene {
+	var doc any
+	text := fmt.Sprintf("apiVersion: weft/v1\nkind: Policy\nmetadata: {name: %s}\nspec: %s\n", name, spec)
+	if err := yaml.Unmarshal([]byte(text), &doc); err != nil {
+		panic(err)
+	}
+	p, err := model.DecodePolicy(doc)
+	if err != nil {
+		panic(err)
+	}
+	p.Metadata.UID = "uid-" + name
+	s.Policies = append(s.Policies, p)
+	return s
+}
+
+func (s *scene) mode(group string, mode model.Mode) *scene {
+	for _, g := range s.Groups {
+		if g.Metadata.Name == group {
+			g.Spec.Mode = mode
+		}
+	}
+	return s
+}
+
+// shop is three hosts: containers behind NAT that share private addresses, one
+// on the uplink's own network, and a database on the machine itself.
+func shop() *scene {
+	s := newScene().relay("r1", false).
+		host("a", "site=one", "10.0.0.1/24").container("a", "web", "app=web", "172.18.0.2").container("a", "lan", "app=lan", "10.0.0.77").
+		host("b", "site=one", "10.0.0.2/24", "2001:db8::2/64").container("b", "api", "app=api", "172.18.0.2").container("b", "web", "app=web", "172.18.0.3").
+		host("db", "app=db", "10.0.1.1/24")
+	s.Failsafe = policy.FailsafeOptions{ControllerPort: 7443}
+	return s
+}
+
+const dbFromWeb = `{stage: Active, subject: {selector: app=db}, ingress: [{name: web, action: Allow, from: [{selector: app=web}], ports: [{protocol: TCP, port: 5432}]}]}`
+
+var segmentScenarios = map[string]*scene{
+	"policy":        shop().policy("db", dbFromWeb),
+	"policy-draft":  shop().policy("db", strings.Replace(dbFromWeb, "Active", "Draft", 1)),
+	"policy-staged": shop().policy("db", strings.Replace(dbFromWeb, "Active", "Staged", 1)).group("db", "app=db").mode("db", model.ModeEnforce),
+	"policy-modes": shop().group("front", "app in (web,lan)").group("all", "site=one", "front").mode("front", model.ModeEnforce).mode("all", model.ModeObserve).
+		policy("out", `{stage: Active, subject: {selector: app=web}, egress: [{action: Deny, to: [{entities: [world]}]}]}`),
+	"policy-nobody":       shop().policy("none", `{subject: {selector: app=none}, ingress: []}`),
+	"policy-same-address": shop().host("twin", "site=two", "10.0.1.1/24").policy("db", dbFromWeb).policy("w", `{stage: Active, subject: {selector: app=web}, egress: [{action: Allow, to: [{ipBlocks: [{cidr: 10.0.0.0/8}]}]}]}`),
+	"policy-revoked":      shop().revoke("b").policy("db", dbFromWeb).policy("w", `{stage: Active, subject: {selector: app=api}, egress: []}`),
+}
+
+func TestSegmentOfEveryScenarioInEveryOrder(t *testing.T) {
+	for name, s := range segmentScenarios {
+		t.Run(name, func(t *testing.T) {
+			want := dump(Compute(s.State))
+			golden.Equal(t, name+".txt", want)
+			r := rand.New(rand.NewPCG(1, 2))
+			var last *Plan
+			for range 20 {
+				state := s.shuffle(r)
+				state.Last = last
+				last = Compute(state)
+				if got := dump(last); got != want {
+					t.Fatalf("another order gives another plan:\n%s\nwant:\n%s", got, want)
+				}
+			}
+		})
+	}
+}
+
+// numbers is a Number for one test.
+func numbers() Number {
+	given := map[string]policy.Identity{}
+	return func(labels map[string]string) (policy.Identity, error) {
+		k := setText(labels)
+		if given[k] == 0 {
+			given[k] = policy.Identity(len(given) + 1)
+		}
+		return given[k], nil
+	}
+}
+
+// Whatever was planned before, what is planned now is the same; and what has not
+// changed is not compiled or written again.
+func TestLastPlanChangesNothingButTheWork(t *testing.T) {
+	number := numbers()
+	r := rand.New(rand.NewPCG(5, 6))
+	full := shop().group("web", "app=web").mode("web", model.ModeSelective).policy("db", dbFromWeb).policy("w", `{stage: Staged, subject: {selector: app=web}, egress: [{action: Deny}]}`)
+	full.Number = number
+	want := dump(Compute(full.State))
+	var last *Plan
+	for range 60 {
+		part := full.shuffle(r)
+		part.Last = last
+		part.Policies = part.Policies[:r.IntN(len(part.Policies)+1)]
+		part.Workloads = part.Workloads[:r.IntN(len(part.Workloads)+1)]
+		part.Groups = part.Groups[:r.IntN(len(part.Groups)+1)]
+		last = Compute(part)
+		fresh := part
+		fresh.Last = nil
+		if a, b := dump(last), dump(Compute(fresh)); a != b {
+			t.Fatalf("with the last plan:\n%s\nwithout:\n%s", a, b)
+		}
+		whole := full.shuffle(r)
+		whole.Last = last
+		last = Compute(whole)
+		if got := dump(last); got != want {
+			t.Fatalf("got:\n%s\nwant:\n%s", got, want)
+		}
+	}
+	again := full.shuffle(r)
+	again.Last = last
+	next := Compute(again)
+	if next.compiled != last.compiled {
+		t.Error("compiled anew although nothing has changed")
+	}
+	for name, h := range next.Hosts {
+		if h.Sections[SectionIdentity].Body != last.Hosts[name].Sections[SectionIdentity].Body {
+			t.Errorf("%s: identity section written anew although nothing has changed", name)
+		}
+	}
+	// A workload with known labels changes no ruleset and compiles nothing.
+	again.Workloads = append(again.Workloads, shop().container("a", "web2", "app=web", "172.18.0.9").Workloads[7])
+	again.Last = next
+	more := Compute(again)
+	if more.compiled != next.compiled || more.Hosts["a"].Sections[SectionPolicy].Digest != next.Hosts["a"].Sections[SectionPolicy].Digest {
+		t.Error("a workload with known labels changed the policy section")
+	}
+	if more.Hosts["a"].Sections[SectionIdentity].Digest == next.Hosts["a"].Sections[SectionIdentity].Digest {
+		t.Error("a new workload did not reach its host's identity section")
+	}
+}
+
+// Policies that do not compile leave hosts what they have.
+func TestPoliciesThatDoNotCompile(t *testing.T) {
+	good := shop().policy("db", dbFromWeb)
+	last := Compute(good.State)
+	bad := shop().policy("db", dbFromWeb).policy("db", dbFromWeb) // one name twice: ids are not distinct
+	bad.Last = last
+	p := Compute(bad.State)
+	if p.Policies["db"].Problem == "" {
+		t.Error("no problem said")
+	}
+	if got, want := p.Hosts["db"].Sections[SectionPolicy].GetDigest(), last.Hosts["db"].Sections[SectionPolicy].Digest; got != want {
+		t.Errorf("policy section %s, want the last %s", got, want)
+	}
+	bad.Last = nil
+	if s := Compute(bad.State).Hosts["db"].Sections[SectionPolicy]; s != nil {
+		t.Errorf("a section out of nothing: %v", s)
+	}
+}
+
+// What hosts are sent judges as the reference does, for every pair of workloads
+// whose addresses hosts can know.
+func TestSectionsJudgeAsTheReference(t *testing.T) {
+	s := segmentScenarios["policy-modes"]
+	p := Compute(s.State)
+	w := p.World.At(model.StageActive)
+	for _, wl := range s.Workloads {
+		subject := p.World.ByWorkload[wl.Metadata.Name]
+		if !p.World.Subjects[subject] {
+			continue
+		}
+		rulesets, members := sent(t, p.Hosts[wl.Spec.Host], WorkloadID(wl))
+		for _, peer := range append(slices.Sorted(maps.Values(p.World.ByWorkload)), 0) {
+			packet := &policy.Packet{Protocol: 6, SourcePort: 40000, DestinationPort: 443, Source: policy.End{Identity: subject}, Destination: policy.End{Identity: peer}}
+			want := w.Evaluate(policy.Egress, packet).Action
+			if got := first(&rulesets.Egress, members, peer); got != want {
+				t.Errorf("%s -> identity %d: %s by what was sent, %s by the reference", wl.Metadata.Name, peer, got, want)
+			}
+		}
+	}
+}
+
+func sent(t *testing.T, h *Host, id string) (*policy.Ruleset, map[string][]uint32) {
+	t.Helper()
+	who, members := h.Sections[SectionIdentity].GetIdentity(), map[string][]uint32{}
+	for _, m := range who.Selectors {
+		members[m.Selector] = m.Identities
+	}
+	i := slices.IndexFunc(who.Subjects, func(s *wirepb.PolicySubject) bool { return s.Workload == id })
+	if i < 0 {
+		t.Fatalf("%s is no subject", id)
+	}
+	for _, r := range h.Sections[SectionPolicy].GetPolicy().Rulesets {
+		if r.Key == who.Subjects[i].Ruleset {
+			out, err := policywire.Decode(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return out, members
+		}
+	}
+	t.Fatalf("ruleset %s was not sent", who.Subjects[i].Ruleset)
+	return nil, nil
+}
+
+// first judges by peers alone.
+func first(t *policy.Table, members map[string][]uint32, peer policy.Identity) model.Action {
+	world := policy.EntityBit(model.EntityWorld)
+	for _, r := range t.Rules {
+		if len(r.Ports) > 0 || r.Tier == model.TierFailsafe {
+			continue
+		}
+		hit := len(r.Peers) == 0
+		for _, p := range r.Peers {
+			hit = hit || p.Entities&world != 0 && peer == 0 || p.Selector != nil && slices.Contains(members[p.Selector.String()], uint32(peer))
+		}
+		if hit {
+			return r.Action
+		}
+	}
+	return t.Defaults[len(t.Defaults)-1].Action
+}
+
+// A thousand hosts with ten containers each; one container comes with each plan.
+func BenchmarkComputePolicy(b *testing.B) {
+	s := newScene()
+	for i := range 1000 {
+		s.host(fmt.Sprintf("h%d", i), "role=server", fmt.Sprintf("10.%d.%d.1/8", i/250, i%250))
+		for j := range 10 {
+			s.container(fmt.Sprintf("h%d", i), fmt.Sprintf("c%d", j), fmt.Sprintf("app=a%d", j), fmt.Sprintf("172.18.0.%d", j+2))
+		}
+	}
+	for i := range 100 {
+		s.policy(fmt.Sprintf("p%d", i), fmt.Sprintf(`{stage: Active, subject: {selector: app=a%d}, ingress: [{action: Allow, from: [{selector: app=a%d}], ports: [{protocol: TCP, port: %d}]}]}`, i%10, i/10, 1000+i))
+	}
+	s.Number = numbers()
+	for i := 0; b.Loop(); i++ {
+		s.container("h1", fmt.Sprintf("new%d", i), "app=a1", "172.18.1.1")
+		s.Last = Compute(s.State)
+	}
+}
