@@ -82,7 +82,7 @@ static __always_inline __u32 subject_of_socket(struct bpf_sock *sk)
 
 // find_socket looks in this network namespace for the socket that receives what
 // from sends to to.
-static __always_inline struct bpf_sock *find_socket(struct __sk_buff *skb, const struct conn_key *k, int toward_remote, int any_sender)
+static __always_inline struct bpf_sock *find_socket(void *ctx, const struct conn_key *k, int toward_remote, int any_sender)
 {
 	struct bpf_sock_tuple t = {};
 	const __u8 *from = toward_remote ? k->local : k->remote, *to = toward_remote ? k->remote : k->local;
@@ -93,21 +93,21 @@ static __always_inline struct bpf_sock *find_socket(struct __sk_buff *skb, const
 		t.ipv4.sport = from_port;
 		t.ipv4.dport = to_port;
 		if (k->protocol == IPPROTO_TCP)
-			return bpf_sk_lookup_tcp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
-		return bpf_sk_lookup_udp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+			return bpf_sk_lookup_tcp(ctx, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+		return bpf_sk_lookup_udp(ctx, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
 	}
 	__builtin_memcpy(&t.ipv6.saddr, from, 16);
 	__builtin_memcpy(&t.ipv6.daddr, to, 16);
 	t.ipv6.sport = from_port;
 	t.ipv6.dport = to_port;
 	if (k->protocol == IPPROTO_TCP)
-		return bpf_sk_lookup_tcp(skb, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
-	return bpf_sk_lookup_udp(skb, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
+		return bpf_sk_lookup_tcp(ctx, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
+	return bpf_sk_lookup_udp(ctx, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
 }
 
 // local_peer finds the other end where it is a socket of this namespace. It
 // returns its slot, or 0, and fills what is known of its process.
-static __always_inline __u32 local_peer(struct __sk_buff *skb, const struct conn_key *k, struct conn *c)
+static __always_inline __u32 local_peer(void *ctx, const struct conn_key *k, struct conn *c)
 {
 	struct conn_key other = {.local_port = k->remote_port, .remote_port = k->local_port, .protocol = k->protocol, .family = k->family, .netns = k->netns};
 	__builtin_memcpy(other.local, k->remote, 16);
@@ -121,7 +121,7 @@ static __always_inline __u32 local_peer(struct __sk_buff *skb, const struct conn
 	}
 	if (k->protocol != IPPROTO_TCP && k->protocol != IPPROTO_UDP)
 		return 0;
-	struct bpf_sock *sk = find_socket(skb, k, 1, 0);
+	struct bpf_sock *sk = find_socket(ctx, k, 1, 0);
 	if (!sk)
 		return 0;
 	__u32 slot = subject_of_socket(sk);
@@ -148,7 +148,7 @@ static __always_inline void know_address(const struct conn_key *k, struct conn *
 }
 
 // know_peer finds out who the peer is, as far as can be told here.
-static __noinline int know_peer(struct __sk_buff *skb, const struct conn_key *k, const struct slot *own, struct conn *c)
+static __noinline int know_peer(void *ctx, const struct conn_key *k, const struct slot *own, struct conn *c)
 {
 	if (!k || !own || !c)
 		return 0;
@@ -162,7 +162,7 @@ static __noinline int know_peer(struct __sk_buff *skb, const struct conn_key *k,
 	// one only where the address is this namespace's own.
 	if (!loopback && !same && !(machine && c->peer_entities & ENT_HOST))
 		return 0;
-	__u32 slot = local_peer(skb, k, c);
+	__u32 slot = local_peer(ctx, k, c);
 	struct slot *peer = slot ? bpf_map_lookup_elem(&slots, &slot) : 0;
 	if (peer) {
 		c->peer_identity = peer->identity;
@@ -253,18 +253,26 @@ static __always_inline int turned_down(const struct conn_key *k, struct conn *c,
 		bpf_map_update_elem(&denied, k, c, BPF_ANY);
 		count_rule(c->rule, 1, 0, 0);
 	}
-	if (c->action == ACT_REJECT) {
-		struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
-		if (e) {
-			e->key = *k;
-			e->seq = p->seq;
-			e->ack = p->ack;
-			e->tcp_flags = p->tcp_flags;
-			e->egress = egress;
-			e->pad[0] = e->pad[1] = 0;
-			e->length = p->payload;
-			bpf_ringbuf_submit(e, 0);
-		}
-	}
 	return 0;
+}
+
+// tell_sender asks user space to say to the sender that its packet was rejected.
+static __always_inline void tell_sender(struct __sk_buff *skb, const struct conn_key *k, const struct packet *p)
+{
+	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	if (!e)
+		return;
+	e->netns = k->netns;
+	e->length = p->length;
+	e->family = k->family;
+	e->protocol = k->protocol;
+	__builtin_memset(e->pad, 0, sizeof(e->pad));
+	__builtin_memset(e->head, 0, sizeof(e->head));
+	// The network header and the beginning of what it carries.
+	__u32 n = p->length;
+	if (n > EVENT_HEAD)
+		n = EVENT_HEAD;
+	if (n)
+		bpf_skb_load_bytes_relative(skb, 0, e->head, n, BPF_HDR_START_NET);
+	bpf_ringbuf_submit(e, 0);
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weft/agent/datapath"
+	"weft/model"
 	"weft/policy"
 )
 
@@ -59,6 +60,7 @@ type Driver struct {
 	clock    clock
 	numbers  *numbers
 	attached bool
+	answers  *answerer
 	lastSlot uint32
 	lastPath uint32
 	revision uint32
@@ -149,7 +151,7 @@ func (d *Driver) loadWith(helper uint32) error {
 	}
 	for name, m := range spec.Maps {
 		switch name {
-		case "verdicts", "frames", "scratch_paths", ".rodata":
+		case "verdicts", "frames", "scratch_paths", "events", "answerers", "owners", ".rodata", ".bss":
 			continue // nothing that must outlive a program
 		case "conns":
 			m.MaxEntries = d.cfg.Connections
@@ -294,6 +296,13 @@ func (d *Driver) Apply(_ context.Context, s *datapath.State) error {
 		}
 		d.attached = true
 	}
+	if d.answers == nil {
+		var err error
+		if d.answers, err = newAnswerer(d.objects.Events, d.objects.Answerers, d.log); err != nil {
+			return fmt.Errorf("apply policy: %w", err)
+		}
+	}
+	d.answers.know(rejecting(s))
 	if err := d.clean(want, addresses, slots, cgroups); err != nil {
 		return fmt.Errorf("clean up after policy: %w", err)
 	}
@@ -355,6 +364,20 @@ func namespaces(s *datapath.State) []string {
 	return slices.Compact(out)
 }
 
+// rejecting lists the namespaces, "" being the machine's own, of subjects with a
+// Reject rule.
+func rejecting(s *datapath.State) []string {
+	var out []string
+	isReject := func(r *policy.Rule) bool { return r.Action == model.ActionReject }
+	for i := range s.Subjects {
+		if r := s.Subjects[i].Ruleset; slices.ContainsFunc(r.Ingress.Rules, isReject) || slices.ContainsFunc(r.Egress.Rules, isReject) {
+			out = append(out, s.Subjects[i].NetNS)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 func firstError(steps ...func() error) error {
 	for _, f := range steps {
 		if err := f(); err != nil {
@@ -367,6 +390,9 @@ func firstError(steps ...func() error) error {
 // Close lets go of everything and leaves it at work.
 func (d *Driver) Close() error {
 	var errs []error
+	if d.answers != nil {
+		d.answers.close()
+	}
 	if d.objects.WeftEgress != nil {
 		errs = append(errs, d.objects.Close())
 	}

@@ -106,6 +106,7 @@ struct {
 #define TABLE_BLOCKS 2
 #define TABLE_NAMES 4
 #define TABLE_PROCESSES 8
+#define TABLE_REJECTS 16
 struct table {
 	__u32 any, world, fleet;
 	__u32 entity_mask;
@@ -401,21 +402,33 @@ struct {
 	__type(value, struct counts);
 } retired SEC(".maps");
 
-// events tells user space of what it must answer: a Reject.
+// events tells user space of a packet whose sender is to be told that it was
+// rejected.
+#define EVENT_HEAD 60
 struct event {
-	struct conn_key key;
-	__u32 seq; // TCP: of the packet turned down
-	__u32 ack;
-	__u8 tcp_flags;
-	__u8 egress;
-	__u8 pad[2];
-	__u32 length; // of the TCP payload
+	__u64 netns; // cookie
+	__u32 length;
+	__u8 family;
+	__u8 protocol;
+	__u8 pad[6];
+	__u8 head[EVENT_HEAD]; // the packet from its network header on
 };
+
+const struct event *event_type __attribute__((unused)); // keeps its layout in the object
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 18);
 } events SEC(".maps");
+
+// answerers are the sockets by which user space tells senders, by cookie: what
+// they send is no workload's.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, __u8);
+} answerers SEC(".maps");
 
 // verdicts: what weft_judge has answered.
 struct verdict {

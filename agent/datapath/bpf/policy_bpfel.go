@@ -119,6 +119,16 @@ type policyCounts struct {
 	Bytes       uint64
 }
 
+type policyEvent struct {
+	_        structs.HostLayout
+	Netns    uint64
+	Length   uint32
+	Family   uint8
+	Protocol uint8
+	Pad      [6]uint8
+	Head     [60]uint8
+}
+
 type policyFileKey struct {
 	_        structs.HostLayout
 	Dentry   uint64
@@ -269,6 +279,7 @@ type policyVerdict struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	policyMapAddresses     = "addresses"
+	policyMapAnswerers     = "answerers"
 	policyMapBlocks        = "blocks"
 	policyMapCgroups       = "cgroups"
 	policyMapConditions    = "conditions"
@@ -307,6 +318,7 @@ const (
 	policyProgWeftSockets  = "weft_sockets"
 	policyProgWeftSubflows = "weft_subflows"
 	policyProgWeftTcp      = "weft_tcp"
+	policyVarEventType     = "event_type"
 	policyVarMptcp         = "mptcp"
 	policyVarNetnsHelper   = "netns_helper"
 )
@@ -373,6 +385,7 @@ type policyProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type policyMapSpecs struct {
 	Addresses    *ebpf.MapSpec `ebpf:"addresses"`
+	Answerers    *ebpf.MapSpec `ebpf:"answerers"`
 	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
 	Cgroups      *ebpf.MapSpec `ebpf:"cgroups"`
 	Conditions   *ebpf.MapSpec `ebpf:"conditions"`
@@ -404,6 +417,7 @@ type policyMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type policyVariableSpecs struct {
+	EventType   *ebpf.VariableSpec `ebpf:"event_type"`
 	Mptcp       *ebpf.VariableSpec `ebpf:"mptcp"`
 	NetnsHelper *ebpf.VariableSpec `ebpf:"netns_helper"`
 }
@@ -429,6 +443,7 @@ func (o *policyObjects) Close() error {
 // It can be passed to loadPolicyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type policyMaps struct {
 	Addresses    *ebpf.Map `ebpf:"addresses"`
+	Answerers    *ebpf.Map `ebpf:"answerers"`
 	Blocks       *ebpf.Map `ebpf:"blocks"`
 	Cgroups      *ebpf.Map `ebpf:"cgroups"`
 	Conditions   *ebpf.Map `ebpf:"conditions"`
@@ -459,6 +474,7 @@ type policyMaps struct {
 func (m *policyMaps) Close() error {
 	return _PolicyClose(
 		m.Addresses,
+		m.Answerers,
 		m.Blocks,
 		m.Cgroups,
 		m.Conditions,
@@ -491,6 +507,7 @@ func (m *policyMaps) Close() error {
 //
 // It can be passed to loadPolicyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type policyVariables struct {
+	EventType   *ebpf.Variable `ebpf:"event_type"`
 	Mptcp       *ebpf.Variable `ebpf:"mptcp"`
 	NetnsHelper *ebpf.Variable `ebpf:"netns_helper"`
 }

@@ -120,8 +120,10 @@ func (w *worker) obey(o order) report {
 }
 
 func outcome(err error) Outcome {
-	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) {
-		return Rejected
+	for _, e := range []error{syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH, syscall.EACCES} {
+		if errors.Is(err, e) {
+			return Rejected
+		}
 	}
 	return Denied
 }
