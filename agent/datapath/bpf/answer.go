@@ -89,16 +89,6 @@ func (a *answerer) know(paths []string) {
 	a.sockets = next
 }
 
-// netnsCookie is the number programs know this thread's network namespace by.
-func netnsCookie() (uint64, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer unix.Close(fd)
-	return unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-}
-
 func (a *answerer) run() {
 	defer close(a.done)
 	var rec ringbuf.Record

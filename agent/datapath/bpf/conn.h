@@ -1,48 +1,13 @@
-// The connection table: finding a packet's line, making one, judging it anew
-// where the state has changed, counting.
+// A packet's connection as its socket sees it: who is at both ends, and counting.
 #pragma once
 
 #define TCP_LISTEN 10
 #define TCP_CLOSE_STATE 7
 #define SOCK_STREAM_TYPE 1
 
-static __always_inline int same_address(const __u8 *a, const __u8 *b)
-{
-	const __u64 *x = (const void *)a, *y = (const void *)b;
-	return x[0] == y[0] && x[1] == y[1];
-}
-
-static __always_inline int is_loopback(const __u8 *a, __u8 family)
-{
-	if (family == 4)
-		return a[0] == 127;
-	const __u64 *x = (const void *)a;
-	return x[0] == 0 && x[1] == bpf_cpu_to_be64(1);
-}
-
-static __always_inline void count_rule(__u64 rule, __u64 connections, __u64 packets, __u64 bytes)
-{
-	struct counts *c = bpf_map_lookup_elem(&counts, &rule);
-	if (c) {
-		c->connections += connections;
-		c->packets += packets;
-		c->bytes += bytes;
-		return;
-	}
-	struct counts fresh = {connections, packets, bytes};
-	if (bpf_map_update_elem(&counts, &rule, &fresh, BPF_NOEXIST)) { // another CPU was first
-		c = bpf_map_lookup_elem(&counts, &rule);
-		if (c) {
-			c->connections += connections;
-			c->packets += packets;
-			c->bytes += bytes;
-		}
-	}
-}
-
-// subject_of_socket finds the subject that a packet's socket belongs to: the
+// subject_of_packet finds the subject that a packet's socket belongs to: the
 // longest cgroup above it that is one's. It fills the ids of the cgroups above.
-static __always_inline __u32 subject_of_packet(struct __sk_buff *skb, struct query *q)
+static __always_inline __u32 subject_of_packet(struct __sk_buff *skb, struct query *q, __u64 netns)
 {
 	__u64 id = bpf_skb_cgroup_id(skb);
 	__u32 *found = bpf_map_lookup_elem(&cgroups, &id), slot = found ? *found : 0;
@@ -58,6 +23,13 @@ static __always_inline __u32 subject_of_packet(struct __sk_buff *skb, struct que
 			slot = *found;
 			have = 1;
 		}
+	}
+	if (!q->ancestors[1]) {
+		// The root of the tree: the kernel's own sockets are there, and speak for
+		// their network namespace.
+		found = bpf_map_lookup_elem(&namespaces, &netns);
+		if (found)
+			slot = *found;
 	}
 	return slot;
 }
@@ -135,18 +107,6 @@ static __always_inline __u32 local_peer(void *ctx, const struct conn_key *k, str
 	return slot;
 }
 
-// know_address fills what the peer's address says.
-static __always_inline void know_address(const struct conn_key *k, struct conn *c)
-{
-	struct address_key a = {.prefixlen = k->family == 4 ? 8 + 32 : 8 + 128, .family = k->family};
-	__builtin_memcpy(a.address, k->remote, 16);
-	struct address *known = bpf_map_lookup_elem(&addresses, &a);
-	if (known) {
-		c->peer_identity = known->identity;
-		c->peer_entities = known->entities;
-	}
-}
-
 // know_peer finds out who the peer is, as far as can be told here.
 static __noinline int know_peer(void *ctx, const struct conn_key *k, const struct slot *own, struct conn *c)
 {
@@ -174,34 +134,6 @@ static __noinline int know_peer(void *ctx, const struct conn_key *k, const struc
 		c->peer_entities |= ENT_SELF;
 	}
 	return 0;
-}
-
-// ask fills the question about a connection and judges it.
-static __always_inline void ask(struct frame *f, const struct conn_key *k, struct conn *c, __u32 table)
-{
-	struct query *q = &f->query;
-	q->table = table;
-	q->slot = c->slot;
-	q->identity = c->peer_identity;
-	q->entities = c->peer_entities;
-	q->family = k->family;
-	q->protocol = k->protocol;
-	q->port = c->policy_port;
-	__builtin_memcpy(q->peer, k->remote, 16);
-	if (c->direction == DIR_EGRESS && c->translated_port)
-		__builtin_memcpy(q->peer, c->translated, 16);
-	q->exe = c->process.exe;
-	q->uid = c->process.uid;
-	q->known = c->process.flags & PROC_KNOWN;
-	q->peer_exe = c->peer_exe;
-	q->peer_uid = c->peer_uid;
-	q->peer_known = c->peer_flags & PROC_KNOWN;
-	judge(f);
-	c->rule = q->rule;
-	c->action = q->action;
-	c->stateless = q->stateless;
-	if (q->logged)
-		count_rule(q->logged, 1, 0, 0);
 }
 
 static __always_inline void follow_tcp(struct conn *c, const struct packet *p, int egress)
@@ -238,9 +170,8 @@ static __always_inline void count_packet(struct conn *c, const struct packet *p,
 		__sync_fetch_and_or(&c->flags, CONN_TCP_ANSWERED);
 }
 
-// turned_down remembers a connection that does not pass, and tells user space
-// where the sender is to be told.
-static __always_inline int turned_down(const struct conn_key *k, struct conn *c, const struct packet *p, int egress)
+// turned_down remembers a connection that does not pass.
+static __always_inline void turned_down(const struct conn_key *k, struct conn *c, const struct packet *p, int egress)
 {
 	count_rule(c->rule, 0, 1, p->length);
 	struct conn *old = bpf_map_lookup_elem(&denied, k);
@@ -253,7 +184,6 @@ static __always_inline int turned_down(const struct conn_key *k, struct conn *c,
 		bpf_map_update_elem(&denied, k, c, BPF_ANY);
 		count_rule(c->rule, 1, 0, 0);
 	}
-	return 0;
 }
 
 // tell_sender asks user space to say to the sender that its packet was rejected.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,6 +46,7 @@ type Driver struct {
 	objects policyObjects
 
 	cgroups    *mirror[uint64, uint32]
+	namespaces *mirror[uint64, uint32]
 	slots      *mirror[uint32, policySlot]
 	addresses  *mirror[policyAddressKey, policyAddress]
 	tables     *mirror[uint32, policyTable]
@@ -61,6 +61,8 @@ type Driver struct {
 	numbers  *numbers
 	attached bool
 	answers  *answerer
+	edge     *edge // nil where the kernel has no such link
+	cookies  cookies
 	lastSlot uint32
 	lastPath uint32
 	revision uint32
@@ -88,7 +90,7 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 	if _, err := findCgroup(cfg.CgroupRoot); err != nil {
 		return nil, err
 	}
-	d := &Driver{cfg: cfg, log: deps.Log, workloads: map[uint32]string{}, paths: map[uint32]string{}}
+	d := &Driver{cfg: cfg, log: deps.Log, workloads: map[uint32]string{}, paths: map[uint32]string{}, cookies: cookies{}}
 	var err error
 	if d.clock, err = readClock(); err != nil {
 		return nil, err
@@ -98,6 +100,9 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 	}
 	if err := firstError(d.load, d.read); err != nil {
 		return nil, errors.Join(err, d.Close())
+	}
+	if d.edge, err = d.openEdge(); err != nil {
+		d.log.Warn("ICMP requests and what else no socket sees are not judged here; Linux 6.4 is needed", "error", err)
 	}
 	return d, nil
 }
@@ -184,6 +189,7 @@ func (d *Driver) read() error {
 	o := &d.objects
 	for _, f := range []func() error{
 		func() error { d.cgroups, err = newMirror[uint64, uint32](o.Cgroups); return err },
+		func() error { d.namespaces, err = newMirror[uint64, uint32](o.Namespaces); return err },
 		func() error { d.slots, err = newMirror[uint32, policySlot](o.Slots); return err },
 		func() error { d.addresses, err = newMirror[policyAddressKey, policyAddress](o.Addresses); return err },
 		func() error { d.tables, err = newMirror[uint32, policyTable](o.Tables); return err },
@@ -246,70 +252,82 @@ func (d *Driver) readPaths() error {
 // Name is bpf.
 func (d *Driver) Name() string { return "bpf" }
 
+// wanted is what the maps should hold for a state.
+type wanted struct {
+	*contents
+	addresses  map[policyAddressKey]policyAddress
+	slots      map[uint32]policySlot
+	cgroups    map[uint64]uint32
+	namespaces map[uint64]uint32
+	paths      map[uint64]string // of those namespaces
+}
+
 // Apply makes the state hold: new tables first, then subjects are turned over to
 // them, then the revision, which makes every connection be judged anew; what is
 // old goes last.
 func (d *Driver) Apply(_ context.Context, s *datapath.State) error {
-	want := newContents()
+	want := &wanted{contents: newContents(), addresses: addressContents(s), slots: map[uint32]policySlot{}, cgroups: map[uint64]uint32{},
+		namespaces: map[uint64]uint32{}, paths: map[uint64]string{}}
 	now := newNumbers(d.numbers.last)
-	enc := &encoder{contents: want, old: d.numbers, now: now, resolve: d.resolve}
-	slots, cgroups, names := map[uint32]policySlot{}, map[uint64]uint32{}, map[uint32]string{}
+	enc := &encoder{contents: want.contents, old: d.numbers, now: now, resolve: d.resolve}
 	for i := range s.Subjects {
-		x := &s.Subjects[i]
-		if x.Cgroup == "" {
-			continue // a guest: nothing of it has a socket here
-		}
-		c, err := findCgroup(x.Cgroup)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // it has just ended
-		}
-		if err != nil {
+		err := d.place(&s.Subjects[i], enc, want)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // one that has just ended is nobody
 			return err
 		}
-		slot := policySlot{Identity: uint32(x.Identity)}
-		if x.NetNS == "" {
-			slot.Flags |= slotMachineNetNS
-		}
-		for _, dir := range []policy.Direction{policy.Ingress, policy.Egress} {
-			if slot.Tables[dir], err = enc.table(x.Ruleset.Key, dir, x.Ruleset.Table(dir)); err != nil {
-				return err
-			}
-		}
-		n, ok := d.cgroups.have[c.id]
-		if !ok {
-			d.lastSlot++
-			n = d.lastSlot
-		}
-		cgroups[c.id], slots[n], names[n] = n, slot, x.Workload
 	}
-	addresses := addressContents(s)
-	d.mu.Lock()
-	maps.Copy(d.workloads, names)
-	d.mu.Unlock()
-	if err := d.write(want, addresses, slots, cgroups); err != nil {
+	if err := d.write(want); err != nil {
 		return fmt.Errorf("apply policy: %w", err)
 	}
 	d.numbers = now
-	if !d.attached {
-		if err := d.attach(namespaces(s)); err != nil {
-			return fmt.Errorf("apply policy: %w", err)
-		}
-		d.attached = true
+	if err := d.attachAll(s, want); err != nil {
+		return fmt.Errorf("apply policy: %w", err)
 	}
-	if d.answers == nil {
-		var err error
-		if d.answers, err = newAnswerer(d.objects.Events, d.objects.Answerers, d.log); err != nil {
-			return fmt.Errorf("apply policy: %w", err)
-		}
-	}
-	d.answers.know(rejecting(s))
-	if err := d.clean(want, addresses, slots, cgroups); err != nil {
+	if err := d.clean(want); err != nil {
 		return fmt.Errorf("clean up after policy: %w", err)
 	}
 	return nil
 }
 
-func (d *Driver) write(want *contents, addresses map[policyAddressKey]policyAddress, slots map[uint32]policySlot, cgroups map[uint64]uint32) error {
+// place adds one subject to what is wanted.
+func (d *Driver) place(x *datapath.Subject, enc *encoder, want *wanted) error {
+	if x.Cgroup == "" {
+		return nil // a guest: nothing of it has a socket here
+	}
+	c, err := findCgroup(x.Cgroup)
+	if err != nil {
+		return err
+	}
+	slot := policySlot{Identity: uint32(x.Identity)}
+	if x.NetNS == "" {
+		slot.Flags |= slotMachineNetNS
+	}
+	for _, dir := range []policy.Direction{policy.Ingress, policy.Egress} {
+		if slot.Tables[dir], err = enc.table(x.Ruleset.Key, dir, x.Ruleset.Table(dir)); err != nil {
+			return err
+		}
+	}
+	n, ok := d.cgroups.have[c.id]
+	if !ok {
+		d.lastSlot++
+		n = d.lastSlot
+	}
+	want.cgroups[c.id], want.slots[n] = n, slot
+	d.mu.Lock()
+	d.workloads[n] = x.Workload
+	d.mu.Unlock()
+	if x.NetNS == "" && x.Kind != model.WorkloadHost {
+		return nil // a unit, or a container on the machine's network: that is the machine's
+	}
+	cookie, err := d.cookies.of(x.NetNS)
+	if err != nil {
+		return err
+	}
+	want.namespaces[cookie], want.paths[cookie] = n, x.NetNS
+	return nil
+}
+
+func (d *Driver) write(want *wanted) error {
 	err := firstError(
 		func() error { return d.steps.put(want.steps) },
 		func() error { return d.conditions.put(want.conditions) },
@@ -318,9 +336,10 @@ func (d *Driver) write(want *contents, addresses map[policyAddressKey]policyAddr
 		func() error { return d.blocks.put(want.blocks) },
 		func() error { return d.identities.put(want.identities) },
 		func() error { return d.tables.put(want.tables) },
-		func() error { return d.addresses.put(addresses) },
-		func() error { return d.slots.put(slots) },
-		func() error { return d.cgroups.put(cgroups) },
+		func() error { return d.addresses.put(want.addresses) },
+		func() error { return d.slots.put(want.slots) },
+		func() error { return d.namespaces.put(want.namespaces) },
+		func() error { return d.cgroups.put(want.cgroups) },
 	)
 	if err != nil {
 		return err
@@ -332,16 +351,40 @@ func (d *Driver) write(want *contents, addresses map[policyAddressKey]policyAddr
 	return nil
 }
 
-func (d *Driver) clean(want *contents, addresses map[policyAddressKey]policyAddress, slots map[uint32]policySlot, cgroups map[uint64]uint32) error {
+// attachAll puts programs to work wherever the state has subjects.
+func (d *Driver) attachAll(s *datapath.State, want *wanted) error {
+	if !d.attached {
+		if err := d.attach(namespaces(s)); err != nil {
+			return err
+		}
+		d.attached = true
+	}
+	if d.edge != nil {
+		if err := d.edge.attach(d.pin("links"), want.paths); err != nil {
+			return err
+		}
+	}
+	if d.answers == nil {
+		var err error
+		if d.answers, err = newAnswerer(d.objects.Events, d.objects.Answerers, d.log); err != nil {
+			return err
+		}
+	}
+	d.answers.know(rejecting(s))
+	return nil
+}
+
+func (d *Driver) clean(want *wanted) error {
 	// A program that began before the slots were turned over may still read the
 	// old tables. This returns when none does (membarrier(2), GLOBAL).
 	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, 1, 0, 0); errno != 0 {
 		return fmt.Errorf("wait for running programs: %w", errno)
 	}
 	return firstError(
-		func() error { return d.cgroups.drop(cgroups) },
-		func() error { return d.slots.drop(slots) },
-		func() error { return d.addresses.drop(addresses) },
+		func() error { return d.cgroups.drop(want.cgroups) },
+		func() error { return d.namespaces.drop(want.namespaces) },
+		func() error { return d.slots.drop(want.slots) },
+		func() error { return d.addresses.drop(want.addresses) },
 		func() error { return d.identities.drop(want.identities) },
 		func() error { return d.tables.drop(want.tables) },
 		func() error { return d.blocks.drop(want.blocks) },
@@ -392,6 +435,9 @@ func (d *Driver) Close() error {
 	var errs []error
 	if d.answers != nil {
 		d.answers.close()
+	}
+	if d.edge != nil {
+		errs = append(errs, d.edge.objects.Close())
 	}
 	if d.objects.WeftEgress != nil {
 		errs = append(errs, d.objects.Close())

@@ -80,6 +80,15 @@ struct {
 	__type(value, struct slot);
 } slots SEC(".maps");
 
+// namespaces: whose subject a whole network namespace is, by its cookie.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_SUBJECTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u32);
+} namespaces SEC(".maps");
+
 // address: IPv4 in the first four bytes, the rest zero.
 struct address_key {
 	__u32 prefixlen; // 8 for the family, and the address's own

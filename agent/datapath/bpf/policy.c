@@ -43,6 +43,7 @@ volatile const __u32 mptcp;
 #include "packet.h"
 #include "judge.h"
 #include "process.h"
+#include "table.h"
 #include "conn.h"
 
 static __always_inline __u64 netns_of(struct __sk_buff *skb, const struct process *p)
@@ -78,6 +79,15 @@ static __always_inline void name_connection(struct conn_key *k, const struct pac
 	k->remote_port = egress ? p->destination_port : p->source_port;
 }
 
+// is_icmp_error says whether a packet tells of trouble with another (RFC 1122,
+// 3.2.2; RFC 4443, 2.1).
+static __always_inline int is_icmp_error(const struct packet *p)
+{
+	if (p->protocol == IPPROTO_ICMPV6)
+		return p->icmp_type < 128;
+	return p->protocol == IPPROTO_ICMP && (p->icmp_type == 3 || p->icmp_type == 4 || p->icmp_type == 5 || p->icmp_type == 11 || p->icmp_type == 12);
+}
+
 static __always_inline __be16 port_toward(const struct conn_key *k, const struct packet *p, __u32 direction)
 {
 	if (k->protocol == IPPROTO_TCP || k->protocol == IPPROTO_UDP || k->protocol == IPPROTO_SCTP)
@@ -97,7 +107,11 @@ static __always_inline int judge_first(struct frame *f, struct __sk_buff *skb, s
 	// Before anything that a new state replaces: a verdict of the old state must
 	// not pass for one of the new.
 	c->revision = *(volatile __u32 *)&now->revision;
-	c->slot = subject_of_packet(skb, q);
+	c->slot = subject_of_packet(skb, q, k->netns);
+	struct bpf_sock *sk = skb->sk ? bpf_sk_fullsock(skb->sk) : 0;
+	struct process *made = sk ? bpf_sk_storage_get(&processes, sk, 0, 0) : 0;
+	if (egress && !made && is_icmp_error(p))
+		return 1; // the kernel's own word about a packet, not a workload's
 	struct slot *own = bpf_map_lookup_elem(&slots, &c->slot);
 	if (!own) {
 		TROUBLE(no_subject);
@@ -107,9 +121,7 @@ static __always_inline int judge_first(struct frame *f, struct __sk_buff *skb, s
 		TROUBLE(fragments);
 	c->identity = own->identity;
 	c->first_ns = bpf_ktime_get_boot_ns();
-	struct bpf_sock *sk = skb->sk ? bpf_sk_fullsock(skb->sk) : 0;
 	int stream = sk && sk->type == SOCK_STREAM_TYPE;
-	struct process *made = sk ? bpf_sk_storage_get(&processes, sk, 0, 0) : 0;
 	if (made)
 		c->process = *made;
 	if (!egress && p->protocol == IPPROTO_TCP && p->tcp_flags & TCP_RST) {
@@ -159,9 +171,10 @@ static __always_inline int judge_first(struct frame *f, struct __sk_buff *skb, s
 		}
 	}
 	if (c->action != ACT_ALLOW) {
-		if (c->action == ACT_REJECT)
+		turned_down(k, c, p, egress);
+		if (c->action == ACT_REJECT) // after it is known, for the word passes here too
 			tell_sender(skb, k, p);
-		return turned_down(k, c, p, egress);
+		return 0;
 	}
 	count_rule(c->rule, begins, 0, 0);
 	if (c->stateless) {
@@ -207,7 +220,7 @@ static __noinline int again(struct __sk_buff *skb, struct conn_key *k, __u32 rev
 		return 0;
 	}
 	struct query *q = &f->query;
-	__u32 number = subject_of_packet(skb, q);
+	__u32 number = subject_of_packet(skb, q, k->netns);
 	struct slot *own = bpf_map_lookup_elem(&slots, &number);
 	if (!own) {
 		c->action = ACT_ALLOW;

@@ -293,6 +293,7 @@ const (
 	policyMapIdentities    = "identities"
 	policyMapKnownFiles    = "known_files"
 	policyMapNames         = "names"
+	policyMapNamespaces    = "namespaces"
 	policyMapOwners        = "owners"
 	policyMapPathNumber    = "path_number"
 	policyMapPaths         = "paths"
@@ -399,6 +400,7 @@ type policyMapSpecs struct {
 	Identities   *ebpf.MapSpec `ebpf:"identities"`
 	KnownFiles   *ebpf.MapSpec `ebpf:"known_files"`
 	Names        *ebpf.MapSpec `ebpf:"names"`
+	Namespaces   *ebpf.MapSpec `ebpf:"namespaces"`
 	Owners       *ebpf.MapSpec `ebpf:"owners"`
 	PathNumber   *ebpf.MapSpec `ebpf:"path_number"`
 	Paths        *ebpf.MapSpec `ebpf:"paths"`
@@ -457,6 +459,7 @@ type policyMaps struct {
 	Identities   *ebpf.Map `ebpf:"identities"`
 	KnownFiles   *ebpf.Map `ebpf:"known_files"`
 	Names        *ebpf.Map `ebpf:"names"`
+	Namespaces   *ebpf.Map `ebpf:"namespaces"`
 	Owners       *ebpf.Map `ebpf:"owners"`
 	PathNumber   *ebpf.Map `ebpf:"path_number"`
 	Paths        *ebpf.Map `ebpf:"paths"`
@@ -488,6 +491,7 @@ func (m *policyMaps) Close() error {
 		m.Identities,
 		m.KnownFiles,
 		m.Names,
+		m.Namespaces,
 		m.Owners,
 		m.PathNumber,
 		m.Paths,

@@ -10,6 +10,13 @@ import (
 type sockets struct{ t testing.TB }
 
 func (s sockets) Dial(a Attempt) (Outcome, int, error) {
+	if a.Network == "icmp" {
+		r, err := a.From.process.tell(order{Do: "ping", Address: a.target().Addr().String(), Timeout: patience})
+		if err == nil && r.Error != "" {
+			err = errors.New(r.Error)
+		}
+		return r.Outcome, 0, err
+	}
 	r, err := a.From.process.tell(order{Do: "dial", Network: a.Network, Address: a.target().String(), Timeout: patience})
 	if err == nil && r.Error != "" {
 		err = errors.New(r.Error)
@@ -23,6 +30,9 @@ func (s sockets) Talk(from *Endpoint, held int) (Outcome, error) {
 }
 
 func (s sockets) Close(from *Endpoint, held int) {
+	if held == 0 {
+		return
+	}
 	from.process.tell(order{Do: "close", Handle: held})
 }
 

@@ -18,7 +18,9 @@ type Options struct {
 	SeesSockets bool
 	// Processes is whether it judges by executables.
 	Processes bool
-	// Outside rejects are answered with a reset or an ICMP message.
+	// Pings is whether it judges what the kernel itself answers.
+	Pings bool
+	// Rejects is whether a sender is told by a reset or an ICMP message.
 	Rejects bool
 }
 
@@ -108,6 +110,13 @@ var worlds = []struct {
   ingress: [{action: Allow, from: [{selector: "app=web"}]}]`, `
   subject: {selector: "app=unit"}
   egress: []`}},
+	{"icmp", model.ModeEnforce, []string{`
+  subject: {selector: "*"}
+  egress: [{action: Allow}]`, `
+  subject: {selector: "app in (web,machine)"}
+  ingress: [{action: Allow, from: [{selector: "app=db"}], ports: [{protocol: ICMP, icmp: {type: 8}}, {protocol: ICMPv6, icmp: {type: 128, code: 0}}]}]`, `
+  subject: {selector: "app=db"}
+  ingress: [{action: Allow, from: [{entities: [world]}], ports: [{protocol: ICMP}]}]`}},
 	{"reject", model.ModeObserve, []string{`
   subject: {selector: "app=db"}
   ingress: [{action: Reject, ports: [{protocol: TCP, port: 80}, {protocol: UDP, port: 53}]}, {action: Deny, ports: [{protocol: TCP, port: 443}]}]`, `
@@ -137,6 +146,9 @@ func (s *suite) attempts() []Attempt {
 				}
 				for _, p := range UDPPorts {
 					out = append(out, Attempt{From: from, To: to, Network: "udp", Port: s.portOf(to, p), IPv6: v6})
+				}
+				if s.options.Pings && to.Kind != model.WorkloadUnit { // whose namespace is its machine's
+					out = append(out, Attempt{From: from, To: to, Network: "icmp", IPv6: v6})
 				}
 				if from.NetNS == to.NetNS {
 					out = append(out, Attempt{From: from, To: to, Network: "tcp", Port: s.portOf(to, 80), IPv6: v6, Loopback: true})

@@ -88,6 +88,11 @@ func (w *worker) obey(o order) report {
 			return report{Error: err.Error()}
 		}
 		return report{Outcome: Allowed}
+	case "ping":
+		if err := ping(o.Address, o.Timeout); err != nil {
+			return report{Outcome: outcome(err), Error: err.Error()}
+		}
+		return report{Outcome: Allowed}
 	case "dial":
 		c, err := net.DialTimeout(o.Network, o.Address, o.Timeout)
 		if err != nil {
