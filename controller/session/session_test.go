@@ -10,6 +10,7 @@ import (
 
 	"weft/controller/plan"
 	"weft/model"
+	"weft/policy"
 	"weft/wire"
 	"weft/wire/wirepb"
 	"weft/wire/wirepb/wirepbconnect"
@@ -284,5 +285,53 @@ func TestSessionEndsWithItsCertificate(t *testing.T) {
 	_, _, err = h.open(c, hello("a")) // over the same connection
 	if err == nil {
 		t.Error("an expired certificate opened a session")
+	}
+}
+
+// A policy reaches the hosts of its subjects, and no other; what they report of
+// it reaches its status.
+func TestPolicyReachesItsHostAndItsReportComesBack(t *testing.T) {
+	h := newHouse(t, Config{Failsafe: policy.FailsafeOptions{ControllerPort: 7443}})
+	db, _ := h.member("host", "db-1")
+	web, _ := h.member("host", "web-1")
+	dbStream, webStream := h.mustOpen(db, "d"), h.mustOpen(web, "w")
+	dbStream.Send(workloads(hostWorkload(map[string]string{"role": "db"}), &wirepb.Workload{Id: "c", Kind: "container", Name: "c"}))
+	webStream.Send(workloads(hostWorkload(map[string]string{"app": "web"})))
+	sel, err := model.ParseSelector("role=db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer, err := model.ParseSelector("app=web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := model.MustKind(model.KindPolicy).New().(*model.Policy)
+	p.Metadata.Name = "db"
+	p.Spec = model.PolicySpec{Stage: model.StageActive, Subject: model.PolicySubject{Selector: &sel},
+		Ingress: []model.PolicyRule{{Name: "web", Action: model.ActionAllow, From: []model.PolicyPeer{{Selector: &peer}}}}}
+	if err := h.store.Create(t.Context(), tester, p, nil); err != nil {
+		t.Fatal(err)
+	}
+	who := h.section(dbStream, "identity", func(s *wirepb.Section) bool { return len(s.GetIdentity().Subjects) > 0 }).GetIdentity()
+	if len(who.Subjects) != 1 || who.Subjects[0].Workload != "host" || who.Subjects[0].Staged != "" || len(who.Selectors) != 1 || len(who.Selectors[0].Identities) != 1 {
+		t.Errorf("identity section: %v", who)
+	}
+	h.mu.Lock()
+	idle := h.plan.Hosts["web-1"].Sections[plan.SectionPolicy]
+	h.mu.Unlock()
+	if len(idle.GetPolicy().Rulesets) != 0 {
+		t.Errorf("a host without subjects was sent %v", idle)
+	}
+	id := policy.MakeRuleID(p, policy.Ingress, 0)
+	dbStream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Policy{Policy: &wirepb.PolicyReport{Driver: "bpf", Generation: 1,
+		Rules:         []*wirepb.RuleCount{{Rule: uint64(id), Connections: 3}},
+		Conversations: []*wirepb.Conversation{{Workload: "host", Peer: who.Selectors[0].Identities[0], Protocol: 6, Port: 5432, Connections: 3, Action: "Allow", Rule: uint64(id), LastUnix: 5}}}}})
+	eventually(t, 5*time.Second, "the report in the status", func() bool {
+		st := h.obs.PolicyStatus(p)
+		return len(st.Rules) == 1 && st.Rules[0].Connections == 3
+	})
+	talk := h.obs.Conversations(time.Time{}).Conversations
+	if len(talk) != 1 || talk[0].Workload != "db-1" || talk[0].PeerLabels["app"] != "web" || talk[0].Rule != id.String() {
+		t.Errorf("conversations %+v", talk)
 	}
 }
