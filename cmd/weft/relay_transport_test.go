@@ -364,6 +364,40 @@ func TestDirectPathIsTakenWhenItOpens(t *testing.T) {
 	}
 }
 
+// TestGoodbyeOfABusyStream stops a tool that has not read all that was sent: the
+// source must hear that this is the end, not that the path broke, and take the
+// path again.
+func TestGoodbyeOfABusyStream(t *testing.T) {
+	f := newFleet(t)
+	r := f.relay(t, "r1", relay.Config{})
+	deaf := func(ctx context.Context, _ net.Conn, _ wire.Identity) { <-ctx.Done() }
+	tool := f.agent(t, "ids", fast, deaf)
+	web := f.agent(t, "web", fast, nil)
+	tool.apply(t, true, r)
+	web.apply(t, false, r)
+	for range 3 {
+		conn := dial(t, web, tool, tool.ListenAddr().String())
+		if got := conn.Path().Kind; got != transport.PathDirect {
+			t.Fatalf("path is %s", got)
+		}
+		if _, err := conn.Write(make([]byte, 100<<10)); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() {
+			_, err := conn.Read(make([]byte, 1))
+			conn.Close()
+			ended <- err
+		}()
+		tool.stop()
+		if err := <-ended; err != io.EOF {
+			t.Errorf("the stream ends with %v", err)
+		}
+		tool = startAgent(t, tool.id, fast, deaf)
+		tool.apply(t, true, r)
+	}
+}
+
 // forwarder is a way to a tool that can be cut.
 type forwarder struct {
 	net.Listener
@@ -389,12 +423,20 @@ func (f *forwarder) serve() {
 		f.mu.Lock()
 		f.conns = append(f.conns, a, b)
 		f.mu.Unlock()
+		// Each end is passed on by itself: to close a connection of which
+		// something is unread is to reset it.
+		var open sync.WaitGroup
 		for _, pair := range [][2]net.Conn{{a, b}, {b, a}} {
-			go func() {
+			open.Go(func() {
 				io.Copy(pair[0], pair[1])
-				pair[0].Close()
-			}()
+				pair[0].(*net.TCPConn).CloseWrite()
+			})
 		}
+		go func() {
+			open.Wait()
+			a.Close()
+			b.Close()
+		}()
 	}
 }
 
