@@ -113,8 +113,8 @@ func (n *agentNode) peer(addresses ...string) *wirepb.Peer {
 	return &wirepb.Peer{Name: n.id.ID().Name, SpiffeId: n.id.ID().String(), Addresses: addresses}
 }
 
-// fast makes what takes seconds in the field take a moment.
-var fast = transport.Config{Listen: "127.0.0.1:0", ProbeFirst: 50 * time.Millisecond, ProbeConfirm: 20 * time.Millisecond, ProbeMax: 200 * time.Millisecond, ConnectsPerSecond: 1000}
+// fast makes what takes seconds in the field take a moment. A direct attempt that is under way is waited for, however slow the machine.
+var fast = transport.Config{Listen: "127.0.0.1:0", Grace: 5 * time.Second, ProbeFirst: 50 * time.Millisecond, ProbeConfirm: 20 * time.Millisecond, ProbeMax: 200 * time.Millisecond, ConnectsPerSecond: 1000}
 
 func (f *fleet) agent(t testing.TB, name string, cfg transport.Config, accept transport.Handler) *agentNode {
 	t.Helper()
