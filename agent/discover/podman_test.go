@@ -105,8 +105,10 @@ func TestPodman(t *testing.T) {
 	}
 	known("container of the same name", again, whole)
 
-	host := known("container with the host's network", run("--network", "host"), func(w *wirepb.Workload) bool { return w.ContainerImage != "" })
-	if len(host.Interfaces)+len(host.Addresses) != 0 || host.Labels["container.network"] != "host" || host.Kind != "container" {
+	host := known("container with the host's network", run("--network", "host"), func(w *wirepb.Workload) bool {
+		return w.ContainerImage != "" && w.Labels["container.network"] == "host"
+	})
+	if len(host.Interfaces)+len(host.Addresses) != 0 || host.Kind != "container" {
 		t.Errorf("container with the host's network: %v", host)
 	}
 	none := known("container without a network", run("--network", "none"), func(w *wirepb.Workload) bool { return w.ContainerImage != "" })
