@@ -23,7 +23,7 @@ func TestRealContainerd(t *testing.T) {
 	waitCapability(t, d, "discover.containerd", "yes")
 	known := func(id, network string) *wirepb.Workload {
 		t.Helper()
-		took := waitFor(t, d, time.Second, id, func(ws []*wirepb.Workload) bool {
+		took := waitFor(t, d, heard, id, func(ws []*wirepb.Workload) bool {
 			w := byID(ws, id)
 			return w.ContainerImage != "" && w.Labels["container.network"] == network
 		})
@@ -50,14 +50,14 @@ func TestRealContainerd(t *testing.T) {
 		t.Errorf("container with the host's network: %v", w)
 	}
 	c.Ctr(t, "container", "label", "outside", "tier=edge")
-	waitFor(t, d, time.Second, "new label", func(ws []*wirepb.Workload) bool { return byID(ws, "/default/outside").Labels["tier"] == "edge" })
+	waitFor(t, d, heard, "new label", func(ws []*wirepb.Workload) bool { return byID(ws, "/default/outside").Labels["tier"] == "edge" })
 	time.Sleep(1500 * time.Millisecond) // nothing is due to be asked now: only an event can tell
 	c.Start(t, "docker.io/library/web:1", "later", "--net-host", "--label", "app=later")
 	if w = known("/default/later", "host"); w.Labels["app"] != "later" {
 		t.Errorf("container that starts later: %v", w)
 	}
 	c.Ctr(t, "task", "kill", "--signal", "KILL", "shop")
-	waitFor(t, d, time.Second, "killed container gone", func(ws []*wirepb.Workload) bool { return find(ws, "/default/shop") < 0 })
+	waitFor(t, d, heard, "killed container gone", func(ws []*wirepb.Workload) bool { return find(ws, "/default/shop") < 0 })
 }
 
 func TestRealRunC(t *testing.T) {
@@ -75,7 +75,7 @@ func TestRealRunC(t *testing.T) {
 		if cgroup != "" {
 			path = cgroup
 		}
-		took := waitFor(t, d, time.Second, id, func(ws []*wirepb.Workload) bool { return byID(ws, path).Kind == "container" })
+		took := waitFor(t, d, heard, id, func(ws []*wirepb.Workload) bool { return byID(ws, path).Kind == "container" })
 		if w := d.Workload(path); w.Name != id || w.ContainerRuntime != "cgroup" || w.ContainerId != path || len(w.Addresses)+len(w.Interfaces) != 0 {
 			t.Errorf("container: %v", w)
 		}

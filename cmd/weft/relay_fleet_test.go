@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -177,4 +178,10 @@ func roundTrip(conn net.Conn, text string) error {
 	}
 	_, err := io.ReadFull(conn, make([]byte, len(text)))
 	return err
+}
+
+// timedOut says whether an operation ended because its time was over.
+func timedOut(err error) bool {
+	var t net.Error
+	return errors.As(err, &t) && t.Timeout()
 }
