@@ -288,7 +288,11 @@ func TestContainerThatStartsIsNotOnTheHostsNetwork(t *testing.T) {
 		for len(both) < 2 {
 			both = pids(dir + "/cgroup.procs")
 		}
-		s := newScanner(&Discover{cfg: Config{CgroupRoot: m.root, LabelsDir: "-"}, poke: make(chan struct{}, 1), parts: parts{troubs: map[string]string{}}})
+		d, err := New(Config{CgroupRoot: m.root, LabelsDir: "-"}, Deps{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newScanner(d)
 		_, ws := s.scan(true)
 		if w := byID(ws, id); w.Kind != "container" || w.Labels["container.network"] != c.network {
 			t.Errorf("%s: %v", c.what, w)
