@@ -47,6 +47,10 @@ type Inventory interface {
 	Snapshot() (*wirepb.HostFacts, []*wirepb.Workload)
 	// Changed is closed when the next Snapshot may differ.
 	Changed() <-chan struct{}
+	// Complete is closed when the Snapshot holds what every source of it had to
+	// say at first. The controller is told of nothing before: it would take the
+	// labels that are still missing for gone, and the taps that name them with them.
+	Complete() <-chan struct{}
 }
 
 // Reconciler makes a section's whole desired state hold: it changes only the
