@@ -64,6 +64,8 @@ type Reporter interface {
 	Report() *wirepb.PolicyReport
 	// Restore takes back a report that could not be sent.
 	Restore(*wirepb.PolicyReport)
+	// Conditions are what a person should know.
+	Conditions() []*wirepb.Condition
 }
 
 // Deps of an Agent. Lines, Policy, CertificateExpires, Problem and Welcome may be nil.

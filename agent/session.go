@@ -315,6 +315,9 @@ func (a *Agent) dress(facts *wirepb.HostFacts) *wirepb.HostFacts {
 			facts.CertificateExpires = t.Unix()
 		}
 	}
+	if a.deps.Policy != nil {
+		facts.Conditions = append(facts.Conditions, a.deps.Policy.Conditions()...)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, typ := range []string{ConditionStateDamaged, ConditionStateNotSaved, ConditionIdentity} {

@@ -48,6 +48,7 @@ type Datapath struct {
 	fleet    fleet
 	state    *State
 	talks    talks
+	drift    drift
 }
 
 // New makes an inert Datapath.
@@ -67,20 +68,34 @@ func New(cfg Config, deps Deps) (*Datapath, error) {
 	return &Datapath{cfg: cfg, deps: deps, talks: newTalks()}, nil
 }
 
-// Run reads the connection table until ctx ends. What is in force stays.
+// verifyEvery and deepEvery are how often the kernel is compared with what should
+// be there, at a glance and whole.
+const (
+	verifyEvery = 500 * time.Millisecond
+	deepEvery   = 30 * time.Second
+)
+
+// Run reads the connection table, and repairs what somebody has changed, until
+// ctx ends. What is in force stays.
 func (d *Datapath) Run(ctx context.Context, ready func()) error {
-	tick := time.NewTicker(d.cfg.Every)
-	defer tick.Stop()
+	read, verify, deep := time.NewTicker(d.cfg.Every), time.NewTicker(verifyEvery), time.NewTicker(deepEvery)
+	defer read.Stop()
+	defer verify.Stop()
+	defer deep.Stop()
 	defer d.close()
 	ready()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-read.C:
 			if err := d.collect(); err != nil {
 				d.deps.Log.Warn("read the connection table", "error", err)
 			}
+		case <-verify.C:
+			d.verify(false)
+		case <-deep.C:
+			d.verify(true)
 		}
 	}
 }

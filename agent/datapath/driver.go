@@ -7,7 +7,7 @@ import (
 // Driver puts a State into force. README.md says what each must hold to, and
 // datapathtest tries it.
 //
-// A driver is used by one goroutine, but for Connections and Counts, which may
+// A driver is used by one goroutine at a time, but for Connections and Counts, which may
 // be called at any time.
 type Driver interface {
 	// Name is bpf, nft or fake.
@@ -22,6 +22,10 @@ type Driver interface {
 	Connections(visit func(*Connection) bool) error
 	// Counts returns what each rule has done.
 	Counts() ([]RuleCount, error)
+	// Verify compares what is in the kernel with what the last Apply put there,
+	// repairs it and says what it found, a line for each thing; deep looks at all
+	// of it, and may take a while. Nothing is found before the first Apply.
+	Verify(deep bool) ([]string, error)
 	// Close lets go of the kernel's objects and leaves them at work.
 	Close() error
 	// Remove takes away all that the driver made, and nothing else.

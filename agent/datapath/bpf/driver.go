@@ -63,6 +63,8 @@ type Driver struct {
 	answers  *answerer
 	edge     *edge // nil where the kernel has no such link
 	cookies  cookies
+	links    map[string]link.Link // by the hook's name
+	last     *wanted              // what the last Apply put in force
 	lastSlot uint32
 	lastPath uint32
 	revision uint32
@@ -90,7 +92,7 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 	if _, err := findCgroup(cfg.CgroupRoot); err != nil {
 		return nil, err
 	}
-	d := &Driver{cfg: cfg, log: deps.Log, workloads: map[uint32]string{}, paths: map[uint32]string{}, cookies: cookies{}}
+	d := &Driver{cfg: cfg, log: deps.Log, workloads: map[uint32]string{}, paths: map[uint32]string{}, cookies: cookies{}, links: map[string]link.Link{}}
 	var err error
 	if d.clock, err = readClock(); err != nil {
 		return nil, err
@@ -283,6 +285,7 @@ func (d *Driver) Apply(_ context.Context, s *datapath.State) error {
 	if err := d.attachAll(s, want); err != nil {
 		return fmt.Errorf("apply policy: %w", err)
 	}
+	d.last = want
 	if err := d.clean(want); err != nil {
 		return fmt.Errorf("clean up after policy: %w", err)
 	}
@@ -436,6 +439,10 @@ func (d *Driver) Close() error {
 	if d.answers != nil {
 		d.answers.close()
 	}
+	for _, l := range d.links {
+		errs = append(errs, l.Close())
+	}
+	clear(d.links)
 	if d.edge != nil {
 		errs = append(errs, d.edge.objects.Close())
 	}

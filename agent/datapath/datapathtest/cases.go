@@ -265,6 +265,46 @@ func (s *suite) counts(t *testing.T) map[policy.RuleID]datapath.RuleCount {
 	return out
 }
 
+// tamper: what somebody has changed is found, named and repaired, and what is as
+// it should be is left alone.
+func (s *suite) tamper(t *testing.T) {
+	if s.options.Tamper == nil {
+		t.Skip("there is nothing here that somebody could change")
+	}
+	w := s.World(model.ModeEnforce, `
+  subject: {selector: "app=web"}
+  egress: [{action: Allow, ports: [{protocol: TCP, port: 80}]}]`, `
+  subject: {selector: "app=db"}
+  ingress: [{action: Allow}]`)
+	s.apply(t, w)
+	verify := func() []string {
+		t.Helper()
+		found, err := s.driver.Verify(true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	if found := verify(); len(found) != 0 {
+		t.Errorf("nobody has touched it, and it finds %q", found)
+	}
+	for n := 0; s.options.Tamper(t, n); n++ {
+		found := verify()
+		t.Logf("%d: %q", n, found)
+		if len(found) == 0 {
+			t.Errorf("change %d was not found", n)
+		}
+		for port, want := range map[uint16]Outcome{80: Allowed, 443: Denied} {
+			if got, err := s.dial(Attempt{From: s.Endpoint("c1"), To: s.Endpoint("c2"), Network: "tcp", Port: port}); got != want {
+				t.Errorf("after change %d was repaired, port %d: %s (%v)", n, port, got, err)
+			}
+		}
+		if again := verify(); len(again) != 0 {
+			t.Errorf("after the repair of change %d it finds %q", n, again)
+		}
+	}
+}
+
 // remove: everything passes again.
 func (s *suite) remove(t *testing.T) {
 	s.apply(t, s.World(model.ModeEnforce))

@@ -20,6 +20,9 @@ type Options struct {
 	Processes bool
 	// Pings is whether it judges what the kernel itself answers.
 	Pings bool
+	// Tamper changes what the driver has made, as an intruder would; each call
+	// another thing, false when it knows no more.
+	Tamper func(t *testing.T, n int) bool
 	// Rejects is whether a sender is told by a reset or an ICMP message.
 	Rejects bool
 }
@@ -44,7 +47,7 @@ func run(t *testing.T, s *Site, o Options, open Factory) {
 		run  func(*testing.T)
 	}{
 		{"matrix", suite.matrix}, {"live cut", suite.liveCut}, {"restart", suite.restart}, {"processes", suite.processes},
-		{"stateless", suite.stateless}, {"new cgroup", suite.newCgroup}, {"connections", suite.connections}, {"remove", suite.remove},
+		{"stateless", suite.stateless}, {"new cgroup", suite.newCgroup}, {"connections", suite.connections}, {"tamper", suite.tamper}, {"remove", suite.remove},
 	} {
 		if !t.Run(c.name, c.run) {
 			return // what follows would say little
