@@ -1,0 +1,136 @@
+package importing
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"weft/model"
+)
+
+// Format names where rules come from.
+type Format string
+
+// The formats.
+const (
+	Kubernetes           Format = "kubernetes"
+	ClusterNetworkPolicy Format = "clusternetworkpolicy"
+	IPTables             Format = "iptables"
+)
+
+// Formats lists every format.
+var Formats = []Format{Kubernetes, ClusterNetworkPolicy, IPTables}
+
+// Limits, so that a small file cannot fill the memory.
+const (
+	MaxFile     = 16 << 20 // bytes of one file
+	maxValues   = 1 << 20  // values of all files, aliases counted where they stand
+	maxDepth    = 100      // nested values
+	maxFindings = 10_000
+	maxFaults   = 100
+	maxRules    = 100_000 // of all policies
+)
+
+// File is one file and its content.
+type File struct {
+	Name string
+	Data []byte
+}
+
+// Options say how the policies are to be.
+type Options struct {
+	// Subject narrows the subject of every policy. iptables needs it: its rules
+	// do not say which machine they are from.
+	Subject *model.Selector
+	// Stage of the policies, Staged unless given.
+	Stage model.Stage
+}
+
+// Result is what became of the files.
+type Result struct {
+	Policies []*model.Policy `json:"policies"`
+	Report   Report          `json:"report"`
+}
+
+// Import reads files of one format. The error is a Faults where the content is
+// at fault, and then there are no policies.
+func Import(format Format, files []File, o Options) (*Result, error) {
+	r := &run{options: o, names: map[string]bool{}}
+	for _, f := range files {
+		if len(f.Data) > MaxFile {
+			r.fault(f.Name, 1, "", "is larger than %d MiB; split it", MaxFile>>20)
+		}
+	}
+	if len(r.faults) > 0 {
+		return nil, r.faults
+	}
+	switch format {
+	case Kubernetes, ClusterNetworkPolicy:
+		r.kubernetes(r.objects(files))
+	case IPTables:
+		r.iptables(files)
+	default:
+		return nil, fmt.Errorf("format %q is none of %s", format, FormatNames())
+	}
+	if len(r.faults) == 0 {
+		r.validate()
+	}
+	if len(r.faults) > 0 {
+		return nil, r.faults
+	}
+	if len(r.policies)+len(r.report) == 0 {
+		return nil, errors.New("nothing to import: no file holds an object of this format; choose another with --from")
+	}
+	return &Result{Policies: r.policies, Report: r.report}, nil
+}
+
+// FormatNames lists the formats for a message.
+func FormatNames() string {
+	names := make([]string, len(Formats))
+	for i, f := range Formats {
+		names[i] = string(f)
+	}
+	return strings.Join(names, ", ")
+}
+
+// run is one import under way.
+type run struct {
+	options  Options
+	policies []*model.Policy
+	report   Report
+	faults   Faults
+	names    map[string]bool
+	rules    int
+	values   int
+}
+
+func (r *run) fault(file string, line int, field, message string, args ...any) {
+	if len(r.faults) < maxFaults {
+		r.faults = append(r.faults, Fault{File: file, Line: line, Field: field, Message: fmt.Sprintf(message, args...)})
+	}
+}
+
+func (r *run) found(f Finding) {
+	if len(r.report) == maxFindings {
+		r.fault(f.File, f.Line, f.Field, "is one finding too many: %d are in the report already; import fewer files at a time", maxFindings)
+	}
+	if len(r.report) < maxFindings {
+		r.report = append(r.report, f)
+	}
+}
+
+// validate holds what is handed out against the model's own rules: a fault here
+// is better than a policy that apply refuses.
+func (r *run) validate() {
+	for _, p := range r.policies {
+		var invalid model.FieldErrors
+		if err := p.Validate(); errors.As(err, &invalid) {
+			source := p.Metadata.Annotations[sourceAnnotation]
+			for _, e := range invalid {
+				r.fault(source, 0, e.Field, "cannot be written as a policy: %s", e.Message)
+			}
+		}
+	}
+	slices.SortStableFunc(r.policies, func(a, b *model.Policy) int { return strings.Compare(a.Metadata.Name, b.Metadata.Name) })
+}
