@@ -16,11 +16,14 @@ type Format string
 const (
 	Kubernetes           Format = "kubernetes"
 	ClusterNetworkPolicy Format = "clusternetworkpolicy"
-	IPTables             Format = "iptables"
+
+	IPTables  Format = "iptables"
+	AWS       Format = "aws"
+	OpenStack Format = "openstack"
 )
 
 // Formats lists every format.
-var Formats = []Format{Kubernetes, ClusterNetworkPolicy, IPTables}
+var Formats = []Format{Kubernetes, ClusterNetworkPolicy, IPTables, AWS, OpenStack}
 
 // Limits, so that a small file cannot fill the memory.
 const (
@@ -70,6 +73,10 @@ func Import(format Format, files []File, o Options) (*Result, error) {
 		r.kubernetes(r.objects(files))
 	case IPTables:
 		r.iptables(files)
+	case AWS:
+		r.aws(files)
+	case OpenStack:
+		r.openstack(files)
 	default:
 		return nil, fmt.Errorf("format %q is none of %s", format, FormatNames())
 	}

@@ -80,7 +80,7 @@ func checkMatrix(t *testing.T, policies []*model.Policy, labels map[*node]map[st
 		packet := policy.Packet{
 			Source:      policy.End{Addr: p.from.addr, Identity: identity[p.from], Entities: p.from.entities},
 			Destination: policy.End{Addr: p.to.addr, Identity: identity[p.to], Entities: p.to.entities},
-			Protocol:    p.protocol, SourcePort: 40000, DestinationPort: p.port,
+			Protocol:    p.protocol, SourcePort: 40000, DestinationPort: p.port, ICMPType: 8, // an echo request where it is ICMP
 		}
 		if p.from == p.to {
 			packet.Source.Entities |= policy.EntityBit(model.EntitySelf)
