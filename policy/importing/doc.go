@@ -1,5 +1,5 @@
 // Package importing turns the rules of other systems into policies of weft:
-// Kubernetes, iptables, security groups of AWS and OpenStack.
+// Kubernetes, Calico, iptables, security groups of AWS and OpenStack.
 //
 // It is pure: bytes in, policies and a report out. What a policy cannot say is
 // in the report, and then less is allowed than was, never more: a rule that

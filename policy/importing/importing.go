@@ -16,14 +16,14 @@ type Format string
 const (
 	Kubernetes           Format = "kubernetes"
 	ClusterNetworkPolicy Format = "clusternetworkpolicy"
-
-	IPTables  Format = "iptables"
-	AWS       Format = "aws"
-	OpenStack Format = "openstack"
+	Calico               Format = "calico"
+	IPTables             Format = "iptables"
+	AWS                  Format = "aws"
+	OpenStack            Format = "openstack"
 )
 
 // Formats lists every format.
-var Formats = []Format{Kubernetes, ClusterNetworkPolicy, IPTables, AWS, OpenStack}
+var Formats = []Format{Kubernetes, ClusterNetworkPolicy, Calico, IPTables, AWS, OpenStack}
 
 // Limits, so that a small file cannot fill the memory.
 const (
@@ -71,6 +71,8 @@ func Import(format Format, files []File, o Options) (*Result, error) {
 	switch format {
 	case Kubernetes, ClusterNetworkPolicy:
 		r.kubernetes(r.objects(files))
+	case Calico:
+		r.calico(r.objects(files))
 	case IPTables:
 		r.iptables(files)
 	case AWS:

@@ -119,7 +119,6 @@ func (n *neutron) apiGroup(c cursor) {
 // neutronRule is a rule whichever way it is written.
 type neutronRule struct {
 	at                      cursor
-	direction, family       string
 	protocol, group, prefix cursor
 	least, most             int
 	addressGroup            cursor
