@@ -123,6 +123,15 @@ func (a addresses) prefixes() []netip.Prefix {
 	return out
 }
 
+// around returns the narrowest prefix that holds a set of one family.
+func (a addresses) around() netip.Prefix {
+	p := netip.PrefixFrom(a[0].first, a[0].first.BitLen())
+	for !p.Contains(a[len(a)-1].last) {
+		p, _ = p.Addr().Prefix(p.Bits() - 1)
+	}
+	return p
+}
+
 // peers returns the set as peers that take workloads of weft too, as address
 // rules elsewhere do. Nothing is an empty list.
 func (a addresses) peers() []model.PolicyPeer {
@@ -132,9 +141,10 @@ func (a addresses) peers() []model.PolicyPeer {
 		if len(part) == 0 {
 			continue
 		}
-		holes, whole := family.without(part).prefixes(), part.prefixes()
+		around := part.around()
+		holes, whole := addressesOf(around).without(part).prefixes(), part.prefixes()
 		if len(holes) > 0 && len(holes)+1 < len(whole) && len(holes) <= model.MaxPeerItems {
-			b := model.IPBlock{CIDR: family.prefixes()[0].String(), IncludeManaged: true}
+			b := model.IPBlock{CIDR: around.String(), IncludeManaged: true}
 			for _, h := range holes {
 				b.Except = append(b.Except, h.String())
 			}

@@ -60,7 +60,7 @@ func (k *calico) rules(list cursor, peerSide, ownSide, namespace string, whole b
 		if len(rule.Ports) == 0 && !x.services.whole() {
 			continue
 		}
-		out = append(out, ordered{sided(rule, side, peers), narrow})
+		out = append(out, ordered{rule: sided(rule, side, peers), narrow: narrow})
 	}
 	return out
 }

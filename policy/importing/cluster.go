@@ -99,9 +99,14 @@ func (k *cluster) choose(c cursor, pods []model.Requirement, namespaces []model.
 	case len(namespaces) == 0:
 		requirements = append(requirements, exists(namespaceLabel))
 	case k.namespaces == nil:
-		requirements = append(requirements, exists(namespaceLabel))
+		named := false
 		for _, r := range namespaces {
-			requirements = append(requirements, namespaceRequirement(r))
+			r = namespaceRequirement(r)
+			named = named || r.Key == namespaceLabel && r.Operator == model.OpIn
+			requirements = append(requirements, r)
+		}
+		if !named { // whatever else is asked, it is a pod
+			requirements = append(requirements, exists(namespaceLabel))
 		}
 	default:
 		var names []string

@@ -54,7 +54,7 @@ func (r *run) addOne(d draft, subject model.Selector, in, out []model.PolicyRule
 	p := &model.Policy{
 		TypeMeta: model.TypeMeta{APIVersion: model.APIVersion, Kind: model.KindPolicy},
 		Metadata: model.Metadata{Name: r.name(d.name), Annotations: map[string]string{sourceAnnotation: d.source}},
-		Spec: model.PolicySpec{Tier: d.tier, Priority: &d.priority, Stage: cmp.Or(r.options.Stage, model.StageStaged),
+		Spec: model.PolicySpec{Tier: d.tier, Priority: &d.priority, Stage: model.StageStaged,
 			Subject: model.PolicySubject{Selector: &subject}, Ingress: nameRules(in), Egress: nameRules(out)},
 	}
 	if d.stateless {

@@ -1,6 +1,7 @@
 package importing
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -41,13 +42,12 @@ type File struct {
 	Data []byte
 }
 
-// Options say how the policies are to be.
+// Options say how the policies are to be. Their stage is Staged: they are
+// reported on and not enforced until a person says so.
 type Options struct {
 	// Subject narrows the subject of every policy. iptables needs it: its rules
 	// do not say which machine they are from.
 	Subject *model.Selector
-	// Stage of the policies, Staged unless given.
-	Stage model.Stage
 }
 
 // Result is what became of the files.
@@ -59,7 +59,7 @@ type Result struct {
 // Import reads files of one format. The error is a Faults where the content is
 // at fault, and then there are no policies.
 func Import(format Format, files []File, o Options) (*Result, error) {
-	r := &run{options: o, names: map[string]bool{}}
+	r := &run{options: o, policies: []*model.Policy{}, report: Report{}, names: map[string]bool{}}
 	for _, f := range files {
 		if len(f.Data) > MaxFile {
 			r.fault(f.Name, 1, "", "is larger than %d MiB; split it", MaxFile>>20)
@@ -91,6 +91,7 @@ func Import(format Format, files []File, o Options) (*Result, error) {
 	if len(r.policies)+len(r.report) == 0 {
 		return nil, errors.New("nothing to import: no file holds an object of this format; choose another with --from")
 	}
+	r.sortReport(files)
 	return &Result{Policies: r.policies, Report: r.report}, nil
 }
 
@@ -127,6 +128,17 @@ func (r *run) found(f Finding) {
 	if len(r.report) < maxFindings {
 		r.report = append(r.report, f)
 	}
+}
+
+// sortReport puts findings in the order of files and lines.
+func (r *run) sortReport(files []File) {
+	place := map[string]int{}
+	for i, f := range files {
+		place[f.Name] = i
+	}
+	slices.SortStableFunc(r.report, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(place[a.File], place[b.File]), cmp.Compare(a.Line, b.Line))
+	})
 }
 
 // validate holds what is handed out against the model's own rules: a fault here

@@ -35,18 +35,18 @@ func (r *run) iptables(files []File) {
 				continue
 			}
 			d := draft{name: base + "-" + strings.ToLower(side.chain), source: f.Name + " chain " + side.chain, subjects: []model.Selector{{}}}
-			// Answers pass here if the other chain lets them pass unasked; else
-			// it must be asked about every packet.
-			if d.stateless = !s.answersPass(side.other); d.stateless {
-				s.findAt(s.chains[side.chain].line, "chain "+side.chain, side.chain, Closes, "its connections' answers must pass "+side.other+", which does not let ESTABLISHED pass before it stops anything",
-					"its policies are stateful: false, so that "+side.other+" is asked about each answer; errors (ICMP) of its connections are not let pass by themselves")
+			// Answers pass where the other chain lets them pass unasked; else it
+			// must be asked about every packet.
+			w := walker{save: s, egress: side.chain == "OUTPUT", untracked: s.stoppedAnswers(side.other)}
+			if len(w.untracked) > 0 {
+				s.findAt(s.chains[side.chain].line, "chain "+side.chain, side.chain, Closes, "answers pass "+side.other+", where something comes before ESTABLISHED is accepted: "+describeAddresses(w.untracked),
+					"with these peers connections are not tracked (stateful: false), so that "+side.other+" is asked about each answer; errors (ICMP) of such connections do not pass by themselves")
 			}
-			w := walker{save: s, egress: side.chain == "OUTPUT"}
 			w.builtin(side.chain)
 			if side.chain == "INPUT" {
-				l.add(d, rules(w.out...), nil)
+				l.add(d, w.out, nil)
 			} else {
-				l.add(d, nil, rules(w.out...))
+				l.add(d, nil, w.out)
 			}
 		}
 	}
@@ -95,4 +95,16 @@ func (s *save) mayStop(c *chain, depth int) bool {
 		}
 	}
 	return false
+}
+
+func describeAddresses(a addresses) string {
+	list := a.prefixes()
+	text := list[0].String()
+	for _, p := range list[1:min(len(list), 4)] {
+		text += ", " + p.String()
+	}
+	if len(list) > 4 {
+		text += " and more"
+	}
+	return text
 }

@@ -209,8 +209,8 @@ func TestIPTablesEqualsAnInterpreter(t *testing.T) {
 		}
 		closes := false
 		for _, x := range result.Report {
-			closes = closes || x.Effect == Closes && x.Field != builtin // the note on answers
-			if x.Effect == Opens && x.Object != "port 0" {              // not among the probes
+			closes = closes || x.Effect == Closes && (x.Object != "chain "+builtin || x.Field != builtin) // the note on answers
+			if x.Effect == Opens && x.Object != "port 0" {                                                // not among the probes
 				t.Fatalf("seed %d opens: %s\n%s", seed, result.Report, text)
 			}
 		}
@@ -257,35 +257,42 @@ func TestIPTablesEqualsAnInterpreter(t *testing.T) {
 	}
 }
 
-// Whether answers pass unasked is what makes the other direction stateful.
+// Where answers of a peer pass unasked, connections with it are tracked.
 func TestIPTablesAnswers(t *testing.T) {
 	subject := model.Selector{}
-	for _, c := range []struct {
-		name, input, output string
-		statefulEgress      bool
-	}{
-		{"established first", "-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A INPUT -s 10.0.0.0/8 -j DROP", "", true},
-		{"invalid dropped before", "-A INPUT -m state --state INVALID -j DROP\n-A INPUT -m state --state RELATED,ESTABLISHED -j ACCEPT\n-A INPUT -j DROP", "", true},
-		{"dropped before", "-A INPUT -s 10.0.0.0/8 -j DROP\n-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT", "", false},
-		{"never", "-A INPUT -p tcp --dport 22 -j ACCEPT\n-A INPUT -j DROP", "", false},
-		{"of TCP only", "-A INPUT -p tcp -m state --state ESTABLISHED -j ACCEPT\n-A INPUT -j DROP", "", false},
-		{"in a chain", "-A INPUT -j one\n-A INPUT -j DROP\n-A one -m state --state ESTABLISHED -j ACCEPT", "", true},
-		{"in a chain some return from", "-A INPUT -j one\n-A INPUT -j DROP\n-A one -s 10.0.0.0/8 -j RETURN\n-A one -m state --state ESTABLISHED -j ACCEPT", "", false},
-		{"nothing is stopped", "-A INPUT -p tcp -j ACCEPT", "", true},
+	for _, c := range []struct{ name, input, untracked string }{
+		{"established first", "-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A INPUT -s 10.0.0.0/8 -j DROP", ""},
+		{"invalid dropped before", "-A INPUT -m state --state INVALID -j DROP\n-A INPUT -m state --state RELATED,ESTABLISHED -j ACCEPT\n-A INPUT -j DROP", ""},
+		{"some dropped before", "-A INPUT -s 10.0.0.0/8 -j DROP\n-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT", "10.0.0.0/8"},
+		{"some dropped before in a chain", "-A INPUT ! -s 10.1.0.0/16 -j one\n-A INPUT -m state --state ESTABLISHED -j ACCEPT\n-A one -s 10.0.0.0/15 -p tcp -j DROP", "10.0.0.0/16"},
+		{"never", "-A INPUT -p tcp --dport 22 -j ACCEPT\n-A INPUT -j DROP", "0.0.0.0/0"},
+		{"of TCP only", "-A INPUT -p tcp -m state --state ESTABLISHED -j ACCEPT\n-A INPUT -j DROP", "0.0.0.0/0"},
+		{"in a chain", "-A INPUT -j one\n-A INPUT -j DROP\n-A one -m state --state ESTABLISHED -j ACCEPT", ""},
+		{"in a chain some return from", "-A INPUT -j one\n-A INPUT -j DROP\n-A one -s 10.0.0.0/8 -j RETURN\n-A one -m state --state ESTABLISHED -j ACCEPT", "0.0.0.0/0"},
+		{"nothing is stopped", "-A INPUT -p tcp -j ACCEPT", ""},
+		{"something unknown", "-A INPUT -s 192.0.2.1/32 -j NFQUEUE\n-A INPUT -m state --state ESTABLISHED -j ACCEPT", "192.0.2.1/32"},
 	} {
-		text := "*filter\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:one -\n" + c.input + "\n-A OUTPUT -d 192.0.2.1/32 -j DROP\nCOMMIT\n"
+		text := "*filter\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:one -\n" + c.input + "\n-A OUTPUT -d 203.0.113.0/24 -j DROP\nCOMMIT\n"
 		result, err := Import(IPTables, []File{{"f", []byte(text)}}, Options{Subject: &subject})
 		if err != nil {
 			t.Fatal(err)
 		}
+		var egress []netip.Prefix
 		for _, p := range result.Policies {
-			want := c.statefulEgress
-			if p.Spec.Ingress != nil {
-				want = false // OUTPUT stops something and accepts no answers before
+			for _, r := range p.Spec.Egress {
+				if r.Action == model.ActionAllow && !p.Spec.IsStateful() {
+					egress = append(egress, netip.MustParsePrefix(r.To[0].IPBlocks[0].CIDR))
+				}
 			}
-			if p.Spec.IsStateful() != want {
-				t.Errorf("%s: %s is stateful: %t", c.name, p.Metadata.Name, !want)
+			for _, r := range p.Spec.Ingress {
+				// OUTPUT stops answers to 203.0.113.0/24 and no others.
+				if r.Action == model.ActionAllow && p.Spec.IsStateful() == (r.From[0].IPBlocks[0].CIDR == "203.0.113.0/24") {
+					t.Errorf("%s: %s: %+v", c.name, p.Metadata.Name, r)
+				}
 			}
+		}
+		if got := strings.Trim(fmt.Sprint(egress), "[]"); got != c.untracked {
+			t.Errorf("%s: not tracked: %s, want %s", c.name, got, c.untracked)
 		}
 	}
 }

@@ -1,72 +1,63 @@
 package importing
 
-// answersPass says whether a chain lets the answers of every connection pass
-// without looking at them: it accepts ESTABLISHED before anything can stop them,
-// or stops nothing.
-func (s *save) answersPass(name string) bool {
-	c := s.chains[name]
-	if c == nil {
-		return true
-	}
-	switch s.answersIn(c, 0) {
-	case answersAccepted:
-		return true
-	case answersGoOn:
-		return c.policy == "ACCEPT"
-	}
-	return false
+// answers is what a chain does with the answers of connections that the other
+// direction let begin.
+type answers struct {
+	// stopped are the peers whose answers it may stop: what comes before the rule
+	// that accepts ESTABLISHED is about them.
+	stopped  addresses
+	accepted bool // every answer that comes past those is accepted
 }
 
-type answers int
+// stoppedAnswers returns the peers whose answers a built-in chain does not let pass
+// as a matter of course.
+func (s *save) stoppedAnswers(name string) addresses {
+	c := s.chains[name]
+	if c == nil {
+		return nil
+	}
+	a := s.answersIn(c, name == "OUTPUT", 0)
+	if !a.accepted && c.policy != "ACCEPT" {
+		return s.family
+	}
+	return a.stopped
+}
 
-const (
-	answersGoOn answers = iota
-	answersAccepted
-	answersStopped
-)
-
-func (s *save) answersIn(c *chain, depth int) answers {
+func (s *save) answersIn(c *chain, egress bool, depth int) answers {
+	var out answers
 	if depth > maxChains {
-		return answersStopped
+		return answers{stopped: s.family}
 	}
 	for i := range c.rules {
 		rule := &c.rules[i]
 		if rule.state != nil && !containsAny(rule.state, "ESTABLISHED") {
 			continue
 		}
-		all := len(rule.unsaid) == 0 && rule.in == anyDevice && rule.out == anyDevice && rule.services.whole() &&
-			len(s.family.without(rule.source)) == 0 && len(s.family.without(rule.destination)) == 0 &&
+		match, unsaid := s.seen(rule, egress)
+		all := len(unsaid) == 0 && match.lo == anyDevice && match.services.whole() && len(s.family.without(match.addr)) == 0 &&
 			(!rule.never || rule.state != nil)
-		switch next := s.chains[rule.target]; {
-		case rule.target == "RETURN":
-			if all {
-				return answersGoOn
-			}
-			// Some may skip what follows, so what follows may accept no more.
-			if s.stopsLater(c.rules[i+1:]) {
-				return answersStopped
-			}
-			return answersGoOn
+		next := s.chains[rule.target]
+		switch {
+		case rule.target == "RETURN" && all:
+			return out
+		case rule.target == "RETURN", next != nil && rule.jumps:
+			// Some leave the chain here: what accepts later accepts them no more.
+			return answers{stopped: s.family}
 		case rule.target == "ACCEPT":
 			if all {
-				return answersAccepted
+				out.accepted = true
+				return out
 			}
 		case next != nil:
-			switch got := s.answersIn(next, depth+1); {
-			case got == answersStopped:
-				return answersStopped
-			case got == answersAccepted && all:
-				return answersAccepted
-			case rule.jumps:
-				return answersStopped // too entangled to tell
+			inner := s.answersIn(next, egress, depth+1)
+			out.stopped = out.stopped.or(inner.stopped.and(match.addr))
+			if inner.accepted && all {
+				out.accepted = true
+				return out
 			}
 		case rule.target != "" && rule.target != "LOG" && rule.target != "NFLOG":
-			return answersStopped
+			out.stopped = out.stopped.or(match.addr)
 		}
 	}
-	return answersGoOn
-}
-
-func (s *save) stopsLater(rules []saveRule) bool {
-	return s.mayStop(&chain{policy: "-", rules: rules}, 0)
+	return out
 }

@@ -71,8 +71,10 @@ const (
 type walker struct {
 	save   *save
 	egress bool
-	out    []model.PolicyRule
+	out    []ordered
 	steps  int
+	// untracked are peers whose answers the other chain is to be asked about.
+	untracked addresses
 	// selfDone says that every packet to and from the machine itself is decided.
 	selfDone bool
 }
@@ -237,7 +239,6 @@ func (w *walker) otherTarget(c *chain, rule *saveRule, hit []box) {
 
 // emit writes the rule for a box.
 func (w *walker) emit(b box, action model.Action, line int) {
-	name := fmt.Sprintf("line-%d", line)
 	if w.selfDone && b.lo == onlyLoopback {
 		return
 	}
@@ -261,6 +262,12 @@ func (w *walker) emit(b box, action model.Action, line int) {
 		w.save.findAt(line, "device lo", "lo", effect, "stands beside an address, or is negated; a policy knows only the machine itself as a whole", "the rule is for every device")
 		peers = b.addr.peers()
 	}
+	w.write(line, action, b, peers)
+}
+
+// write writes the rule for a box whose peers are known; what it allows is
+// tracked or not, depending on the peer.
+func (w *walker) write(line int, action model.Action, b box, peers []model.PolicyPeer) {
 	ports, zero := b.services.ports()
 	if zero && action != model.ActionAllow && action != model.ActionLog {
 		w.save.findAt(line, "port 0", "--dport", Opens, "stops port 0 too, which no service has", "port 0 is not stopped by this rule: a policy cannot name it")
@@ -272,7 +279,17 @@ func (w *walker) emit(b box, action model.Action, line int) {
 	if w.egress {
 		side = "to"
 	}
-	w.out = append(w.out, sided(model.PolicyRule{Name: name, Action: action, Ports: ports}, side, peers))
+	add := func(peers []model.PolicyPeer, stateless bool) {
+		if len(peers) > 0 {
+			w.out = append(w.out, ordered{rule: sided(model.PolicyRule{Name: fmt.Sprintf("line-%d", line), Action: action, Ports: ports}, side, peers), stateless: stateless})
+		}
+	}
+	if len(peers[0].IPBlocks) > 0 && action == model.ActionAllow && len(w.untracked) > 0 {
+		add(b.addr.without(w.untracked).peers(), false)
+		add(b.addr.and(w.untracked).peers(), true)
+	} else {
+		add(peers, false)
+	}
 	if len(w.out) > maxRules/10 {
 		w.save.run.fault(w.save.file, line, "", "makes more than %d rules; chains are followed each time they are called", maxRules/10)
 	}

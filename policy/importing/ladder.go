@@ -20,15 +20,8 @@ type ladder struct {
 type ordered struct {
 	rule   model.PolicyRule
 	narrow []model.Selector // one of them must hold; nil for no more conditions
-}
-
-// rules are ordered ones without further conditions.
-func rules(list ...model.PolicyRule) []ordered {
-	out := make([]ordered, len(list))
-	for i := range list {
-		out[i].rule = list[i]
-	}
-	return out
+	// stateless says that what it allows is not tracked.
+	stateless bool
 }
 
 // add puts a list for each direction at the end.
@@ -40,11 +33,13 @@ func (l *ladder) add(d draft, ingress, egress []ordered) {
 		var narrow []model.Selector
 		if len(in) > 0 {
 			narrow = in[0][0].narrow
+			rung.stateless = d.stateless || in[0][0].stateless
 			rung.ingress = bare(in[0])
 			in = in[1:]
 		}
-		if len(out) > 0 && (rung.ingress == nil || narrow == nil && out[0][0].narrow == nil) {
+		if len(out) > 0 && (rung.ingress == nil || narrow == nil && out[0][0].narrow == nil && rung.stateless == (d.stateless || out[0][0].stateless)) {
 			narrow = out[0][0].narrow
+			rung.stateless = d.stateless || out[0][0].stateless
 			rung.egress = bare(out[0])
 			out = out[1:]
 		}
@@ -80,7 +75,7 @@ func (l *ladder) flush(r *run) {
 func runs(list []ordered) [][]ordered {
 	var out [][]ordered
 	for i, o := range list {
-		if i > 0 && rank(list[i-1].rule.Action) <= rank(o.rule.Action) && slices.EqualFunc(list[i-1].narrow, o.narrow, sameSelector) {
+		if i > 0 && rank(list[i-1].rule.Action) <= rank(o.rule.Action) && list[i-1].stateless == o.stateless && slices.EqualFunc(list[i-1].narrow, o.narrow, sameSelector) {
 			out[len(out)-1] = append(out[len(out)-1], o)
 		} else {
 			out = append(out, []ordered{o})

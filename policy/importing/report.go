@@ -27,7 +27,7 @@ type Finding struct {
 	Effect Effect `json:"effect"`
 }
 
-// Report is every finding, in the order of files and lines as they were met.
+// Report is every finding, in the order of files and lines.
 type Report []Finding
 
 // Has says whether a finding has the effect.
