@@ -30,8 +30,8 @@ describe-security-groups) or openstack (openstack security group rule list --lon
 -f json, or the API's JSON).
 
 What cannot be said closes: less is allowed than was. Where something would open,
-nothing is written unless --accept-open is given. The policies are Staged: weft
-reports what they would do, and enforces nothing until their stage is Active.`,
+nothing is written unless --accept-open is given. The policies are Staged:
+nothing enforces them until their stage is Active.`,
 		Example: `  kubectl get networkpolicies,namespaces,pods -A -o yaml | weft policy import --from kubernetes - > policies.yaml
   weft policy import --from iptables --subject host.name=web-1 rules.v4 rules.v6
   weft policy import --from aws groups.json -o json`,

@@ -75,7 +75,7 @@ func (r *run) calico(objects []cursor) {
 			cmp.Compare(a.order, b.order), strings.Compare(a.namespace+"/"+a.at.name(), b.namespace+"/"+b.at.name()))
 	})
 	k.write(list)
-	r.allowOtherPods()
+	r.allowOtherPods(policies[0])
 }
 
 func (k *calico) addTier(c cursor) {
@@ -171,7 +171,7 @@ func (k *calico) write(list []calicoPolicy) {
 		if p.namespace != "" {
 			name += p.namespace + "-"
 		}
-		d := draft{name: name + p.at.name(), source: p.at.source(), subjects: p.subject, stateless: p.untracked, tier: tier}
+		d := draft{name: name + p.at.name(), origin: p.at.origin(), subjects: p.subject, stateless: p.untracked, tier: tier}
 		ladders[tier].add(d, p.ingress, p.egress)
 		if p.untracked || k.tiers[p.tier].pass {
 			continue

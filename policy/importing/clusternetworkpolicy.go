@@ -34,7 +34,7 @@ func (r *run) clusterLadder(tier model.Tier, list []clusterPolicy) {
 		if p.baseline {
 			prefix = "cnp-baseline-"
 		}
-		l.add(draft{name: prefix + p.at.name(), source: p.at.source(), subjects: p.subject.selectors}, p.ingress, p.egress)
+		l.add(draft{name: prefix + p.at.name(), origin: p.at.origin(), subjects: p.subject.selectors}, p.ingress, p.egress)
 	}
 	l.flush(r)
 }
@@ -213,7 +213,11 @@ func (k *cluster) clusterPeers(c, list cursor, action model.Action) (*peerList, 
 			said = true
 			var names []string
 			for _, n := range item.get("domainNames").items() {
-				names = append(names, strings.TrimSuffix(strings.ToLower(n.text()), "."))
+				if name := strings.TrimSuffix(strings.ToLower(n.text()), "."); isDomain(name) {
+					names = append(names, name)
+				} else {
+					n.fault(`%q is no domain name; write it like "example.org" or "*.example.org"`, short(n.text()))
+				}
 			}
 			out.blocks = append(out.blocks, model.PolicyPeer{DomainNames: names})
 		case item.get("namespaces").value != nil || item.get("pods").value != nil:
@@ -239,4 +243,11 @@ func namesPort(rule cursor) bool {
 		}
 	}
 	return false
+}
+
+// isDomain says whether a policy can have the name.
+func isDomain(name string) bool {
+	p := model.Policy{Metadata: model.Metadata{Name: "x"}, Spec: model.PolicySpec{Subject: model.PolicySubject{Selector: &model.Selector{}},
+		Egress: []model.PolicyRule{{Action: model.ActionAllow, To: []model.PolicyPeer{{DomainNames: []string{name}}}}}}}
+	return p.Validate() == nil
 }

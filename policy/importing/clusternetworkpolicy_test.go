@@ -225,7 +225,7 @@ func TestClusterNetworkPolicyEqualsItsMeaning(t *testing.T) {
 				}
 			}()
 			probes := slices.DeleteFunc(probesOf(nodes, 80, 81, 85), func(p probe) bool { return p.from == p.to })
-			checkMatrix(t, result.Policies, podLabels(nodes, namespaces), probes, c.allowed)
+			checkMatrix(t, result, podLabels(nodes, namespaces), probes, c.allowed)
 		})
 		if t.Failed() {
 			return

@@ -115,6 +115,6 @@ func TestNamespaceLabelsAreLive(t *testing.T) {
 	for _, value := range []string{"y", "other"} {
 		c.namespaces = maps.Clone(namespaces)
 		c.namespaces["y"] = map[string]string{"ns": value}
-		checkMatrix(t, result.Policies, podLabels(nodes, c.namespaces), probesOf(nodes, 80), c.allowed)
+		checkMatrix(t, result, podLabels(nodes, c.namespaces), probesOf(nodes, 80), c.allowed)
 	}
 }

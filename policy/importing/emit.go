@@ -17,10 +17,19 @@ const sourceAnnotation = "imported/from"
 // its tier.
 const lastPriority = model.MaxPriority
 
+// origin is where a policy is from.
+type origin struct {
+	file   string
+	line   int
+	object string
+}
+
+func (o origin) String() string { return fmt.Sprintf("%s:%d %s", o.file, o.line, o.object) }
+
 // draft is a policy to be made, once for each of its subjects.
 type draft struct {
 	name      string
-	source    string // "FILE:LINE OBJECT"
+	origin    origin
 	tier      model.Tier
 	priority  int
 	subjects  []model.Selector
@@ -33,7 +42,7 @@ type draft struct {
 func (r *run) add(d draft) {
 	d.ingress, d.egress = split(d.ingress, false), split(d.egress, true)
 	if r.rules += (len(d.ingress) + len(d.egress)) * len(d.subjects); r.rules > maxRules {
-		r.fault(d.source, 0, "", "makes more than %d rules; import fewer objects at a time", maxRules)
+		r.fault(d.origin.file, d.origin.line, "", "makes more than %d rules; import fewer objects at a time", maxRules)
 		return
 	}
 	for _, subject := range d.subjects {
@@ -53,14 +62,14 @@ func (r *run) addOne(d draft, subject model.Selector, in, out []model.PolicyRule
 	}
 	p := &model.Policy{
 		TypeMeta: model.TypeMeta{APIVersion: model.APIVersion, Kind: model.KindPolicy},
-		Metadata: model.Metadata{Name: r.name(d.name), Annotations: map[string]string{sourceAnnotation: d.source}},
+		Metadata: model.Metadata{Name: r.name(d.name), Annotations: map[string]string{sourceAnnotation: d.origin.String()}},
 		Spec: model.PolicySpec{Tier: d.tier, Priority: &d.priority, Stage: model.StageStaged,
 			Subject: model.PolicySubject{Selector: &subject}, Ingress: nameRules(in), Egress: nameRules(out)},
 	}
 	if d.stateless {
 		p.Spec.Stateful = new(bool)
 	}
-	r.policies = append(r.policies, p)
+	r.policies, r.origins = append(r.policies, p), append(r.origins, d.origin)
 }
 
 // split cuts rules that have more peers or ports than one may have.

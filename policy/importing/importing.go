@@ -108,6 +108,7 @@ func FormatNames() string {
 type run struct {
 	options  Options
 	policies []*model.Policy
+	origins  []origin // of the policies
 	report   Report
 	faults   Faults
 	names    map[string]bool
@@ -144,12 +145,11 @@ func (r *run) sortReport(files []File) {
 // validate holds what is handed out against the model's own rules: a fault here
 // is better than a policy that apply refuses.
 func (r *run) validate() {
-	for _, p := range r.policies {
+	for i, p := range r.policies {
 		var invalid model.FieldErrors
 		if err := p.Validate(); errors.As(err, &invalid) {
-			source := p.Metadata.Annotations[sourceAnnotation]
 			for _, e := range invalid {
-				r.fault(source, 0, e.Field, "cannot be written as a policy: %s", e.Message)
+				r.fault(r.origins[i].file, r.origins[i].line, e.Field, "cannot be written as a policy: %s", e.Message)
 			}
 		}
 	}

@@ -34,7 +34,7 @@ func (r *run) iptables(files []File) {
 			if s.chains[side.chain] == nil {
 				continue
 			}
-			d := draft{name: base + "-" + strings.ToLower(side.chain), source: f.Name + " chain " + side.chain, subjects: []model.Selector{{}}}
+			d := draft{name: base + "-" + strings.ToLower(side.chain), origin: origin{f.Name, s.chains[side.chain].line, "chain " + side.chain}, subjects: []model.Selector{{}}}
 			// Answers pass where the other chain lets them pass unasked; else it
 			// must be asked about every packet.
 			w := walker{save: s, egress: side.chain == "OUTPUT", untracked: s.stoppedAnswers(side.other)}

@@ -1,10 +1,6 @@
 package importing
 
-import (
-	"fmt"
-
-	"weft/model"
-)
+import "weft/model"
 
 // Where Kubernetes' steps stand: Admin, NetworkPolicy, Baseline, and what is
 // left is allowed.
@@ -40,19 +36,18 @@ func (r *run) kubernetes(objects []cursor) {
 	r.clusterLadder(adminTier, admin)
 	r.clusterLadder(baselineTier, baseline)
 	if some {
-		r.allowOtherPods()
+		r.allowOtherPods(rest[0])
 	}
 }
 
 // allowOtherPods says what Kubernetes does with a pod no policy is for.
-func (r *run) allowOtherPods() {
+func (r *run) allowOtherPods(first cursor) {
 	rest := []model.PolicyRule{{Name: "no-policy", Action: model.ActionAllow}}
-	r.add(draft{name: "k8s-default", source: "what Kubernetes allows", tier: model.TierDefault, priority: lastPriority,
+	r.add(draft{name: "k8s-default", origin: origin{first.file, first.line, "pods no policy is for"}, tier: model.TierDefault, priority: lastPriority,
 		subjects: []model.Selector{selector(exists(namespaceLabel))}, ingress: rest, egress: rest})
 }
 
-// source says where an object is from.
-func (c cursor) source() string { return fmt.Sprintf("%s:%d %s", c.file, c.line, c.object) }
+func (c cursor) origin() origin { return origin{c.file, c.line, c.object} }
 
 // cannot reports that this place cannot be said in a rule with the action.
 func (c cursor) cannot(action model.Action, means string) {

@@ -63,7 +63,7 @@ func (l *ladder) flush(r *run) {
 	room := lastPriority - l.first
 	step := min(10, room/len(l.rungs))
 	if step == 0 {
-		r.fault(l.rungs[0].source, 0, "", "the tier %s would need %d priorities and has %d; import fewer objects", l.tier, len(l.rungs), room)
+		r.fault(l.rungs[0].origin.file, l.rungs[0].origin.line, "", "the tier %s would need %d priorities and has %d; import fewer objects", l.tier, len(l.rungs), room)
 		return
 	}
 	for i, rung := range l.rungs {

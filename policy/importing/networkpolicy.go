@@ -27,7 +27,7 @@ func (r *run) networkPolicy(k *cluster, c cursor) {
 	}
 	subject := k.inNamespace(c.namespace(), pods)
 	in, out := policyTypes(spec)
-	d := draft{name: "np-" + c.namespace() + "-" + c.name(), source: c.source(), tier: networkPolicyTier, priority: model.DefaultPriority, subjects: subject.selectors}
+	d := draft{name: "np-" + c.namespace() + "-" + c.name(), origin: c.origin(), tier: networkPolicyTier, priority: model.DefaultPriority, subjects: subject.selectors}
 	rest := d
 	rest.name, rest.priority = d.name+"-rest", lastPriority
 	deny := []model.PolicyRule{{Name: "rest", Action: model.ActionDeny}}

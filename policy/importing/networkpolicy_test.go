@@ -62,15 +62,20 @@ func podLabels(nodes []*node, namespaces map[string]map[string]string) map[*node
 
 func checkCluster(t *testing.T, c *npCluster, nodes []*node, withNamespaces bool, probes []probe) {
 	t.Helper()
+	checkClusterCloses(t, c, nodes, withNamespaces, probes, false)
+}
+
+func checkClusterCloses(t *testing.T, c *npCluster, nodes []*node, withNamespaces bool, probes []probe, closes bool) {
+	t.Helper()
 	files := c.manifests(t, nodes, withNamespaces)
 	result, err := Import(Kubernetes, files, Options{})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, files[0].Data)
 	}
-	if result.Report.Has(Closes) || result.Report.Has(Opens) {
-		t.Fatalf("not exact:\n%s", result.Report)
+	if result.Report.Has(Closes) != closes || result.Report.Has(Opens) {
+		t.Fatalf("not as exact as it should be:\n%s", result.Report)
 	}
-	checkMatrix(t, result.Policies, podLabels(nodes, c.namespaces), probes, c.allowed)
+	checkMatrix(t, result, podLabels(nodes, c.namespaces), probes, c.allowed)
 	if t.Failed() {
 		t.Fatalf("manifests:\n%s", files[0].Data)
 	}
@@ -127,10 +132,10 @@ func TestNetworkPolicyCombinations(t *testing.T) {
 						n++
 						c := &npCluster{namespaces, []netpol{np("x", "p", spec)}}
 						t.Run(fmt.Sprintf("%s/%s/%s/%s/%d", pn, portName, direction, tn, i), func(t *testing.T) {
-							if strings.HasPrefix(portName, "named") && direction == "egress" && (strings.Contains(pn, "block") || pn == "the internet") {
-								t.Skip("names beside addresses: see TestNamedPortsBesideAddresses")
-							}
-							checkCluster(t, c, nodes, n%2 == 0, probes)
+							// A name is no port of an address, so that part is left out where
+							// the rule counts: in a direction the policy is for.
+							closes := strings.HasPrefix(portName, "named") && direction == "egress" && tn != "ingress" && (strings.Contains(pn, "block") || pn == "the internet")
+							checkClusterCloses(t, c, nodes, n%2 == 0, probes, closes)
 						})
 					}
 				}

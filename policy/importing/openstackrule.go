@@ -65,7 +65,10 @@ func (n *neutron) add(g *securityGroup, x neutronRule) {
 		rule.label, rule.family = groupLabel+group, family
 	case prefix != "":
 		p, ok := x.prefix.prefix()
-		if ok && p.Addr().Is4() != family[0].first.Is4() {
+		if !ok {
+			return
+		}
+		if p.Addr().Is4() != family[0].first.Is4() {
 			x.prefix.fault("%s is not of the ethertype", p)
 		}
 		rule.addr = addressesOf(p)

@@ -39,7 +39,7 @@ func isGroupID(id string) bool { return id != "" && model.CheckLabelKey(groupLab
 // family of addresses, so rules that are come last in a tier in which Pass has
 // taken the other family on to the next.
 func (r *run) addGroup(g *securityGroup, prefix string) {
-	d := draft{name: prefix + cmp.Or(g.name, g.id), source: g.at.source(), tier: model.TierApplication, priority: model.DefaultPriority,
+	d := draft{name: prefix + cmp.Or(g.name, g.id), origin: g.at.origin(), tier: model.TierApplication, priority: model.DefaultPriority,
 		subjects: []model.Selector{selector(exists(groupLabel + g.id))}, stateless: g.stateless}
 	g.joinFamilies()
 	r.add(g.draft(d, func(x *groupRule) bool { return x.family == nil }, nil))

@@ -140,7 +140,7 @@ func checkGroups(t *testing.T, format Format, data any, list []sgRule, ok func(F
 			probes = append(probes, p)
 		}
 	}
-	checkMatrix(t, result.Policies, labels, probes, func(p probe) bool { return sgAllowed(list, p) })
+	checkMatrix(t, result, labels, probes, func(p probe) bool { return sgAllowed(list, p) })
 	if t.Failed() {
 		t.Fatalf("%s", text)
 	}
