@@ -47,8 +47,16 @@ func load32(register, v uint32) expr.Any {
 	return load(register, binary.BigEndian.AppendUint32(nil, v)...)
 }
 
-func lookup(set string, from, to uint32) expr.Any {
-	return &expr.Lookup{SetName: set, SourceRegister: from, DestRegister: to, IsDestRegSet: true}
+// lookup puts what the key in a register maps to into another.
+func lookup(set string, from, to uint32) []expr.Any {
+	return []expr.Any{&expr.Lookup{SetName: set, SourceRegister: from, DestRegister: to, IsDestRegSet: true}}
+}
+
+func with(first []expr.Any, rest ...[]expr.Any) []expr.Any {
+	for _, r := range rest {
+		first = append(first, r...)
+	}
+	return first
 }
 
 func is(register uint32, data ...byte) expr.Any {
@@ -88,8 +96,12 @@ func familyIs(family uint8) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: regView}, is(regView, family)}
 }
 
-func l4Is(protocol uint8) []expr.Any {
-	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: regView}, is(regView, protocol)}
+func l4Is(family, protocol uint8) []expr.Any {
+	return append(familyIs(family), &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: regView}, is(regView, protocol))
+}
+
+func tcp() []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: regView}, is(regView, 6)}
 }
 
 func icmpOf(family uint8) uint8 {
@@ -99,8 +111,12 @@ func icmpOf(family uint8) uint8 {
 	return 1
 }
 
+// ctDirection is what expr.Ct wants for the direction of answers: the kernel
+// reads one byte, and the library sends four, the highest first.
+const ctDirection = 1 << 24
+
 func viewOfBase(role policy.Direction) []expr.Any {
-	return []expr.Any{load32(regRole, uint32(role)), lookup(setViews, regRole, regView)}
+	return with([]expr.Any{load32(regRole, uint32(role))}, lookup(setViews, regRole, regView))
 }
 
 func socketCgroup(level uint32) expr.Any {
@@ -108,7 +124,7 @@ func socketCgroup(level uint32) expr.Any {
 }
 
 func viewByCgroup(role policy.Direction, level uint32) []expr.Any {
-	return []expr.Any{socketCgroup(level), load32(regRole, uint32(role)), lookup(setCgroups, regRole, regView)}
+	return with([]expr.Any{socketCgroup(level), load32(regRole, uint32(role))}, lookup(setCgroups, regRole, regView))
 }
 
 func viewByLabel(role policy.Direction) []expr.Any {
@@ -117,7 +133,8 @@ func viewByLabel(role policy.Direction) []expr.Any {
 	if role == policy.Ingress {
 		at += 2
 	}
-	return []expr.Any{&expr.Ct{Key: expr.CtKeyLABELS, Register: regLabel}, load32(at-1, uint32(role)), lookup(setLabels, at-1, regView)}
+	label := []expr.Any{&expr.Ct{Key: expr.CtKeyLABELS, Register: regLabel}, load32(at-1, uint32(role))}
+	return with(label, lookup(setLabels, at-1, regView))
 }
 
 func labelEmpty(role policy.Direction) []expr.Any {
@@ -143,65 +160,61 @@ func giveLabel(role policy.Direction, level, epoch uint32) []expr.Any {
 	}
 	all := []byte{255, 255, 255, 255}
 	return []expr.Any{
-		socketCgroup(level), load32(regRole, uint32(role)), lookup(setCgroups, regRole, 20),
+		socketCgroup(level), load32(regRole, uint32(role)), &expr.Lookup{SetName: setCgroups, SourceRegister: regRole, DestRegister: 20, IsDestRegSet: true},
 		&expr.Bitwise{SourceRegister: low, DestRegister: id, Len: 4, Mask: all, Xor: make([]byte, 4)},
 		load32(id+1, epoch), load(empty, make([]byte, 8)...),
 		&expr.Ct{Key: expr.CtKeyLABELS, Register: out, SourceRegister: true},
 	}
 }
 
-// peerOfConnection finds the peer of the end that has the role: addresses as
-// both ends' sockets know them, whatever was translated.
-func peerOfConnection(role policy.Direction) []expr.Any {
-	direction := uint32(0) // who opened it
-	if role == policy.Egress {
-		direction = 1 // who answers
-	}
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: regFamily},
-		load(regAddr, make([]byte, 16)...), // an IPv4 address fills the first four bytes only
-		&expr.Ct{Key: expr.CtKeySRC, Direction: direction, Register: regAddr},
-		lookup(setPeers, regFamily, regPeer),
-	}
+// peerOfPacket finds the peer by the packet's addresses. At our hooks they are
+// as both ends' sockets know them, whatever this machine translates.
+func peerOfPacket(family uint8, destination bool) []expr.Any {
+	return findPeer(expr.PayloadBaseNetworkHeader, 0, family, destination)
 }
 
-func peerOfPacket(family uint8, role policy.Direction) []expr.Any {
-	offset, size := uint32(12), uint32(4)
+// peerOfQuoted finds the peer by the addresses in the packet that an ICMP error
+// quotes after its own eight bytes.
+func peerOfQuoted(family uint8, destination bool) []expr.Any {
+	return findPeer(expr.PayloadBaseTransportHeader, 8, family, destination)
+}
+
+func findPeer(base expr.PayloadBase, at uint32, family uint8, destination bool) []expr.Any {
+	offset, size := at+12, uint32(4)
 	if family == family6 {
-		offset, size = 8, 16
+		offset, size = at+8, 16
 	}
-	if role == policy.Egress {
+	if destination {
 		offset += size
 	}
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: regFamily},
-		load(regAddr, make([]byte, 16)...),
-		&expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size, DestRegister: regAddr},
-		lookup(setPeers, regFamily, regPeer),
+	out := []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: regFamily}, &expr.Payload{Base: base, Offset: offset, Len: size, DestRegister: regAddr}}
+	if family == family4 {
+		out = append(out, load(regAddr+1, make([]byte, 12)...))
 	}
+	return with(out, lookup(setPeers, regFamily, regPeer))
 }
 
-func classOf() []expr.Any { return []expr.Any{lookup(setClasses, regView, regView)} }
+func classOf() []expr.Any { return lookup(setClasses, regView, regView) }
 
-func portOfConnection(icmp bool) []expr.Any {
-	port := &expr.Ct{Key: expr.CtKeyPROTOSRC, Direction: 1, Register: regPort}
-	if icmp {
-		port.Key, port.Direction = expr.CtKeyPROTODST, 0 // type and code
-	}
-	return []expr.Any{&expr.Ct{Key: expr.CtKeyPROTOCOL, Register: regPeer}, port}
-}
-
-func portOfPacket(icmp bool) []expr.Any {
-	offset := uint32(2)
-	if icmp {
-		offset = 0
-	}
+// portOfPacket loads two bytes of the transport header: the destination's port,
+// that of the source at offset 0, or type and code at offset 0 of ICMP.
+func portOfPacket(offset uint32) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: regPeer},
 		&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2, DestRegister: regPort}}
 }
 
+// portOfQuery loads type and code of what opened the connection.
+func portOfQuery() []expr.Any {
+	return []expr.Any{&expr.Ct{Key: expr.CtKeyPROTOCOL, Register: regPeer}, &expr.Ct{Key: expr.CtKeyPROTODST, Register: regPort}}
+}
+
+// portOfConnection loads the port that was opened, as its socket knows it.
+func portOfConnection() []expr.Any {
+	return []expr.Any{&expr.Ct{Key: expr.CtKeyPROTOCOL, Register: regPeer}, &expr.Ct{Key: expr.CtKeyPROTOSRC, Direction: ctDirection, Register: regPort}}
+}
+
 func verdict(kind int) []expr.Any {
-	return []expr.Any{lookup(setPorts, regView, regView), lookup(verdictMaps[kind], regView, unix.NFT_REG_VERDICT)}
+	return append(lookup(setPorts, regView, regView), &expr.Lookup{SetName: verdictMaps[kind], SourceRegister: regView, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true})
 }
 
 // ownErrors lets pass what the kernel says about packets that these rules turned
@@ -209,7 +222,7 @@ func verdict(kind int) []expr.Any {
 func ownErrors(role policy.Direction) [][][]expr.Any {
 	out := [][][]expr.Any{{ctAnswer(), ctUnconfirmed(), accept()}}
 	for _, e := range []struct{ family, typ, code uint8 }{{family4, 3, 13}, {family6, 1, 1}} {
-		match := [][]expr.Any{familyIs(e.family), l4Is(icmpOf(e.family)),
+		match := [][]expr.Any{l4Is(e.family, icmpOf(e.family)),
 			{&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 2, DestRegister: regView}, is(regView, e.typ, e.code)}}
 		if role == policy.Ingress {
 			lo := []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFTYPE, Register: regView}, is(regView, binaryutil.NativeEndian.PutUint16(unix.ARPHRD_LOOPBACK)...)}
@@ -218,8 +231,8 @@ func ownErrors(role policy.Direction) [][][]expr.Any {
 		}
 		// The kernel's own socket is nobody's: what has a user is judged.
 		user := []expr.Any{&expr.Meta{Key: expr.MetaKeySKUID, Register: regView}}
-		out = append(out, append(match[:3:3], user, ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), jump("alone-"+role.String())),
-			append(match[:3:3], ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), accept()))
+		out = append(out, append(match[:2:2], user, ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), jump("alone-"+role.String())),
+			append(match[:2:2], ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), accept()))
 	}
 	return out
 }
@@ -227,17 +240,25 @@ func ownErrors(role policy.Direction) [][][]expr.Any {
 // rememberFor is how long Connections tells of a connection turned down.
 const rememberFor = time.Minute
 
-// remember notes a connection that is turned down. It fills every register.
-func remember(role policy.Direction) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 8},
-		&expr.Ct{Key: expr.CtKeyPROTOCOL, Register: 9},
-		load(10, make([]byte, 16)...), &expr.Ct{Key: expr.CtKeySRC, Direction: 0, Register: 10},
-		load(14, make([]byte, 16)...), &expr.Ct{Key: expr.CtKeySRC, Direction: 1, Register: 14},
-		&expr.Ct{Key: expr.CtKeyPROTOSRC, Direction: 0, Register: 18}, &expr.Ct{Key: expr.CtKeyPROTODST, Direction: 0, Register: 19},
-		&expr.Ct{Key: expr.CtKeyLABELS, Register: 20},
-		&expr.Dynset{SrcRegKey: 8, SetName: deniedSet(role), Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: rememberFor},
+// remember notes a connection that is turned down, by the packet that opened it.
+// It fills every register.
+func remember(family uint8, role policy.Direction) []expr.Any {
+	offset, size := uint32(12), uint32(4)
+	if family == family6 {
+		offset, size = 8, 16
 	}
+	address := func(register, offset uint32) []expr.Any {
+		out := []expr.Any{&expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size, DestRegister: register}}
+		if family == family4 {
+			out = append(out, load(register+1, make([]byte, 12)...))
+		}
+		return out
+	}
+	out := append(familyIs(family), &expr.Ct{Key: expr.CtKeyDIRECTION, Register: 9}, is(9, 0),
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 8}, &expr.Ct{Key: expr.CtKeyPROTOCOL, Register: 9})
+	out = append(append(out, address(10, offset)...), address(14, offset+size)...)
+	return append(out, &expr.Ct{Key: expr.CtKeyPROTOSRC, Register: 18}, &expr.Ct{Key: expr.CtKeyPROTODST, Register: 19}, &expr.Ct{Key: expr.CtKeyLABELS, Register: 20},
+		&expr.Dynset{SrcRegKey: 8, SetName: deniedSet(role), Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: rememberFor})
 }
 
 func deniedSet(role policy.Direction) string { return "denied-" + role.String() }

@@ -42,25 +42,35 @@ func (n *namespace) dial() (*nftables.Conn, error) {
 	}))
 }
 
-// integer is a key that only we read.
+// keyTypes are for those who list the table; the kernel takes keys as bytes.
+var keyTypes = map[string]nftables.SetDatatype{
+	setViews:   nftables.TypeMark,
+	setCgroups: nftables.MustConcatSetType(nftables.TypeMark, nftables.TypeCGroupV2),
+	setLabels:  nftables.MustConcatSetType(nftables.TypeMark, nftables.TypeMark, nftables.TypeMark),
+	setPeers:   integer(20), // ranges over more than one register are numbers to nft
+	setClasses: nftables.MustConcatSetType(nftables.TypeMark, nftables.TypeMark),
+	setPorts:   integer(12),
+}
+
 func integer(bytes uint32) nftables.SetDatatype {
 	t := nftables.SetDatatype{Name: "integer", Bytes: bytes}
 	t.SetNFTMagic(nftables.TypeInteger.GetNFTMagic())
 	return t
 }
 
-var keyBytes = map[string]uint32{setViews: 4, setCgroups: 12, setLabels: 12, setPeers: 20, setClasses: 8, setPorts: 12}
+// deniedType is what remember fills the registers with.
+var deniedType = nftables.MustConcatSetType(nftables.TypeIP6Addr, nftables.TypeIP6Addr, nftables.TypeIP6Addr, nftables.TypeIP6Addr)
 
 func sets() []*nftables.Set {
 	var out []*nftables.Set
 	for _, name := range contentSets {
-		out = append(out, &nftables.Set{Table: table(), Name: name, IsMap: true, Interval: isRange(name), KeyType: integer(keyBytes[name]), DataType: integer(4)})
+		out = append(out, &nftables.Set{Table: table(), Name: name, IsMap: true, Interval: isRange(name), KeyType: keyTypes[name], DataType: nftables.TypeMark})
 	}
 	for _, name := range verdictMaps {
-		out = append(out, &nftables.Set{Table: table(), Name: name, IsMap: true, Counter: true, KeyType: integer(4), DataType: nftables.TypeVerdict})
+		out = append(out, &nftables.Set{Table: table(), Name: name, IsMap: true, Counter: true, KeyType: nftables.TypeMark, DataType: nftables.TypeVerdict})
 	}
 	for _, role := range roles {
-		out = append(out, &nftables.Set{Table: table(), Name: deniedSet(role), Dynamic: true, HasTimeout: true, Timeout: rememberFor, Size: 4096, KeyType: integer(64)})
+		out = append(out, &nftables.Set{Table: table(), Name: deniedSet(role), Dynamic: true, HasTimeout: true, Timeout: rememberFor, Size: 4096, KeyType: deniedType})
 	}
 	return out
 }
@@ -113,16 +123,16 @@ func (t *transaction) clear(all bool) error {
 		return fmt.Errorf("list chains: %w", err)
 	}
 	chains = slices.DeleteFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name != TableName })
-	old, err := t.conn.GetSets(tb)
-	if err != nil && !errors.Is(err, syscall.ENOENT) {
-		return fmt.Errorf("list sets: %w", err)
+	old, err := setsIn(t.conn)
+	if err != nil {
+		return err
 	}
 	for _, c := range chains {
 		t.conn.FlushChain(&nftables.Chain{Table: tb, Name: c.Name})
 	}
-	for _, s := range old {
-		if s.Name != setNamespaces {
-			t.conn.DelSet(&nftables.Set{Table: tb, Name: s.Name})
+	for _, name := range old {
+		if name != setNamespaces {
+			t.conn.DelSet(&nftables.Set{Table: tb, Name: name})
 		}
 	}
 	for _, c := range chains {
@@ -131,6 +141,26 @@ func (t *transaction) clear(all bool) error {
 		}
 	}
 	return nil
+}
+
+// setsIn names the sets of our table, none where there is no table.
+func setsIn(c *nftables.Conn) ([]string, error) {
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil && !errors.Is(err, syscall.ENOENT) {
+		return nil, fmt.Errorf("list tables: %w", err)
+	}
+	if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == TableName }) {
+		return nil, nil
+	}
+	list, err := c.GetSets(table())
+	if err != nil {
+		return nil, fmt.Errorf("list sets: %w", err)
+	}
+	var out []string
+	for _, s := range list {
+		out = append(out, s.Name)
+	}
+	return out, nil
 }
 
 // rules puts the program of a shape in the place of what the chains hold.

@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/google/nftables"
@@ -13,7 +14,7 @@ import (
 const setNamespaces = "namespaces"
 
 func namespacesSet() *nftables.Set {
-	return &nftables.Set{Table: table(), Name: setNamespaces, KeyType: integer(16)}
+	return &nftables.Set{Table: table(), Name: setNamespaces, KeyType: nftables.TypeIP6Addr}
 }
 
 func (id nsID) key() []byte {
@@ -66,10 +67,11 @@ func noted(own *namespace) ([]*namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := c.GetSetElements(namespacesSet())
-	if errors.Is(err, syscall.ENOENT) {
-		return nil, nil
+	held, err := setsIn(c)
+	if err != nil || !slices.Contains(held, setNamespaces) {
+		return nil, err
 	}
+	list, err := c.GetSetElements(namespacesSet())
 	if err != nil {
 		return nil, fmt.Errorf("read noted network namespaces: %w", err)
 	}

@@ -44,52 +44,61 @@ func (s shape) program() program {
 		chain string
 		role  policy.Direction // of what opens a connection here
 	}{{chainOutput, policy.Egress}, {chainInput, policy.Ingress}} {
-		alone := "alone-" + hook.role.String()
 		for _, f := range ownErrors(hook.role) {
 			p.add(hook.chain, f...)
 		}
-		p.add(hook.chain, ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), jump(alone))
-		p.add(hook.chain, ctAnswer(), jump(other(hook.role).String()))
+		p.add(hook.chain, ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), jump("alone-"+hook.role.String()))
+		p.add(hook.chain, ctAnswer(), jump(other(hook.role).String()+"-answer"))
 		p.add(hook.chain, jump(hook.role.String()))
-		for _, f := range []uint8{family4, family6} {
-			for _, icmp := range []bool{true, false} {
-				leaf := fmt.Sprintf("%s-%d", alone, f)
-				match := familyIs(f)
-				if icmp {
-					leaf += "-icmp"
-					match = append(match, l4Is(icmpOf(f))...)
-				}
-				p.add(alone, match, jump(leaf))
-				s.leaf(p, leaf, hook.role, isAlone, peerOfPacket(f, hook.role), portOfPacket(icmp))
-			}
-		}
-		p.add(alone, drop())
 	}
 	for _, role := range roles {
-		s.tracked(p, role)
+		name := role.String()
+		p.add(name, ctState(expr.CtStateBitNEW), jump(name+"-new"))
+		p.add(name, jump(name+"-known"))
+		if s.levels != "" {
+			p.add(name+"-new", labelEmpty(role), call("label-"+name))
+			for i := range len(s.levels) {
+				p.add("label-"+name, giveLabel(role, uint32(s.levels[i]), s.epoch), back())
+			}
+		}
+		s.judges(p, "alone-"+name, role, isAlone, false)
+		s.judges(p, name+"-new", role, isNew, false)
+		s.judges(p, name+"-known", role, isKnown, false)
+		s.judges(p, name+"-answer", role, isKnown, true)
 		s.ends(p, role)
 	}
 	return p
 }
 
-// tracked writes the chains for packets of connections.
-func (s shape) tracked(p program, role policy.Direction) {
-	name := role.String()
-	p.add(name, ctState(expr.CtStateBitNEW), jump(name+"-new"))
-	p.add(name, jump(name+"-known"))
-	if s.levels != "" {
-		p.add(name+"-new", labelEmpty(role), call("label-"+name))
-		for i := range len(s.levels) {
-			p.add("label-"+name, giveLabel(role, uint32(s.levels[i]), s.epoch), back())
+// judges writes a chain that judges packets by the family, and by whether they
+// are of ICMP: of a query, or an error about another packet.
+func (s shape) judges(p program, chain string, role policy.Direction, kind int, answer bool) {
+	for _, f := range []uint8{family4, family6} {
+		icmp := fmt.Sprintf("%s-%d-icmp", chain, f)
+		plain := fmt.Sprintf("%s-%d", chain, f)
+		p.add(chain, l4Is(f, icmpOf(f)), jump(icmp))
+		p.add(chain, familyIs(f), jump(plain))
+		toPeer := role == policy.Egress != answer // the peer is where the packet goes
+		if kind == isKnown {
+			about := icmp + "-error"
+			p.add(icmp, ctState(expr.CtStateBitRELATED), jump(about))
+			p.add(about, ctProtocolIs(icmpOf(f)), jump(about+"-icmp"))
+			// What an error is about went the other way.
+			s.leaf(p, about+"-icmp", role, kind, peerOfQuoted(f, !toPeer), portOfQuery())
+			s.leaf(p, about, role, kind, peerOfQuoted(f, !toPeer), portOfConnection())
 		}
-	}
-	for kind, suffix := range map[int]string{isNew: "-new", isKnown: "-known"} {
-		for _, protocol := range []uint8{1, 58} {
-			p.add(name+suffix, ctProtocolIs(protocol), jump(name+suffix+"-icmp"))
+		port := portOfPacket(0)
+		if kind != isAlone {
+			port = portOfQuery()
 		}
-		s.leaf(p, name+suffix+"-icmp", role, kind, peerOfConnection(role), portOfConnection(true))
-		s.leaf(p, name+suffix, role, kind, peerOfConnection(role), portOfConnection(false))
+		s.leaf(p, icmp, role, kind, peerOfPacket(f, toPeer), port)
+		offset := uint32(2)
+		if answer {
+			offset = 0
+		}
+		s.leaf(p, plain, role, kind, peerOfPacket(f, toPeer), portOfPacket(offset))
 	}
+	p.add(chain, drop())
 }
 
 // leaf writes the rules that judge.
@@ -127,10 +136,13 @@ func (s shape) ends(p program, role policy.Direction) {
 			p.add(chain, jump(answer.end))
 		}
 	}
-	p.add("drop-"+name, remember(role))
+	for _, chain := range []string{"drop-" + name, "reject-" + name} {
+		for _, f := range []uint8{family4, family6} {
+			p.add(chain, remember(f, role))
+		}
+	}
 	p.add("drop-"+name, drop())
-	p.add("reject-"+name, remember(role))
-	p.add("reject-"+name, l4Is(6), reject(true))
+	p.add("reject-"+name, tcp(), reject(true))
 	p.add("reject-"+name, reject(false))
 	p.add("reject-"+name, drop())
 }
