@@ -75,6 +75,8 @@ func serve() {
 					kept[a.Addr] = c
 					mu.Unlock()
 				}
+			case "flood":
+				result = flood(a.Addr, a.Wait)
 			case "send":
 				mu.Lock()
 				c := kept[a.Addr]
@@ -159,6 +161,38 @@ func echo(c net.Conn, wait time.Duration) string {
 	}
 	_, err := io.ReadFull(c, make([]byte, 5))
 	return outcomeOf(err)
+}
+
+// flood sends datagrams without a pause and counts how many come back.
+func flood(addr string, wait time.Duration) string {
+	c, err := net.Dial("udp", addr)
+	if err != nil {
+		return err.Error()
+	}
+	defer c.Close()
+	end := time.Now().Add(wait)
+	sent, got := 0, 0
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b := make([]byte, 100)
+		c.SetReadDeadline(end.Add(200 * time.Millisecond))
+		for {
+			if _, err := c.Read(b); err == nil {
+				got++
+			} else if time.Now().After(end) {
+				return
+			}
+		}
+	}()
+	for time.Now().Before(end) {
+		if _, err := c.Write([]byte("x")); err == nil {
+			sent++
+		}
+		time.Sleep(20 * time.Microsecond)
+	}
+	<-done
+	return fmt.Sprintf("sent %d got %d", sent, got)
 }
 
 func ping(to netip.Addr, wait time.Duration) string {
