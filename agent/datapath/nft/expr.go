@@ -217,6 +217,19 @@ func verdict(kind int) []expr.Any {
 	return append(lookup(setPorts, regView, regView), &expr.Lookup{SetName: verdictMaps[kind], SourceRegister: regView, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true})
 }
 
+// tcpReset matches segments that reset.
+func tcpReset() []expr.Any {
+	return append(tcp(), &expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1, DestRegister: regView},
+		&expr.Bitwise{SourceRegister: regView, DestRegister: regView, Len: 1, Mask: []byte{4}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: regView, Data: []byte{0}})
+}
+
+// ofUser matches packets of a socket that a process holds, and none that the
+// kernel made.
+func ofUser() []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeySKUID, Register: regView}}
+}
+
 // ownErrors lets pass what the kernel says about packets that these rules turned
 // down: it belongs to no connection yet, and no policy could be about it.
 func ownErrors(role policy.Direction) [][][]expr.Any {
@@ -229,9 +242,7 @@ func ownErrors(role policy.Direction) [][][]expr.Any {
 			out = append(out, append(match, lo, accept()))
 			continue
 		}
-		// The kernel's own socket is nobody's: what has a user is judged.
-		user := []expr.Any{&expr.Meta{Key: expr.MetaKeySKUID, Register: regView}}
-		out = append(out, append(match[:2:2], user, ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), jump("alone-"+role.String())),
+		out = append(out, append(match[:2:2], ofUser(), ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), jump("alone-"+role.String())),
 			append(match[:2:2], ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), accept()))
 	}
 	return out

@@ -136,6 +136,14 @@ func (s shape) ends(p program, role policy.Direction) {
 			p.add(chain, jump(answer.end))
 		}
 	}
+	if role == policy.Ingress {
+		// What the kernel itself says to the sender of what is rejected: over
+		// loopback the connection is known by then.
+		for _, said := range [][]expr.Any{tcpReset(), ctState(expr.CtStateBitRELATED)} {
+			p.add("reject-"+name, ctAnswer(), said, ofUser(), drop())
+			p.add("reject-"+name, ctAnswer(), said, accept())
+		}
+	}
 	for _, chain := range []string{"drop-" + name, "reject-" + name} {
 		for _, f := range []uint8{family4, family6} {
 			p.add(chain, remember(f, role))
