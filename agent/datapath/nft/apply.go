@@ -17,6 +17,7 @@ func (d *Driver) applyTo(n *namespace, subjects []*datapath.Subject, addresses *
 	if err != nil {
 		return err
 	}
+	defer c.CloseLasting()
 	if n.loaded != nil {
 		held, err := n.holds(c)
 		if err != nil {
@@ -35,12 +36,8 @@ func (d *Driver) applyTo(n *namespace, subjects []*datapath.Subject, addresses *
 		if err := t.begin(); err != nil {
 			return err
 		}
-	} else if counts, err := n.counts(c); err == nil {
-		for num, o := range old.outcomes {
-			if _, ok := now.outcomes[num]; !ok {
-				n.gone[o] = n.gone[o].plus(counts[num])
-			}
-		}
+	} else if err := n.keepStale(c, now.outcomes); err != nil {
+		return err
 	}
 	if n.loaded == nil || old.shape != now.shape {
 		t.rules(now.shape, n.loaded == nil)
@@ -54,6 +51,30 @@ func (d *Driver) applyTo(n *namespace, subjects []*datapath.Subject, addresses *
 	}
 	n.loaded = now
 	return incomplete
+}
+
+// keepStale leaves verdicts that nothing leads to any more in their maps while
+// they are few: to read their counts means to read all, which takes the kernel
+// the square of their number. Otherwise it reads them, and lets them go.
+func (n *namespace) keepStale(c *nftables.Conn, now map[uint32]outcome) error {
+	stale := map[uint32]outcome{}
+	for num, o := range n.loaded.outcomes {
+		if _, ok := now[num]; !ok {
+			stale[num] = o
+		}
+	}
+	if len(stale) <= max(256, len(now)/4) {
+		maps.Copy(now, stale)
+		return nil
+	}
+	counts, err := n.counts(c)
+	if err != nil {
+		return err
+	}
+	for num, o := range stale {
+		n.gone[o] = n.gone[o].plus(counts[num])
+	}
+	return nil
 }
 
 func (d *Driver) logText(o outcome) string {
@@ -78,6 +99,7 @@ func (n *namespace) held() (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	defer c.CloseLasting()
 	return n.holds(c)
 }
 

@@ -148,6 +148,7 @@ func (n *namespace) denied() ([]flow, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer c.CloseLasting()
 	var out []flow
 	now := time.Now()
 	for _, role := range roles {

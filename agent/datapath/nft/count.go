@@ -55,6 +55,7 @@ func (n *namespace) total() map[outcome]counted {
 	if err != nil {
 		return out
 	}
+	defer c.CloseLasting()
 	counts, err := n.counts(c)
 	if err != nil {
 		return out

@@ -1,11 +1,11 @@
 package nft
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/google/nftables"
@@ -24,9 +24,10 @@ func table() *nftables.Table {
 	return &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
 }
 
-// dial opens nftables in the namespace, with room for a large transaction.
+// dial opens nftables in the namespace, with room for a large transaction. The
+// caller closes it: a socket for each question would cost a thread each.
 func (n *namespace) dial() (*nftables.Conn, error) {
-	return nftables.New(nftables.WithNetNSFd(int(n.file.Fd())), nftables.WithSockOptions(func(c *netlink.Conn) error {
+	return nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(int(n.file.Fd())), nftables.WithSockOptions(func(c *netlink.Conn) error {
 		raw, err := c.SyscallConn()
 		if err != nil {
 			return err
@@ -219,7 +220,7 @@ func element(set, key string, v value) []nftables.SetElement {
 // before the beginning of the next.
 func sortElements(list []nftables.SetElement) {
 	slices.SortFunc(list, func(a, b nftables.SetElement) int {
-		if c := strings.Compare(string(a.Key), string(b.Key)); c != 0 || a.IntervalEnd == b.IntervalEnd {
+		if c := bytes.Compare(a.Key, b.Key); c != 0 || a.IntervalEnd == b.IntervalEnd {
 			return c
 		}
 		if a.IntervalEnd {

@@ -67,7 +67,7 @@ func apply(t testing.TB, d *nft.Driver, s *datapath.State) {
 	fail(t, d.Apply(context.Background(), s))
 }
 
-func newDriver(t *testing.T, s *site) *nft.Driver {
+func newDriver(t testing.TB, s *site) *nft.Driver {
 	d := nft.New(nft.Config{NetNS: s.machine})
 	t.Cleanup(func() { fail(t, d.Remove()) })
 	return d

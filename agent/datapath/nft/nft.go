@@ -237,6 +237,7 @@ func (d *Driver) dropOwn() error {
 	if err != nil {
 		return err
 	}
+	defer c.CloseLasting()
 	if held, err := n.holds(c); err != nil || !held {
 		return err
 	}

@@ -75,6 +75,8 @@ func serve() {
 					kept[a.Addr] = c
 					mu.Unlock()
 				}
+			case "rate":
+				result = rate(a.Addr, a.Wait)
 			case "flood":
 				result = flood(a.Addr, a.Wait)
 			case "send":
@@ -161,6 +163,24 @@ func echo(c net.Conn, wait time.Duration) string {
 	}
 	_, err := io.ReadFull(c, make([]byte, 5))
 	return outcomeOf(err)
+}
+
+// rate counts the datagrams that can be sent in a time.
+func rate(addr string, wait time.Duration) string {
+	c, err := net.Dial("udp", addr)
+	if err != nil {
+		return err.Error()
+	}
+	defer c.Close()
+	n := 0
+	for end := time.Now().Add(wait); time.Now().Before(end); {
+		for range 100 {
+			if _, err := c.Write([]byte("x")); err == nil {
+				n++
+			}
+		}
+	}
+	return fmt.Sprint(n)
 }
 
 // flood sends datagrams without a pause and counts how many come back.
@@ -271,7 +291,7 @@ func (p *place) addr(six bool, port int) string {
 var ports = []int{53, 80, 443, 700, 8080}
 
 // start starts the process and lets it listen.
-func (p *place) start(t *testing.T) {
+func (p *place) start(t testing.TB) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), "WEFT_NFT_PLACE="+p.name)
@@ -311,7 +331,7 @@ func (p *place) start(t *testing.T) {
 	})
 }
 
-func (p *place) listen(t *testing.T, offset int) {
+func (p *place) listen(t testing.TB, offset int) {
 	t.Helper()
 	for _, protocol := range []string{"tcp", "udp"} {
 		for _, port := range ports {
@@ -340,7 +360,7 @@ type site struct {
 
 func (s *site) all() []*place { return []*place{s.host, s.unit, s.inner, s.web, s.db, s.outside} }
 
-func link(t *testing.T, h *netlink.Handle, name string, addrs ...string) {
+func link(t testing.TB, h *netlink.Handle, name string, addrs ...string) {
 	t.Helper()
 	l, err := h.LinkByName(name)
 	fail(t, err)
@@ -353,7 +373,7 @@ func link(t *testing.T, h *netlink.Handle, name string, addrs ...string) {
 	fail(t, h.LinkSetUp(l))
 }
 
-func inside(t *testing.T, path string, f func(h *netlink.Handle)) {
+func inside(t testing.TB, path string, f func(h *netlink.Handle)) {
 	t.Helper()
 	fail(t, netns.Do(path, func() error {
 		h, err := netlink.NewHandle(syscall.NETLINK_ROUTE)
@@ -366,7 +386,16 @@ func inside(t *testing.T, path string, f func(h *netlink.Handle)) {
 	}))
 }
 
-func newSite(t *testing.T) *site {
+type netlinkHandle = netlink.Handle
+
+func route(t testing.TB, h *netlink.Handle, to, via string) {
+	t.Helper()
+	_, dst, err := net.ParseCIDR(to)
+	fail(t, err)
+	fail(t, h.RouteAdd(&netlink.Route{Dst: dst, Gw: net.ParseIP(via)}))
+}
+
+func newSite(t testing.TB) *site {
 	t.Helper()
 	testreq.Need(t, testreq.Root, testreq.NetNS, testreq.Cgroup2)
 	s := &site{dir: t.TempDir()}
@@ -451,7 +480,7 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-func cgroupRoot(t *testing.T) string {
+func cgroupRoot(t testing.TB) string {
 	t.Helper()
 	for _, dir := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
 		var st syscall.Statfs_t
@@ -467,7 +496,7 @@ func cgroupRoot(t *testing.T) string {
 }
 
 // nftables runs the tool in a namespace, to look and to disturb.
-func nftables(t *testing.T, path string, args ...string) string {
+func nftables(t testing.TB, path string, args ...string) string {
 	t.Helper()
 	testreq.Need(t, "nft")
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)

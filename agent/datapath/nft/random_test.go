@@ -174,6 +174,9 @@ func (x trial) expect(w *world, st *datapath.State) string {
 	case !out.Allowed():
 		return "dropped"
 	case in.Action == model.ActionReject:
+		if !out.Stateful && !judge(policy.Ingress, &back, x.from, target, source).Allowed() {
+			return "dropped" // the sender takes no answers
+		}
 		return reject()
 	case !in.Allowed(), !answer():
 		return "dropped"

@@ -31,6 +31,7 @@ func note(own, n *namespace) error {
 	if err != nil {
 		return err
 	}
+	defer c.CloseLasting()
 	c.AddTable(table())
 	s := namespacesSet()
 	if err := c.AddSet(s, nil); err != nil {
@@ -51,6 +52,7 @@ func forget(own *namespace, id nsID) error {
 	if err != nil {
 		return err
 	}
+	defer c.CloseLasting()
 	if err := c.SetDeleteElements(namespacesSet(), []nftables.SetElement{{Key: id.key()}}); err != nil {
 		return err
 	}
@@ -67,6 +69,7 @@ func noted(own *namespace) ([]*namespace, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer c.CloseLasting()
 	held, err := setsIn(c)
 	if err != nil || !slices.Contains(held, setNamespaces) {
 		return nil, err
@@ -103,6 +106,7 @@ func (n *namespace) remove() error {
 	if err != nil {
 		return err
 	}
+	defer c.CloseLasting()
 	c.DelTable(table())
 	if err := c.Flush(); err != nil && !errors.Is(err, syscall.ENOENT) {
 		return fmt.Errorf("remove table %s from network namespace %s: %w", TableName, n.path, err)

@@ -127,6 +127,16 @@ func (s shape) leaf(p program, chain string, role policy.Direction, kind int, pe
 // ends writes the chains in which packets end.
 func (s shape) ends(p program, role policy.Direction) {
 	name := role.String()
+	if role == policy.Ingress {
+		// What the kernel itself says to the sender of what is rejected: over
+		// loopback the connection is known by then.
+		for _, chain := range []string{"reject-" + name, "answer-" + name + "-Reject"} {
+			for _, said := range [][]expr.Any{tcpReset(), ctState(expr.CtStateBitRELATED)} {
+				p.add(chain, ctAnswer(), said, ofUser(), drop())
+				p.add(chain, ctAnswer(), said, accept())
+			}
+		}
+	}
 	for _, answer := range []struct{ suffix, end string }{{"", ""}, {"-Deny", "drop-" + name}, {"-Reject", "reject-" + name}} {
 		chain := "answer-" + name + answer.suffix
 		p.add(chain, ctAnswer(), jump("alone-"+other(role).String()))
@@ -134,14 +144,6 @@ func (s shape) ends(p program, role policy.Direction) {
 			p.add(chain, accept())
 		} else {
 			p.add(chain, jump(answer.end))
-		}
-	}
-	if role == policy.Ingress {
-		// What the kernel itself says to the sender of what is rejected: over
-		// loopback the connection is known by then.
-		for _, said := range [][]expr.Any{tcpReset(), ctState(expr.CtStateBitRELATED)} {
-			p.add("reject-"+name, ctAnswer(), said, ofUser(), drop())
-			p.add("reject-"+name, ctAnswer(), said, accept())
 		}
 	}
 	for _, chain := range []string{"drop-" + name, "reject-" + name} {
