@@ -75,6 +75,8 @@ func serve() {
 					kept[a.Addr] = c
 					mu.Unlock()
 				}
+			case "big":
+				result = big(a.Addr, a.Wait)
 			case "rate":
 				result = rate(a.Addr, a.Wait)
 			case "flood":
@@ -99,7 +101,7 @@ func listen(protocol, addr string) string {
 			return err.Error()
 		}
 		go func() {
-			b := make([]byte, 2000)
+			b := make([]byte, 5000)
 			for {
 				n, from, err := c.ReadFrom(b)
 				if err != nil && errors.Is(err, net.ErrClosed) {
@@ -162,6 +164,25 @@ func echo(c net.Conn, wait time.Duration) string {
 		return outcomeOf(err)
 	}
 	_, err := io.ReadFull(c, make([]byte, 5))
+	return outcomeOf(err)
+}
+
+// big sends a datagram in fragments and wants it back.
+func big(addr string, wait time.Duration) string {
+	c, err := net.DialTimeout("udp", addr, wait)
+	if err != nil {
+		return outcomeOf(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(wait))
+	if _, err := c.Write(make([]byte, 4000)); err != nil {
+		return outcomeOf(err)
+	}
+	b := make([]byte, 5000)
+	n, err := c.Read(b)
+	if err == nil && n != 4000 {
+		return fmt.Sprintf("%d bytes came back", n)
+	}
 	return outcomeOf(err)
 }
 
@@ -476,6 +497,16 @@ func newSite(t testing.TB) *site {
 			offset = 10000 * i
 		}
 		p.listen(t, offset)
+	}
+	for _, from := range []*place{s.web, s.db, s.outside} {
+		for _, to := range []*place{s.web, s.outside, s.host} {
+			// Until each knows its neighbours.
+			for end := time.Now().Add(10 * time.Second); from.do("probe", "udp", to.addr(true, 53), time.Second) != "ok"; {
+				if time.Now().After(end) {
+					t.Fatalf("%s does not reach %s", from.name, to.name)
+				}
+			}
+		}
 	}
 	return s
 }
