@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -88,4 +89,8 @@ func lastOf(p netip.Prefix) netip.Addr {
 	}
 	out, _ := netip.AddrFromSlice(b)
 	return out
+}
+
+func comparePlaces(a, b addressRange) int {
+	return cmp.Or(cmp.Compare(a.first.BitLen(), b.first.BitLen()), a.first.Compare(b.first))
 }

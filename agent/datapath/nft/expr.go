@@ -127,10 +127,11 @@ func viewByCgroup(role policy.Direction, level uint32) []expr.Any {
 	return with([]expr.Any{socketCgroup(level), load32(regRole, uint32(role))}, lookup(setCgroups, regRole, regView))
 }
 
-func viewByLabel(role policy.Direction) []expr.Any {
-	// The first half of the label is the sender's, the second the receiver's.
+// viewByLabel finds the view by the end of the connection that has been labelled:
+// the first half of the label is the sender's, the second the receiver's.
+func viewByLabel(role, end policy.Direction) []expr.Any {
 	at := uint32(regLabel)
-	if role == policy.Ingress {
+	if end == policy.Ingress {
 		at += 2
 	}
 	label := []expr.Any{&expr.Ct{Key: expr.CtKeyLABELS, Register: regLabel}, load32(at-1, uint32(role))}
@@ -222,6 +223,11 @@ func tcpReset() []expr.Any {
 	return append(tcp(), &expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1, DestRegister: regView},
 		&expr.Bitwise{SourceRegister: regView, DestRegister: regView, Len: 1, Mask: []byte{4}, Xor: []byte{0}},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: regView, Data: []byte{0}})
+}
+
+// leaving matches packets at the output hook.
+func leaving() []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyOIF, Register: regView}, &expr.Cmp{Op: expr.CmpOpNeq, Register: regView, Data: make([]byte, 4)}}
 }
 
 // ofUser matches packets of a socket that a process holds, and none that the

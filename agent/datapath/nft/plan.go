@@ -1,7 +1,6 @@
 package nft
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"maps"
@@ -56,14 +55,6 @@ type place struct {
 func newPlan() *plan {
 	return &plan{verdicts: newNumbers(), classes: newNumbers(), views: newNumbers(), peers: newNumbers(), outcomes: map[uint32]outcome{},
 		current: map[string]view{}, peerOf: map[place]uint32{}, resolved: map[*classify.Table]map[[5]int]uint32{}, spans: map[uint32][]value32{}}
-}
-
-// asker is one direction of a ruleset, for one subject where it asks for itself.
-type asker struct {
-	name  string
-	role  policy.Direction
-	table *classify.Table
-	owner string
 }
 
 // make returns the content for the members; base is the one that has what no
@@ -234,20 +225,6 @@ func extends(old, now map[uint32]uint32) bool {
 	return true
 }
 
-// own notes the subject's addresses where its rules ask for itself.
-func (p *plan) own(owners map[netip.Addr]string, m *member, order []string, askers map[string]asker) {
-	if !slices.ContainsFunc(order, func(n string) bool { return askers[n].owner == m.subject.Workload }) {
-		return
-	}
-	for _, a := range m.subject.Addresses {
-		if at := ownerMark(m.subject.Workload); !strings.Contains(owners[a.Unmap()], at) {
-			owners[a.Unmap()] += at
-		}
-	}
-}
-
-func ownerMark(workload string) string { return "\x00" + workload + "\x00" }
-
 // numberPeers lets a group keep a number that one of its places had.
 func (p *plan) numberPeers(groups map[string][]place) map[string]uint32 {
 	out := map[string]uint32{}
@@ -299,8 +276,4 @@ func (p *plan) class(a asker, pl place, addr netip.Addr) uint32 {
 	p.spans[n] = list
 	known[classes] = n
 	return n
-}
-
-func comparePlaces(a, b addressRange) int {
-	return cmp.Or(cmp.Compare(a.first.BitLen(), b.first.BitLen()), a.first.Compare(b.first))
 }

@@ -109,9 +109,13 @@ func (s shape) leaf(p program, chain string, role policy.Direction, kind int, pe
 		}
 	}
 	if s.levels != "" {
-		if kind != isAlone {
-			judge(viewByLabel(role))
+		// What is judged as it is though it has a connection is an answer: who
+		// sends it is who the connection came to.
+		end := role
+		if kind == isAlone {
+			end = other(role)
 		}
+		judge(viewByLabel(role, end))
 		for i := range len(s.levels) {
 			judge(viewByCgroup(role, uint32(s.levels[i])))
 		}
@@ -132,8 +136,8 @@ func (s shape) ends(p program, role policy.Direction) {
 		// loopback the connection is known by then.
 		for _, chain := range []string{"reject-" + name, "answer-" + name + "-Reject"} {
 			for _, said := range [][]expr.Any{tcpReset(), ctState(expr.CtStateBitRELATED)} {
-				p.add(chain, ctAnswer(), said, ofUser(), drop())
-				p.add(chain, ctAnswer(), said, accept())
+				p.add(chain, leaving(), ctAnswer(), said, ofUser(), drop())
+				p.add(chain, leaving(), ctAnswer(), said, accept())
 			}
 		}
 	}
