@@ -40,7 +40,7 @@ func (d *Driver) applyTo(n *namespace, subjects []*datapath.Subject, addresses *
 		return err
 	}
 	if n.loaded == nil || old.shape != now.shape {
-		t.rules(now.shape, n.loaded == nil)
+		t.rules(now.shape)
 	}
 	now.logs = t.outcomes(old.outcomes, now.outcomes, old.logs, d.logText)
 	t.content(old.content, now.content)

@@ -123,20 +123,16 @@ func setsIn(c *nftables.Conn) ([]string, error) {
 }
 
 // rules puts the program of a shape in the place of what the chains hold.
-func (t *transaction) rules(s shape, fresh bool) {
+func (t *transaction) rules(s shape) {
 	tb := table()
 	p := s.program()
 	names := slices.Sorted(maps.Keys(p))
 	for _, name := range names {
 		c := &nftables.Chain{Table: tb, Name: name}
-		switch {
-		case name == chainInput || name == chainOutput:
-		case fresh:
-			t.conn.AddChain(c)
+		if name != chainInput && name != chainOutput {
+			t.conn.AddChain(c) // does nothing where there is one
 		}
-		if !fresh {
-			t.conn.FlushChain(c)
-		}
+		t.conn.FlushChain(c)
 	}
 	for _, name := range names {
 		for _, exprs := range p[name] {

@@ -17,7 +17,7 @@ import (
 
 // Real packets meet what the reference says, in random worlds.
 func TestPacketsEqualReference(t *testing.T) {
-	worlds := 150
+	worlds := 200
 	if testing.Short() {
 		worlds = 10
 	}

@@ -55,6 +55,7 @@ func (s shape) program() program {
 		name := role.String()
 		p.add(name, ctState(expr.CtStateBitNEW), jump(name+"-new"))
 		p.add(name, jump(name+"-known"))
+		p["label-"+name] = nil
 		if s.levels != "" {
 			p.add(name+"-new", labelEmpty(role), call("label-"+name))
 			for i := range len(s.levels) {
