@@ -27,6 +27,10 @@ func TestMain(m *testing.M) {
 		serve()
 		return
 	}
+	if path := os.Getenv("WEFT_NFT_KILL"); path != "" {
+		applyForEver(path)
+		return
+	}
 	os.Exit(m.Run())
 }
 
