@@ -26,6 +26,11 @@ func (t *Table) Judge(subject, peer *policy.End, protocol uint8, port uint16) Ve
 			heads[i] = t.Chains[chain]
 		}
 	}
+	return t.decide(heads, &subject.Process, &peer.Process)
+}
+
+// decide merges the chains by rank and returns what the first final step says.
+func (t *Table) decide(heads [5]Chain, subject, peer *model.PolicyProcess) Verdict {
 	var logged *policy.Rule
 	var passed model.Tier
 	for {
@@ -41,7 +46,7 @@ func (t *Table) Judge(subject, peer *policy.End, protocol uint8, port uint16) Ve
 		s := heads[first][0]
 		heads[first] = heads[first][1:]
 		r := s.Rule
-		if passed != "" && r.Tier == passed || !policy.ProcessMatches(r.Processes, &subject.Process) || !policy.ProcessMatches(s.Peer, &peer.Process) {
+		if passed != "" && r.Tier == passed || !policy.ProcessMatches(r.Processes, subject) || !policy.ProcessMatches(s.Peer, peer) {
 			continue
 		}
 		switch r.Action {
@@ -56,7 +61,7 @@ func (t *Table) Judge(subject, peer *policy.End, protocol uint8, port uint16) Ve
 		}
 	}
 	for _, d := range t.Defaults {
-		if policy.ProcessMatches(d.Processes, &subject.Process) {
+		if policy.ProcessMatches(d.Processes, subject) {
 			return Verdict{Action: d.Action, Stateful: true, Logged: logged}
 		}
 	}
