@@ -26,6 +26,13 @@ func (t *Table) Judge(subject, peer *policy.End, protocol uint8, port uint16) Ve
 			heads[i] = t.Chains[chain]
 		}
 	}
+	if len(peer.Names) > 0 && len(t.Names) > 0 {
+		if n := t.ForNames(peer.Names); n != nil {
+			if chain := n.Classes[n.Any].lookup(protocol, port); chain >= 0 {
+				heads[4] = n.Chains[chain]
+			}
+		}
+	}
 	return t.decide(heads, &subject.Process, &peer.Process)
 }
 
@@ -68,7 +75,7 @@ func (t *Table) decide(heads [5]Chain, subject, peer *model.PolicyProcess) Verdi
 	return Verdict{Action: model.ActionDeny, Stateful: true, Logged: logged}
 }
 
-// ClassesOf returns the peer's class in each dimension.
+// ClassesOf returns the peer's class in each dimension but the last, names.
 func (t *Table) ClassesOf(peer *policy.End) [5]int {
 	out := [5]int{t.Any}
 	switch class, ok := t.Identities[peer.Identity]; {
@@ -93,9 +100,6 @@ func (t *Table) ClassesOf(peer *policy.End) [5]int {
 	}
 	if set := peer.Entities & t.EntityMask; set != 0 {
 		out[3] = t.Entities[set]
-	}
-	if len(peer.Names) > 0 && len(t.Names) > 0 {
-		out[4] = t.ClassOfNames(peer.Names)
 	}
 	return out
 }

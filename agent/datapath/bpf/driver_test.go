@@ -41,9 +41,10 @@ func mountBPF(t testing.TB) string {
 func TestConformance(t *testing.T) {
 	pins := mountBPF(t)
 	var driver *Driver
-	options := datapathtest.Options{SeesSockets: true, Processes: true, Rejects: true, Pings: true, Tamper: func(t *testing.T, n int) bool { return tamper(t, driver, n) }}
+	names := filepath.Join(t.TempDir(), "names.json")
+	options := datapathtest.Options{SeesSockets: true, Processes: true, Rejects: true, Pings: true, Names: true, Tamper: func(t *testing.T, n int) bool { return tamper(t, driver, n) }}
 	datapathtest.Run(t, options, func(t *testing.T, s *datapathtest.Site) datapath.Driver {
-		d, err := Open(Config{CgroupRoot: s.Root, PinDir: pins}, Deps{})
+		d, err := Open(Config{CgroupRoot: s.Root, PinDir: pins, NamesFile: names}, Deps{})
 		if err != nil {
 			t.Fatal(err)
 		}

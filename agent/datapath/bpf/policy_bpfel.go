@@ -182,6 +182,13 @@ type policyIdentityKey struct {
 	Identity uint32
 }
 
+type policyLookup struct {
+	_       structs.HostLayout
+	Slot    uint32
+	Length  uint32
+	Message [1472]uint8
+}
+
 type policyName struct {
 	_     structs.HostLayout
 	Table uint32
@@ -256,14 +263,15 @@ type policyTable struct {
 }
 
 type policyTrouble struct {
-	_         structs.HostLayout
-	TableFull uint64
-	Malformed uint64
-	Fragments uint64
-	NoSteps   uint64
-	PathsFull uint64
-	NoSubject uint64
-	NoFrame   uint64
+	_           structs.HostLayout
+	TableFull   uint64
+	Malformed   uint64
+	Fragments   uint64
+	NoSteps     uint64
+	PathsFull   uint64
+	NoSubject   uint64
+	NoFrame     uint64
+	LookupsLost uint64
 }
 
 type policyVerdict struct {
@@ -292,6 +300,7 @@ const (
 	policyMapFrames        = "frames"
 	policyMapIdentities    = "identities"
 	policyMapKnownFiles    = "known_files"
+	policyMapLookups       = "lookups"
 	policyMapNames         = "names"
 	policyMapNamespaces    = "namespaces"
 	policyMapOwners        = "owners"
@@ -320,6 +329,7 @@ const (
 	policyProgWeftSubflows = "weft_subflows"
 	policyProgWeftTcp      = "weft_tcp"
 	policyVarEventType     = "event_type"
+	policyVarLookupType    = "lookup_type"
 	policyVarMptcp         = "mptcp"
 	policyVarNetnsHelper   = "netns_helper"
 )
@@ -399,6 +409,7 @@ type policyMapSpecs struct {
 	Frames       *ebpf.MapSpec `ebpf:"frames"`
 	Identities   *ebpf.MapSpec `ebpf:"identities"`
 	KnownFiles   *ebpf.MapSpec `ebpf:"known_files"`
+	Lookups      *ebpf.MapSpec `ebpf:"lookups"`
 	Names        *ebpf.MapSpec `ebpf:"names"`
 	Namespaces   *ebpf.MapSpec `ebpf:"namespaces"`
 	Owners       *ebpf.MapSpec `ebpf:"owners"`
@@ -420,6 +431,7 @@ type policyMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type policyVariableSpecs struct {
 	EventType   *ebpf.VariableSpec `ebpf:"event_type"`
+	LookupType  *ebpf.VariableSpec `ebpf:"lookup_type"`
 	Mptcp       *ebpf.VariableSpec `ebpf:"mptcp"`
 	NetnsHelper *ebpf.VariableSpec `ebpf:"netns_helper"`
 }
@@ -458,6 +470,7 @@ type policyMaps struct {
 	Frames       *ebpf.Map `ebpf:"frames"`
 	Identities   *ebpf.Map `ebpf:"identities"`
 	KnownFiles   *ebpf.Map `ebpf:"known_files"`
+	Lookups      *ebpf.Map `ebpf:"lookups"`
 	Names        *ebpf.Map `ebpf:"names"`
 	Namespaces   *ebpf.Map `ebpf:"namespaces"`
 	Owners       *ebpf.Map `ebpf:"owners"`
@@ -490,6 +503,7 @@ func (m *policyMaps) Close() error {
 		m.Frames,
 		m.Identities,
 		m.KnownFiles,
+		m.Lookups,
 		m.Names,
 		m.Namespaces,
 		m.Owners,
@@ -512,6 +526,7 @@ func (m *policyMaps) Close() error {
 // It can be passed to loadPolicyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type policyVariables struct {
 	EventType   *ebpf.Variable `ebpf:"event_type"`
+	LookupType  *ebpf.Variable `ebpf:"lookup_type"`
 	Mptcp       *ebpf.Variable `ebpf:"mptcp"`
 	NetnsHelper *ebpf.Variable `ebpf:"netns_helper"`
 }

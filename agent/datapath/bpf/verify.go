@@ -8,6 +8,8 @@ import (
 // Verify looks at the links, the revision and the maps, the large ones only where
 // deep, and repairs what is not as the last Apply left it.
 func (d *Driver) Verify(deep bool) ([]string, error) {
+	d.applying.Lock()
+	defer d.applying.Unlock()
 	if d.last == nil || !d.attached {
 		return nil, nil
 	}
@@ -55,7 +57,7 @@ func (d *Driver) verifyMaps(deep bool) (found []string, err error) {
 		refresh func() (int, error)
 	}{
 		{"cgroups", false, d.cgroups.refresh}, {"slots", false, d.slots.refresh}, {"namespaces", false, d.namespaces.refresh}, {"tables", false, d.tables.refresh},
-		{"defaults", false, d.defaults.refresh}, {"addresses", true, d.addresses.refresh}, {"identities", true, d.identities.refresh},
+		{"defaults", false, d.defaults.refresh}, {"names", false, d.names.refresh}, {"addresses", true, d.addresses.refresh}, {"identities", true, d.identities.refresh},
 		{"blocks", true, d.blocks.refresh}, {"ports", true, d.ports.refresh}, {"steps", true, d.steps.refresh}, {"conditions", true, d.conditions.refresh},
 	} {
 		if m.large && !deep {

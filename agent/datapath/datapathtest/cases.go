@@ -2,7 +2,9 @@ package datapathtest
 
 import (
 	"fmt"
+	"net/netip"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -263,6 +265,61 @@ func (s *suite) counts(t *testing.T) map[policy.RuleID]datapath.RuleCount {
 		out[c.Rule] = c
 	}
 	return out
+}
+
+// names: what a subject has looked up, at the machine's resolver, it may call; a
+// restart does not forget it.
+func (s *suite) names(t *testing.T) {
+	if !s.options.Names {
+		t.Skip("this driver does not judge by names, and says so")
+	}
+	w := s.World(model.ModeEnforce, fmt.Sprintf(`
+  subject: {selector: "app in (web,db)"}
+  egress:
+  - {action: Allow, to: [{entities: [dns]}], ports: [{protocol: UDP, port: 53}]}
+  - {action: Allow, to: [{domainNames: ["*.%s"]}], ports: [{protocol: TCP, port: 80}]}`, strings.TrimPrefix(OutsideName, "www.")), `
+  subject: {selector: "workload.kind=host"}
+  ingress: [{action: Allow}]`)
+	bridge := netip.MustParsePrefix("10.78.0.1/32")
+	for i := range w.State.Addresses {
+		if w.State.Addresses[i].Prefix == bridge {
+			w.State.Addresses[i].Entities |= policy.EntityBit(model.EntityDNS)
+		}
+	}
+	s.apply(t, w)
+	call := func(from string, port uint16) Outcome {
+		got, _ := s.dial(Attempt{From: s.Endpoint(from), To: s.Endpoint("outside"), Network: "tcp", Port: port})
+		return got
+	}
+	if got := call("c1", 80); got != Denied {
+		t.Errorf("before it was looked up: %s", got)
+	}
+	if got, err := s.caller.Lookup(s.Endpoint("c1"), s.Endpoint("machine")); got != Allowed {
+		t.Fatalf("look it up: %s (%v)", got, err)
+	}
+	for end := time.Now().Add(5 * time.Second); call("c1", 80) != Allowed; {
+		if time.Now().After(end) {
+			t.Fatal("looked up, and denied all the same")
+		}
+	}
+	for _, c := range []struct {
+		when string
+		from string
+		port uint16
+		want Outcome
+	}{{"another port", "c1", 443, Denied}, {"a subject that has not asked", "c2", 80, Denied}} {
+		if got := call(c.from, c.port); got != c.want {
+			t.Errorf("%s: %s", c.when, got)
+		}
+	}
+	if err := s.driver.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.driver = s.open(t, s.Site)
+	s.apply(t, w)
+	if got := call("c1", 80); got != Allowed {
+		t.Errorf("after a restart: %s", got)
+	}
 }
 
 // tamper: what somebody has changed is found, named and repaired, and what is as

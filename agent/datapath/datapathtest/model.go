@@ -1,6 +1,7 @@
 package datapathtest
 
 import (
+	"errors"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -56,6 +57,10 @@ func (c *thought) Talk(_ *Endpoint, held int) (Outcome, error) {
 }
 
 func (c *thought) Close(*Endpoint, int) {}
+
+func (c *thought) Lookup(from, resolver *Endpoint) (Outcome, error) {
+	return "", errors.New("there is no resolver to think of")
+}
 
 func (c *thought) Another(*Endpoint) {}
 

@@ -20,6 +20,8 @@ type Options struct {
 	Processes bool
 	// Pings is whether it judges what the kernel itself answers.
 	Pings bool
+	// Names is whether it judges by the names that addresses were looked up by.
+	Names bool
 	// Tamper changes what the driver has made, as an intruder would; each call
 	// another thing, false when it knows no more.
 	Tamper func(t *testing.T, n int) bool
@@ -47,7 +49,7 @@ func run(t *testing.T, s *Site, o Options, open Factory) {
 		run  func(*testing.T)
 	}{
 		{"matrix", suite.matrix}, {"live cut", suite.liveCut}, {"restart", suite.restart}, {"processes", suite.processes},
-		{"stateless", suite.stateless}, {"new cgroup", suite.newCgroup}, {"connections", suite.connections}, {"tamper", suite.tamper}, {"remove", suite.remove},
+		{"stateless", suite.stateless}, {"new cgroup", suite.newCgroup}, {"connections", suite.connections}, {"names", suite.names}, {"tamper", suite.tamper}, {"remove", suite.remove},
 	} {
 		if !t.Run(c.name, c.run) {
 			return // what follows would say little
