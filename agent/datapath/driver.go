@@ -16,6 +16,10 @@ type Driver interface {
 	// across restarts of the program. Where it fails, the last state applied
 	// holds for every subject on which the new one does not.
 	Apply(ctx context.Context, s *State) error
+	// Adopt takes over connections that another driver has tracked, before the
+	// first Apply of the state: what answers them must pass, and a change that
+	// denies them must reach them, as if they had begun here.
+	Adopt(s *State, connections []Connection) error
 	// Connections visits the connection table, connections turned down lately
 	// included, until visit returns false. What it is handed is its own only
 	// until it returns.

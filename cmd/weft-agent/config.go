@@ -43,6 +43,10 @@ type config struct {
 	// Attach is how BPF programs are attached to interfaces: auto, tcx (kernel
 	// 6.6 and later) or clsact; auto unless given.
 	Attach string `yaml:"attach,omitempty"`
+	// Datapath is what enforces policy: auto, bpf or nft (nftables, which knows
+	// no processes and no domain names); auto, unless given, takes bpf where the
+	// kernel can.
+	Datapath string `yaml:"datapath,omitempty"`
 	// Listen is where a tool's host accepts streams from agents directly.
 	Listen string `yaml:"listen"`
 	// Labels are this host's own.
@@ -175,6 +179,9 @@ func (c config) check() error {
 		if !filepath.IsAbs(dir) {
 			fault(field, "%q is no absolute path", dir)
 		}
+	}
+	if c.Datapath != "" && !slices.Contains([]string{"auto", "bpf", "nft"}, c.Datapath) {
+		fault("datapath", "%q is none of auto, bpf, nft", c.Datapath)
 	}
 	if c.Attach != "" && !slices.Contains([]string{"auto", "tcx", "clsact"}, c.Attach) {
 		fault("attach", "%q is none of auto, tcx, clsact", c.Attach)

@@ -70,3 +70,9 @@ func removePins(dir string) error {
 	}
 	return nil
 }
+
+// Left says whether a driver with this directory has left programs at work.
+func Left(cfg Config) bool {
+	names, err := filepath.Glob(filepath.Join(cfg.PinDir, "policy-v*", "links", "*"))
+	return err == nil && len(names) > 0
+}

@@ -19,7 +19,7 @@ func RunFake(t *testing.T, k *fake.Kernel, open Factory) {
 	s := &Site{T: t, Root: "/machine", Machine: "machine", Dir: "/bin"}
 	s.populate("outside", "c1", "c2", "/outside")
 	s.caller = &thought{site: s, kernel: k, held: map[int]*thoughtConn{}}
-	run(t, s, Options{SeesSockets: true, Processes: true, Rejects: true}, open)
+	run(t, s, Options{SeesSockets: true, Processes: true, Rejects: true, Accounts: true}, open)
 }
 
 // thought makes attempts by offering packets to a fake kernel.

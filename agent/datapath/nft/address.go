@@ -17,16 +17,38 @@ var selfBit = policy.EntityBit(model.EntitySelf)
 // addresses are those of a state, ready to be cut for each namespace.
 type addresses struct {
 	list []datapath.Address
-	lpm  bart.Table[datapath.Address]
+	lpm  *bart.Table[datapath.Address]
 }
 
 func newAddresses(list []datapath.Address) *addresses {
-	a := &addresses{list: list}
+	a := &addresses{list: list, lpm: &bart.Table[datapath.Address]{}}
 	for _, x := range list {
 		x.Prefix = x.Prefix.Masked()
 		a.lpm.Insert(x.Prefix, x)
 	}
 	return a
+}
+
+// Loopback addresses are everybody's in their namespace.
+var (
+	loopbackPrefixes  = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	loopbackAddresses = []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}
+)
+
+// withLoopback returns the addresses as one namespace sees them: what has no
+// address there but loopback is who has the namespace, and in the machine's own
+// it is the machine.
+func (a *addresses) withLoopback(base *datapath.Subject, machine bool) *addresses {
+	out := &addresses{list: slices.Clip(a.list), lpm: a.lpm}
+	for _, p := range loopbackPrefixes {
+		x := datapath.Address{Prefix: p, Identity: base.Identity}
+		if machine {
+			x.Entities = policy.EntityBit(model.EntityHost)
+		}
+		out.list = append(out.list, x)
+		out.lpm = out.lpm.InsertPersist(p, x)
+	}
+	return out
 }
 
 // addressRange is addresses that are in one place.

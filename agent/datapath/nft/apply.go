@@ -28,6 +28,9 @@ func (d *Driver) applyTo(n *namespace, subjects []*datapath.Subject, addresses *
 		}
 	}
 	incomplete := n.place(subjects, n == d.own, d.tree)
+	if n.base != nil {
+		addresses = addresses.withLoopback(n.base.subject, n == d.own)
+	}
 	now := &loaded{shape: n.shape(), content: n.plan.make(n.members, n.base, addresses, n.epoch), outcomes: maps.Clone(n.plan.outcomes)}
 	t := transaction{conn: c}
 	old := n.loaded
@@ -47,6 +50,9 @@ func (d *Driver) applyTo(n *namespace, subjects []*datapath.Subject, addresses *
 	t.dropLogs(old.logs, now.logs)
 	if err := t.commit(); err != nil {
 		n.loaded = nil // to be made anew; until then the old one holds
+		return err
+	}
+	if now.digest, err = n.rulesDigest(); err != nil {
 		return err
 	}
 	n.loaded = now

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"weft/agent/datapath"
 	"weft/policy"
 	"weft/policy/classify"
 )
@@ -18,12 +19,12 @@ type asker struct {
 }
 
 // own notes the subject's addresses where its rules ask for itself.
-func (p *plan) own(owners map[netip.Addr]string, m *member, order []string, askers map[string]asker) {
-	if !slices.ContainsFunc(order, func(n string) bool { return askers[n].owner == m.subject.Workload }) {
+func (p *plan) own(owners map[netip.Addr]string, s *datapath.Subject, addresses []netip.Addr, order []string, askers map[string]asker) {
+	if !slices.ContainsFunc(order, func(n string) bool { return askers[n].owner == s.Workload }) {
 		return
 	}
-	for _, a := range m.subject.Addresses {
-		if at := ownerMark(m.subject.Workload); !strings.Contains(owners[a.Unmap()], at) {
+	for _, a := range addresses {
+		if at := ownerMark(s.Workload); !strings.Contains(owners[a.Unmap()], at) {
 			owners[a.Unmap()] += at
 		}
 	}

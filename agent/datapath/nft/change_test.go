@@ -200,7 +200,7 @@ func TestTells(t *testing.T) {
 	seen := map[string]*datapath.Connection{}
 	fail(t, d.Connections(func(c *datapath.Connection) bool {
 		x := *c
-		seen[fmt.Sprintf("%s %s %s %d", c.Workload, c.Direction, c.Remote.Addr(), c.PolicyPort())] = &x
+		seen[fmt.Sprintf("%s %s %s %d", c.Workload, c.Direction, c.Remote.Addr(), c.Port)] = &x
 		return true
 	}))
 	id := policy.MakeRuleID(w.Policies[0], policy.Egress, 0)

@@ -38,19 +38,34 @@ func (d *Driver) Connections(visit func(*datapath.Connection) bool) error {
 			errs = append(errs, fmt.Errorf("list connections of network namespace %s: %w", n.path, err))
 			continue
 		}
+		l.machine = n == d.own
 		all = append(all, l)
 	}
 	d.mu.Unlock()
 	if len(all) == 0 {
 		return errors.Join(errs...)
 	}
-	addresses := newAddresses(state.Addresses)
+	addresses, seen, now := newAddresses(state.Addresses), map[datapath.Key]time.Time{}, time.Now()
+	defer d.saw(seen)
 	for i := range all {
-		l := &all[i]
+		l, addresses := &all[i], addresses
+		if l.base != nil {
+			addresses = addresses.withLoopback(l.base.subject, l.machine)
+		}
 		for _, f := range l.flows {
 			for _, role := range roles {
 				c, ok := l.connection(f, role, addresses, revision)
-				if ok && !visit(c) {
+				if !ok {
+					continue
+				}
+				if c.First.IsZero() {
+					c.First = d.firstSeen(c.Key, now)
+					seen[c.Key] = c.First
+				}
+				if c.Last.IsZero() {
+					c.Last = now
+				}
+				if !visit(c) {
 					return nil
 				}
 			}
@@ -59,11 +74,30 @@ func (d *Driver) Connections(visit func(*datapath.Connection) bool) error {
 	return errors.Join(errs...)
 }
 
+// firstSeen is when a connection was first listed: the kernel notes when it began
+// only where net.netfilter.nf_conntrack_timestamp is set.
+func (d *Driver) firstSeen(k datapath.Key, now time.Time) time.Time {
+	d.seenMu.Lock()
+	defer d.seenMu.Unlock()
+	if t, ok := d.seen[k]; ok {
+		return t
+	}
+	return now
+}
+
+// saw keeps what a listing has shown.
+func (d *Driver) saw(now map[datapath.Key]time.Time) {
+	d.seenMu.Lock()
+	defer d.seenMu.Unlock()
+	d.seen = now
+}
+
 // listing is what was found in one namespace.
 type listing struct {
 	cookie  uint64
 	members []member
 	base    *member
+	machine bool // its own namespace
 	epoch   uint32
 	local   map[netip.Addr]bool
 	flows   []flow
@@ -100,14 +134,9 @@ func (n *namespace) list() (listing, error) {
 			l.local[ip.Unmap()] = true
 		}
 	}
-	conn, err := mdnetlink.Dial(unix.NETLINK_NETFILTER, &mdnetlink.Config{NetNS: int(n.file.Fd())})
-	if err != nil {
+	if l.cookie, err = n.cookie(); err != nil {
 		return l, err
 	}
-	if raw, err := conn.SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) { l.cookie, _ = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE) })
-	}
-	conn.Close()
 	ct, err := conntrack.Dial(&mdnetlink.Config{NetNS: int(n.file.Fd())})
 	if err != nil {
 		return l, err
@@ -233,7 +262,7 @@ func (l *listing) connection(f flow, role policy.Direction, addresses *addresses
 	}
 	c := &datapath.Connection{Key: datapath.Key{Local: source, Remote: target, Protocol: f.protocol, NetNS: l.cookie},
 		Workload: s.Workload, Identity: s.Identity, PeerIdentity: peer.Identity, PeerBy: datapath.ByAddress, PeerEntities: peer.Entities & policy.Special,
-		Direction: role, Action: v.Action, Rule: o.Rule, Revision: revision, First: f.first, Last: f.last,
+		Direction: role, Action: v.Action, Rule: o.Rule, Port: f.dport, Revision: revision, First: f.first, Last: f.last,
 		Sent: f.sent, Received: f.received, TCPState: tcpState(f.state), Translated: f.translated}
 	if role == policy.Ingress {
 		c.Local, c.Remote = target, source

@@ -39,6 +39,7 @@ type loaded struct {
 	content  content
 	outcomes map[uint32]outcome
 	logs     map[string]bool // chains
+	digest   [32]byte        // of the rules as the kernel lists them
 }
 
 type counted struct{ connections, packets, bytes uint64 }

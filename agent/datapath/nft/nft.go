@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"weft/agent/datapath"
 	"weft/model"
@@ -34,6 +35,9 @@ type Driver struct {
 	revision uint32
 	tree     *cgroupTree
 	names    map[policy.RuleID]string // of rules, for the log
+
+	seenMu sync.Mutex
+	seen   map[datapath.Key]time.Time // when a live connection was first listed
 }
 
 var _ datapath.Driver = (*Driver)(nil)
@@ -246,6 +250,19 @@ func (d *Driver) dropOwn() error {
 		return err
 	}
 	return t.commit()
+}
+
+// Left says whether a driver has left its table in this network namespace.
+func Left(cfg Config) bool {
+	d := New(cfg)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.open() != nil {
+		return false
+	}
+	defer d.forgetAll()
+	held, err := d.own.held()
+	return err == nil && held
 }
 
 // Close lets go of the namespaces and leaves the rules at work.

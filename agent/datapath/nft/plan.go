@@ -110,10 +110,10 @@ func (p *plan) peersAndClasses(c content, askers map[string]asker, members []mem
 		}
 	}
 	for i := range members {
-		p.own(owners, &members[i], order, askers)
+		p.own(owners, members[i].subject, members[i].subject.Addresses, order, askers)
 	}
 	if base != nil {
-		p.own(owners, base, order, askers)
+		p.own(owners, base.subject, slices.Concat(base.subject.Addresses, loopbackAddresses), order, askers)
 	}
 	for t := range p.resolved {
 		if !live[t] {

@@ -19,6 +19,8 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
+
+	"weft/agent/datapath/datapathtest"
 )
 
 // TestMain is also the process that runs in each place.
@@ -31,7 +33,7 @@ func TestMain(m *testing.M) {
 		applyForEver(path)
 		return
 	}
-	os.Exit(m.Run())
+	datapathtest.Main(m)
 }
 
 // ask is what a process in a place is told to do, and answer what came of it.
