@@ -30,6 +30,8 @@ func helper(name string, args []string) error {
 		return serveNoise(ctx)
 	case "load":
 		return load(ctx, args[0], args[1])
+	case "visitors":
+		return visit(ctx, args[0])
 	case "listen": // and answer nobody
 		l, err := net.Listen("tcp", args[0])
 		if err != nil {

@@ -38,6 +38,8 @@ func call(ctx context.Context, o order) (Verdict, string) {
 		return Reject, err.Error()
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return Deny, "no answer"
+	case errors.Is(err, syscall.EPERM):
+		return Deny, "not let send"
 	}
 	return Deny, err.Error()
 }
