@@ -30,6 +30,12 @@ func helper(name string, args []string) error {
 		return serveNoise(ctx)
 	case "load":
 		return load(ctx, args[0], args[1])
+	case "echo":
+		return echo(ctx, args)
+	case "hold":
+		return hold(ctx, args)
+	case "knock":
+		return knock(ctx, args[0])
 	case "visitors":
 		return visit(ctx, args[0])
 	case "listen": // and answer nobody
