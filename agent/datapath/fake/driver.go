@@ -45,6 +45,13 @@ func (k *Kernel) clear() {
 	k.table, k.denied, k.counts = map[end]*datapath.Connection{}, map[end]*datapath.Connection{}, map[policy.RuleID]*datapath.RuleCount{}
 }
 
+// InForce says whether a driver has left something.
+func (k *Kernel) InForce() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.state != nil
+}
+
 // Driver works on a Kernel.
 type Driver struct {
 	*Kernel
