@@ -62,6 +62,7 @@ type Datapath struct {
 	state    *State
 	talks    talks
 	drift    drift
+	trouble  trouble
 }
 
 // New makes an inert Datapath.
@@ -318,5 +319,10 @@ func (d *Datapath) collect() error {
 		return err
 	}
 	d.talks.counts(counts)
+	troubles, err := d.driver.Troubles()
+	if err != nil {
+		return err
+	}
+	d.trouble.look(troubles)
 	return nil
 }

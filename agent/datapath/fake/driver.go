@@ -121,6 +121,9 @@ func (d *Driver) Counts() ([]datapath.RuleCount, error) {
 // Verify finds nothing: nobody else is here.
 func (d *Driver) Verify(bool) ([]string, error) { return nil, nil }
 
+// Troubles are none.
+func (d *Driver) Troubles() (map[string]uint64, error) { return nil, nil }
+
 // Close leaves the kernel as it is.
 func (d *Driver) Close() error { return nil }
 
