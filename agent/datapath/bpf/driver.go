@@ -293,6 +293,10 @@ func (d *Driver) Apply(_ context.Context, s *datapath.State) error {
 			return fmt.Errorf("apply policy: %w", err)
 		}
 		d.attached = true
+		// What spoke while sockets were being noted was judged without its process.
+		if err := d.advance(); err != nil {
+			return fmt.Errorf("apply policy: %w", err)
+		}
 	}
 	if err := d.clean(want, addresses, slots, cgroups); err != nil {
 		return fmt.Errorf("clean up after policy: %w", err)
@@ -316,6 +320,11 @@ func (d *Driver) write(want *contents, addresses map[policyAddressKey]policyAddr
 	if err != nil {
 		return err
 	}
+	return d.advance()
+}
+
+// advance makes every connection be judged anew by its next packet.
+func (d *Driver) advance() error {
 	d.revision++
 	if err := d.objects.Control.Put(uint32(0), policyControl{Revision: d.revision}); err != nil {
 		return fmt.Errorf("put the revision in force: %w", err)

@@ -202,6 +202,13 @@ static __noinline int again(struct __sk_buff *skb, struct conn_key *k, __u32 rev
 	}
 	c->slot = number;
 	c->identity = own->identity;
+	if (!(c->process.flags & PROC_KNOWN)) {
+		// The socket is older than the programs, and spoke before it was noted.
+		struct bpf_sock *sk = skb->sk ? bpf_sk_fullsock(skb->sk) : 0;
+		struct process *made = sk ? bpf_sk_storage_get(&processes, sk, 0, 0) : 0;
+		if (made)
+			c->process = *made;
+	}
 	if (c->peer_by == 0)
 		know_address(k, c);
 	ask(f, k, c, own->tables[c->direction & 1]);
