@@ -36,7 +36,7 @@ func mountBPF(t testing.TB) string {
 
 func TestConformance(t *testing.T) {
 	pins := mountBPF(t)
-	datapathtest.Run(t, datapathtest.Options{SeesSockets: true, Processes: true}, func(t *testing.T, s *datapathtest.Site) datapath.Driver {
+	datapathtest.Run(t, datapathtest.Options{SeesSockets: true, Processes: true, Older: true}, func(t *testing.T, s *datapathtest.Site) datapath.Driver {
 		d, err := Open(Config{CgroupRoot: s.Root, PinDir: pins}, Deps{})
 		if err != nil {
 			t.Fatal(err)

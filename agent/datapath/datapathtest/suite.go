@@ -17,6 +17,9 @@ type Options struct {
 	SeesSockets bool
 	// Processes is whether it judges by executables.
 	Processes bool
+	// Older is whether connections that were open before the driver go on, judged
+	// by their programs.
+	Older bool
 	// Outside rejects are answered with a reset or an ICMP message.
 	Rejects bool
 }
@@ -42,6 +45,7 @@ func run(t *testing.T, s *Site, o Options, open Factory) {
 	}{
 		{"matrix", suite.matrix}, {"live cut", suite.liveCut}, {"restart", suite.restart}, {"processes", suite.processes},
 		{"stateless", suite.stateless}, {"new cgroup", suite.newCgroup}, {"connections", suite.connections}, {"remove", suite.remove},
+		{"older sockets", suite.olderSockets},
 	} {
 		if !t.Run(c.name, c.run) {
 			return // what follows would say little
