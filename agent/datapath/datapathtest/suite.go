@@ -43,7 +43,7 @@ func run(t *testing.T, s *Site, o Options, open Factory) {
 		name string
 		run  func(*testing.T)
 	}{
-		{"matrix", suite.matrix}, {"live cut", suite.liveCut}, {"restart", suite.restart}, {"processes", suite.processes},
+		{"matrix", suite.matrix}, {"live cut", suite.liveCut}, {"restart", suite.restart}, {"processes", suite.processes}, {"renumbered", suite.renumbered},
 		{"stateless", suite.stateless}, {"new cgroup", suite.newCgroup}, {"connections", suite.connections}, {"remove", suite.remove},
 		{"older sockets", suite.olderSockets},
 	} {
