@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -164,6 +165,23 @@ func TestConnectionsSurvive(t *testing.T) {
 	})
 	f.inForce("held")
 	f.unharmed("with another build", holders)
+
+	for _, driver := range []string{"nft", "bpf"} {
+		for _, host := range []string{"left", "right"} {
+			f.procs[host].kill()
+			f.startAgent(host, "--datapath", driver)
+		}
+		f.wait(30*time.Second, "the driver is "+driver, func() error {
+			for _, host := range []string{"left", "right"} {
+				if text := f.procs[host].text(); !strings.Contains(text, "driver="+driver) {
+					return fmt.Errorf("%s has said nothing of it", host)
+				}
+			}
+			return nil
+		})
+		f.inForce("held")
+		f.unharmed("judged by "+driver, holders)
+	}
 
 	f.applied(heldCut)
 	f.inForce("cut")

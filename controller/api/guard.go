@@ -71,7 +71,7 @@ func (a *API) guardChannel(ctx context.Context, r model.Resource, deleted, force
 		if !verdict.Egress.Allowed() {
 			by = verdict.Egress
 		}
-		if text := fmt.Sprintf("%s: %s", w.what, by); !seen[text] {
+		if text := fmt.Sprintf("TCP/%d of %s: %s", w.port, w.what, by); !seen[text] {
 			seen[text] = true
 			cut = append(cut, text)
 		}
@@ -79,7 +79,7 @@ func (a *API) guardChannel(ctx context.Context, r model.Resource, deleted, force
 	if len(cut) == 0 {
 		return nil
 	}
-	return problem(http.StatusConflict, "this would cut agents off: %s; allow TCP to port %d there first, or force it", shorten(cut), a.cfg.Failsafe.ControllerPort)
+	return problem(http.StatusConflict, "this would cut agents off: %s; allow that first, or force it", shorten(cut))
 }
 
 // ways lists what agents need of the fleet.

@@ -15,7 +15,7 @@ import (
 func (a *API) warnings(ctx context.Context, r model.Resource) []string {
 	switch r := r.(type) {
 	case *model.Group:
-		return a.groupWarnings(r.Spec)
+		return append(a.groupWarnings(r.Spec), a.modeWarnings(ctx, r)...)
 	case *model.Policy:
 		return a.policyWarnings(ctx, r)
 	case *model.Tap:

@@ -19,6 +19,7 @@ type Source interface {
 	Workloads() []*model.Workload
 	HostStatus(h *model.Host) model.HostStatus
 	TapStatus(t *model.Tap) model.TapStatus
+	PolicyStatus(p *model.Policy) model.PolicyStatus
 }
 
 // Lister reads resources.
@@ -32,7 +33,7 @@ type Metrics struct {
 	store  Lister
 	log    *slog.Logger
 
-	hosts, workloads, tapPackets, tapBytes, tapState *prometheus.Desc
+	hosts, workloads, tapPackets, tapBytes, tapState, policyState, ruleConnections *prometheus.Desc
 }
 
 // New makes the collector; it reads nothing yet.
@@ -43,12 +44,15 @@ func New(source Source, store Lister, log *slog.Logger) *Metrics {
 		tapPackets: prometheus.NewDesc("weft_tap_packets_total", "The tap's ledger in packets: what became of those seen.", []string{"tap", "host", "tool", "account"}, nil),
 		tapBytes:   prometheus.NewDesc("weft_tap_bytes_total", "The tap's ledger in bytes: what became of those seen.", []string{"tap", "host", "tool", "account"}, nil),
 		tapState:   prometheus.NewDesc("weft_tap_state", "1 for the state the tap is in.", []string{"tap", "state"}, nil),
+
+		policyState:     prometheus.NewDesc("weft_policy_state", "1 for the state the policy is in.", []string{"policy", "state"}, nil),
+		ruleConnections: prometheus.NewDesc("weft_policy_rule_connections", "Connections that the rule has decided; of a staged policy, would have decided of those remembered.", []string{"policy", "direction", "rule"}, nil),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.hosts, m.workloads, m.tapPackets, m.tapBytes, m.tapState} {
+	for _, d := range []*prometheus.Desc{m.hosts, m.workloads, m.tapPackets, m.tapBytes, m.tapState, m.policyState, m.ruleConnections} {
 		ch <- d
 	}
 }
@@ -76,6 +80,14 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(m.tapState, prometheus.GaugeValue, 1, tap.Metadata.Name, string(status.State))
 		for _, p := range status.Paths {
 			m.ledger(ch, tap.Metadata.Name, p)
+		}
+	}
+	for _, r := range m.list(ctx, model.KindPolicy) {
+		policy := r.(*model.Policy)
+		status := m.source.PolicyStatus(policy)
+		ch <- prometheus.MustNewConstMetric(m.policyState, prometheus.GaugeValue, 1, policy.Metadata.Name, string(status.State))
+		for _, rule := range status.Rules {
+			ch <- prometheus.MustNewConstMetric(m.ruleConnections, prometheus.GaugeValue, float64(rule.Connections), policy.Metadata.Name, rule.Direction, rule.Name)
 		}
 	}
 }

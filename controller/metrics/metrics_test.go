@@ -26,6 +26,10 @@ func (world) TapStatus(*model.Tap) model.TapStatus {
 	return model.TapStatus{State: model.TapActive, Paths: []model.TapPath{{Host: "web-1", Tool: "ids", Ledger: l}}}
 }
 
+func (world) PolicyStatus(*model.Policy) model.PolicyStatus {
+	return model.PolicyStatus{State: model.PolicyActive, Rules: []model.PolicyRuleStatus{{Name: "web", Direction: "ingress", Connections: 12}}}
+}
+
 func (world) List(_ context.Context, kind model.Kind) ([]model.Resource, int64, error) {
 	r := model.MustKind(kind).New()
 	r.Meta().Name = "one"
@@ -46,6 +50,8 @@ func TestMetricsShowTheLedger(t *testing.T) {
 		`weft_tap_packets_total{account="seen",host="web-1",tap="one",tool="ids"} 10`,
 		`weft_tap_packets_total{account="delivered",host="web-1",tap="one",tool="ids"} 7`,
 		`weft_tap_bytes_total{account="filtered",host="web-1",tap="one",tool="ids"} 300`,
+		`weft_policy_state{policy="one",state="Active"} 1`,
+		`weft_policy_rule_connections{direction="ingress",policy="one",rule="web"} 12`,
 		`weft_tap_packets_total{account="pathDropped",host="web-1",tap="one",tool="ids"} 0`,
 	} {
 		if !strings.Contains(string(body), want) {

@@ -89,25 +89,10 @@ func clipAll(list []string, most int) []string {
 	return out
 }
 
-// directory is who has which address now; the lock is held.
-func (o *Observer) directory() *plan.Directory {
-	if o.addresses == nil {
-		o.addresses = plan.NewDirectory(o.all(), o.interfaces())
-	}
-	return o.addresses
-}
-
-// Directory returns who has which address at this moment.
-func (o *Observer) Directory() *plan.Directory {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.directory()
-}
-
 // read makes a conversation of what an agent reports; nil where it makes no
 // sense. The lock is held.
-func (o *Observer) read(hostUID string, m *wirepb.Conversation, byUID map[string]*model.Workload) *Conversation {
-	w := byUID[plan.WorkloadUID(hostUID, m.Workload)]
+func (o *Observer) read(hostUID string, m *wirepb.Conversation) *Conversation {
+	w := o.who().byUID[plan.WorkloadUID(hostUID, m.Workload)]
 	if w == nil || m.Protocol > 255 || m.Port > 65535 {
 		return nil // gone meanwhile, or of a newer protocol
 	}
@@ -140,7 +125,7 @@ func (o *Observer) read(hostUID string, m *wirepb.Conversation, byUID map[string
 func (o *Observer) readPeer(c *Conversation, id policy.Identity, addr netip.Addr) {
 	var at *model.Workload
 	if addr.IsValid() {
-		at = o.directory().Find(c.Host, addr)
+		at = o.who().addresses.Find(c.Host, addr)
 	}
 	if id == 0 {
 		if at != nil {
@@ -163,8 +148,8 @@ func (o *Observer) readPeer(c *Conversation, id policy.Identity, addr netip.Addr
 		return
 	}
 	var found []*model.Workload
-	for _, w := range o.all() {
-		if w.Spec.Host == at.Spec.Host && world.ByWorkload[w.Metadata.Name] == id {
+	for _, w := range o.who().byHost[at.Spec.Host] {
+		if world.ByWorkload[w.Metadata.Name] == id {
 			found = append(found, w)
 		}
 	}

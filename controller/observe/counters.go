@@ -20,39 +20,51 @@ func (h Hits) add(o Hits) Hits {
 	return Hits{h.Connections + o.Connections, h.Packets + o.Packets, h.Bytes + o.Bytes}
 }
 
-// counters are one host's rule counters. The agent reports totals of one
-// generation of its driver's state; those of earlier ones are in before.
+// since returns what came after an earlier total; all of it where that is no
+// earlier total, for then counting began anew.
+func (h Hits) since(o Hits) Hits {
+	if h.Connections < o.Connections || h.Packets < o.Packets || h.Bytes < o.Bytes {
+		return h
+	}
+	return Hits{h.Connections - o.Connections, h.Packets - o.Packets, h.Bytes - o.Bytes}
+}
+
+// counters are the totals that one host's agent last reported, of one generation
+// of its driver's state.
 type counters struct {
 	Driver     string          `json:"driver"`
 	Generation uint64          `json:"generation"`
 	Now        map[uint64]Hits `json:"now"`
-	Before     map[uint64]Hits `json:"before"`
 	Lost       uint64          `json:"lost"`
-	LostBefore uint64          `json:"lostBefore"`
 }
 
-func newCounters() *counters { return &counters{Now: map[uint64]Hits{}, Before: map[uint64]Hits{}} }
-
-func (c *counters) report(r *wirepb.PolicyReport) {
-	if c.Driver != r.Driver || c.Generation != r.Generation {
-		for id, h := range c.Now {
-			c.Before[id] = c.Before[id].add(h)
-		}
-		clear(c.Now)
-		c.Driver, c.Generation, c.LostBefore, c.Lost = clip(r.Driver), r.Generation, c.LostBefore+c.Lost, 0
+// report takes a report and adds what is new in it to the fleet's totals. It
+// returns how many conversations were lost since the last.
+func (c *counters) report(r *wirepb.PolicyReport, totals map[uint64]Hits) (lost uint64) {
+	if driver := clip(r.Driver); c.Driver != driver || c.Generation != r.Generation {
+		*c = counters{Driver: driver, Generation: r.Generation}
+	}
+	if c.Now == nil {
+		c.Now = map[uint64]Hits{}
 	}
 	for _, n := range r.Rules {
-		if _, known := c.Now[n.Rule]; known || len(c.Now) < maxRules {
-			c.Now[n.Rule] = Hits{n.Connections, n.Packets, n.Bytes}
+		last, known := c.Now[n.Rule]
+		if !known && len(c.Now) >= maxRules {
+			continue
 		}
+		now := Hits{n.Connections, n.Packets, n.Bytes}
+		totals[n.Rule] = totals[n.Rule].add(now.since(last))
+		c.Now[n.Rule] = now
+	}
+	if lost = r.Lost - c.Lost; r.Lost < c.Lost {
+		lost = r.Lost
 	}
 	c.Lost = r.Lost
+	return lost
 }
-
-func (c *counters) of(rule uint64) Hits { return c.Now[rule].add(c.Before[rule]) }
 
 func (c *counters) clone() *counters {
 	d := *c
-	d.Now, d.Before = maps.Clone(c.Now), maps.Clone(c.Before)
+	d.Now = maps.Clone(c.Now)
 	return &d
 }

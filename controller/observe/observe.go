@@ -45,16 +45,18 @@ type Observer struct {
 	deps Deps
 	now  func() time.Time
 
-	mu        sync.Mutex
-	hosts     map[string]*host  // by UID
-	relays    map[string]*relay // by UID
-	intent    Intent
-	plan      *plan.Plan
-	workloads []*model.Workload // built on demand; nil is stale
-	unsaved   bool
-	addresses *plan.Directory // built on demand; nil is stale
-	talk      *conversations
-	unread    uint64
+	mu           sync.Mutex
+	hosts        map[string]*host  // by UID
+	relays       map[string]*relay // by UID
+	intent       Intent
+	plan         *plan.Plan
+	workloads    []*model.Workload // built on demand; nil is stale
+	unsaved      bool
+	people       *people // built on demand; nil is stale
+	talk         *conversations
+	totals       map[uint64]Hits // of rules, by id
+	staged       map[string]Hits // built on demand; nil is stale
+	unread, lost uint64          // conversations
 	// unsavedTalk says that the file of conversations is behind.
 	unsavedTalk bool
 	changed     chan struct{}
@@ -103,7 +105,7 @@ func New(cfg Config, deps Deps) *Observer {
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
-	o := &Observer{cfg: cfg, deps: deps, now: time.Now, hosts: map[string]*host{}, relays: map[string]*relay{}, talk: newConversations(),
+	o := &Observer{cfg: cfg, deps: deps, now: time.Now, hosts: map[string]*host{}, relays: map[string]*relay{}, talk: newConversations(), totals: map[uint64]Hits{},
 		changed: make(chan struct{}), inventory: make(chan struct{})}
 	o.load()
 	o.loadTalk()
@@ -130,7 +132,7 @@ func (o *Observer) touch(inventory bool) {
 	close(o.changed)
 	o.changed = make(chan struct{})
 	if inventory {
-		o.workloads, o.addresses, o.unsaved = nil, nil, true
+		o.workloads, o.people, o.unsaved = nil, nil, true
 		close(o.inventory)
 		o.inventory = make(chan struct{})
 	}
@@ -286,7 +288,7 @@ func (o *Observer) Relay(id wire.Identity, r *wirepb.RelayReport) {
 func (o *Observer) Set(i Intent, p *plan.Plan) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.intent, o.plan, o.workloads, o.addresses = i, p, nil, nil
+	o.intent, o.plan, o.workloads, o.people = i, p, nil, nil
 	o.forget()
 	o.touch(false)
 }
@@ -296,7 +298,7 @@ func (o *Observer) Set(i Intent, p *plan.Plan) {
 func (o *Observer) SetIntent(i Intent) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.intent, o.workloads, o.addresses = i, nil, nil
+	o.intent, o.workloads, o.people = i, nil, nil
 }
 
 // forget drops reports of hosts and relays that exist no more.

@@ -21,23 +21,17 @@ func (o *Observer) PolicyReport(id wire.Identity, r *wirepb.PolicyReport) {
 	defer o.mu.Unlock()
 	h := o.host(id.UID)
 	if h.policy == nil {
-		h.policy = newCounters()
+		h.policy = &counters{}
 	}
-	h.policy.report(r)
-	if len(r.Conversations) > 0 {
-		byUID := map[string]*model.Workload{}
-		for _, w := range o.all() {
-			byUID[w.Metadata.UID] = w
-		}
-		for _, m := range r.Conversations {
-			if c := o.read(id.UID, m, byUID); c != nil {
-				o.talk.add(c)
-			} else {
-				o.unread++
-			}
+	o.lost += h.policy.report(r, o.totals)
+	for _, m := range r.Conversations {
+		if c := o.read(id.UID, m); c != nil {
+			o.talk.add(c)
+		} else {
+			o.unread++
 		}
 	}
-	o.unsavedTalk = true
+	o.unsavedTalk, o.staged = true, nil
 	o.touch(false)
 }
 
@@ -53,12 +47,7 @@ type Recorded struct {
 func (o *Observer) Conversations(since time.Time) Recorded {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	out := Recorded{Conversations: []*Conversation{}, Evicted: o.talk.Evicted, Unread: o.unread}
-	for _, h := range o.hosts {
-		if h.policy != nil {
-			out.Lost += h.policy.Lost + h.policy.LostBefore
-		}
-	}
+	out := Recorded{Conversations: []*Conversation{}, Evicted: o.talk.Evicted, Lost: o.lost, Unread: o.unread}
 	for _, c := range o.talk.sorted() {
 		if c.Last.Before(since) {
 			break
@@ -68,15 +57,18 @@ func (o *Observer) Conversations(since time.Time) Recorded {
 	return out
 }
 
-// hits sums what the hosts report of a rule. The lock is held.
-func (o *Observer) hits(id policy.RuleID) Hits {
-	var sum Hits
-	for _, h := range o.hosts {
-		if h.policy != nil {
-			sum = sum.add(h.policy.of(uint64(id)))
+// wouldBe sums what rules would have decided of the conversations remembered, by
+// the rule's id. The lock is held.
+func (o *Observer) wouldBe() map[string]Hits {
+	if o.staged == nil {
+		o.staged = map[string]Hits{}
+		for _, c := range o.talk.byID {
+			if c.StagedRule != "" {
+				o.staged[c.StagedRule] = o.staged[c.StagedRule].add(Hits{Connections: c.Connections, Bytes: c.Bytes})
+			}
 		}
 	}
-	return sum
+	return o.staged
 }
 
 // PolicyStatus sums up what the hosts report of a policy. It is of the plan in
@@ -168,20 +160,15 @@ func (o *Observer) policyOn(name string) (state, message string) {
 // ruleStatus counts each rule: of a staged policy what it would have decided of
 // the conversations remembered.
 func (o *Observer) ruleStatus(p *model.Policy) []model.PolicyRuleStatus {
-	staged := map[string]Hits{}
-	if p.Spec.StageOrDefault() == model.StageStaged {
-		for _, c := range o.talk.byID {
-			if c.StagedRule != "" {
-				staged[c.StagedRule] = staged[c.StagedRule].add(Hits{Connections: c.Connections, Bytes: c.Bytes})
-			}
-		}
-	}
 	var out []model.PolicyRuleStatus
 	for d, rules := range [][]model.PolicyRule{policy.Ingress: p.Spec.Ingress, policy.Egress: p.Spec.Egress} {
 		d := policy.Direction(d)
 		for i := range rules {
 			id := policy.MakeRuleID(p, d, i)
-			n := o.hits(id).add(staged[id.String()])
+			n := o.totals[uint64(id)]
+			if p.Spec.StageOrDefault() == model.StageStaged {
+				n = n.add(o.wouldBe()[id.String()])
+			}
 			name := rules[i].Name
 			if name == "" {
 				name = fmt.Sprintf("#%d", i)

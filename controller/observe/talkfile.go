@@ -18,7 +18,9 @@ const saveTalkEvery = 10 * time.Second
 type talkFile struct {
 	Evicted uint64               `json:"evicted"`
 	Unread  uint64               `json:"unread"`
-	Hosts   map[string]*counters `json:"hosts"` // by UID
+	Lost    uint64               `json:"lost"`
+	Totals  map[uint64]Hits      `json:"totals"` // of rules, by id
+	Hosts   map[string]*counters `json:"hosts"`  // by UID
 	// Labels are the distinct sets; conversations name theirs by place, -1 is none.
 	Labels        []map[string]string `json:"labels"`
 	Conversations []talkRecord        `json:"conversations"`
@@ -56,7 +58,7 @@ func (o *Observer) saveTalk() error {
 		return nil
 	}
 	o.unsavedTalk = false
-	f := talkFile{Evicted: o.talk.Evicted, Unread: o.unread, Hosts: map[string]*counters{}}
+	f := talkFile{Evicted: o.talk.Evicted, Unread: o.unread, Lost: o.lost, Totals: maps.Clone(o.totals), Hosts: map[string]*counters{}}
 	for uid, h := range o.hosts {
 		if h.policy != nil {
 			f.Hosts[uid] = h.policy.clone()
@@ -106,18 +108,12 @@ func (o *Observer) loadTalk() {
 		o.deps.Log.Warn("pass over the file of conversations; counting begins anew", "file", o.cfg.Conversations, "error", err)
 		return
 	}
-	o.talk.Evicted, o.unread = f.Evicted, f.Unread
+	o.talk.Evicted, o.unread, o.lost = f.Evicted, f.Unread, f.Lost
+	maps.Copy(o.totals, f.Totals)
 	for uid, c := range f.Hosts {
-		if c == nil {
-			continue
+		if c != nil {
+			o.host(uid).policy = c
 		}
-		h := o.host(uid)
-		h.policy = newCounters()
-		now, before := h.policy.Now, h.policy.Before
-		maps.Copy(now, c.Now)
-		maps.Copy(before, c.Before)
-		*h.policy = *c
-		h.policy.Now, h.policy.Before = now, before
 	}
 	at := func(i int) map[string]string {
 		if i < 0 || i >= len(f.Labels) {

@@ -1,48 +1,13 @@
-// The connection table: finding a packet's line, making one, judging it anew
-// where the state has changed, counting.
+// A packet's connection as its socket sees it: who is at both ends, and counting.
 #pragma once
 
 #define TCP_LISTEN 10
 #define TCP_CLOSE_STATE 7
 #define SOCK_STREAM_TYPE 1
 
-static __always_inline int same_address(const __u8 *a, const __u8 *b)
-{
-	const __u64 *x = (const void *)a, *y = (const void *)b;
-	return x[0] == y[0] && x[1] == y[1];
-}
-
-static __always_inline int is_loopback(const __u8 *a, __u8 family)
-{
-	if (family == 4)
-		return a[0] == 127;
-	const __u64 *x = (const void *)a;
-	return x[0] == 0 && x[1] == bpf_cpu_to_be64(1);
-}
-
-static __always_inline void count_rule(__u64 rule, __u64 connections, __u64 packets, __u64 bytes)
-{
-	struct counts *c = bpf_map_lookup_elem(&counts, &rule);
-	if (c) {
-		c->connections += connections;
-		c->packets += packets;
-		c->bytes += bytes;
-		return;
-	}
-	struct counts fresh = {connections, packets, bytes};
-	if (bpf_map_update_elem(&counts, &rule, &fresh, BPF_NOEXIST)) { // another CPU was first
-		c = bpf_map_lookup_elem(&counts, &rule);
-		if (c) {
-			c->connections += connections;
-			c->packets += packets;
-			c->bytes += bytes;
-		}
-	}
-}
-
-// subject_of_socket finds the subject that a packet's socket belongs to: the
+// subject_of_packet finds the subject that a packet's socket belongs to: the
 // longest cgroup above it that is one's. It fills the ids of the cgroups above.
-static __always_inline __u32 subject_of_packet(struct __sk_buff *skb, struct query *q)
+static __always_inline __u32 subject_of_packet(struct __sk_buff *skb, struct query *q, __u64 netns)
 {
 	__u64 id = bpf_skb_cgroup_id(skb);
 	__u32 *found = bpf_map_lookup_elem(&cgroups, &id), slot = found ? *found : 0;
@@ -58,6 +23,13 @@ static __always_inline __u32 subject_of_packet(struct __sk_buff *skb, struct que
 			slot = *found;
 			have = 1;
 		}
+	}
+	if (!q->ancestors[1]) {
+		// The root of the tree: the kernel's own sockets are there, and speak for
+		// their network namespace.
+		found = bpf_map_lookup_elem(&namespaces, &netns);
+		if (found)
+			slot = *found;
 	}
 	return slot;
 }
@@ -82,7 +54,7 @@ static __always_inline __u32 subject_of_socket(struct bpf_sock *sk)
 
 // find_socket looks in this network namespace for the socket that receives what
 // from sends to to.
-static __always_inline struct bpf_sock *find_socket(struct __sk_buff *skb, const struct conn_key *k, int toward_remote, int any_sender)
+static __always_inline struct bpf_sock *find_socket(void *ctx, const struct conn_key *k, int toward_remote, int any_sender)
 {
 	struct bpf_sock_tuple t = {};
 	const __u8 *from = toward_remote ? k->local : k->remote, *to = toward_remote ? k->remote : k->local;
@@ -93,21 +65,21 @@ static __always_inline struct bpf_sock *find_socket(struct __sk_buff *skb, const
 		t.ipv4.sport = from_port;
 		t.ipv4.dport = to_port;
 		if (k->protocol == IPPROTO_TCP)
-			return bpf_sk_lookup_tcp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
-		return bpf_sk_lookup_udp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+			return bpf_sk_lookup_tcp(ctx, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+		return bpf_sk_lookup_udp(ctx, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
 	}
 	__builtin_memcpy(&t.ipv6.saddr, from, 16);
 	__builtin_memcpy(&t.ipv6.daddr, to, 16);
 	t.ipv6.sport = from_port;
 	t.ipv6.dport = to_port;
 	if (k->protocol == IPPROTO_TCP)
-		return bpf_sk_lookup_tcp(skb, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
-	return bpf_sk_lookup_udp(skb, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
+		return bpf_sk_lookup_tcp(ctx, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
+	return bpf_sk_lookup_udp(ctx, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
 }
 
 // local_peer finds the other end where it is a socket of this namespace. It
 // returns its slot, or 0, and fills what is known of its process.
-static __always_inline __u32 local_peer(struct __sk_buff *skb, const struct conn_key *k, struct conn *c)
+static __always_inline __u32 local_peer(void *ctx, const struct conn_key *k, struct conn *c)
 {
 	struct conn_key other = {.local_port = k->remote_port, .remote_port = k->local_port, .protocol = k->protocol, .family = k->family, .netns = k->netns};
 	__builtin_memcpy(other.local, k->remote, 16);
@@ -121,7 +93,7 @@ static __always_inline __u32 local_peer(struct __sk_buff *skb, const struct conn
 	}
 	if (k->protocol != IPPROTO_TCP && k->protocol != IPPROTO_UDP)
 		return 0;
-	struct bpf_sock *sk = find_socket(skb, k, 1, 0);
+	struct bpf_sock *sk = find_socket(ctx, k, 1, 0);
 	if (!sk)
 		return 0;
 	__u32 slot = subject_of_socket(sk);
@@ -135,73 +107,27 @@ static __always_inline __u32 local_peer(struct __sk_buff *skb, const struct conn
 	return slot;
 }
 
-// know_address fills what the peer's address says.
-static __always_inline void know_address(const struct conn_key *k, struct conn *c)
-{
-	struct address_key a = {.prefixlen = k->family == 4 ? 8 + 32 : 8 + 128, .family = k->family};
-	__builtin_memcpy(a.address, k->remote, 16);
-	struct address *known = bpf_map_lookup_elem(&addresses, &a);
-	if (known) {
-		c->peer_identity = known->identity;
-		c->peer_entities = known->entities;
-	}
-}
-
 // know_peer finds out who the peer is, as far as can be told here.
-static __noinline int know_peer(struct __sk_buff *skb, const struct conn_key *k, const struct slot *own, struct conn *c)
+static __noinline int know_peer(void *ctx, const struct conn_key *k, const struct slot *own, struct conn *c)
 {
 	if (!k || !own || !c)
 		return 0;
-	c->peer_identity = c->peer_entities = 0;
-	know_address(k, c);
+	peer_by_address(k, own, c);
 	int loopback = is_loopback(k->remote, k->family), same = same_address(k->local, k->remote);
-	int machine = own->flags & SLOT_MACHINE_NETNS;
-	if (loopback && machine)
-		c->peer_entities |= ENT_HOST;
 	// A socket that listens on every address would be found for any: look for
 	// one only where the address is this namespace's own.
-	if (!loopback && !same && !(machine && c->peer_entities & ENT_HOST))
+	if (!loopback && !same && !(own->flags & SLOT_MACHINE_NETNS && c->peer_entities & ENT_HOST))
 		return 0;
-	__u32 slot = local_peer(skb, k, c);
+	__u32 slot = local_peer(ctx, k, c);
 	struct slot *peer = slot ? bpf_map_lookup_elem(&slots, &slot) : 0;
 	if (peer) {
 		c->peer_identity = peer->identity;
 		c->peer_by = 1;
+		c->peer_entities &= ~ENT_SELF;
 		if (slot == c->slot)
 			c->peer_entities |= ENT_SELF;
-	} else if (loopback || same) {
-		c->peer_identity = own->identity;
-		c->peer_entities |= ENT_SELF;
 	}
 	return 0;
-}
-
-// ask fills the question about a connection and judges it.
-static __always_inline void ask(struct frame *f, const struct conn_key *k, struct conn *c, __u32 table)
-{
-	struct query *q = &f->query;
-	q->table = table;
-	q->slot = c->slot;
-	q->identity = c->peer_identity;
-	q->entities = c->peer_entities;
-	q->family = k->family;
-	q->protocol = k->protocol;
-	q->port = c->policy_port;
-	__builtin_memcpy(q->peer, k->remote, 16);
-	if (c->direction == DIR_EGRESS && c->translated_port)
-		__builtin_memcpy(q->peer, c->translated, 16);
-	q->exe = c->process.exe;
-	q->uid = c->process.uid;
-	q->known = c->process.flags & PROC_KNOWN;
-	q->peer_exe = c->peer_exe;
-	q->peer_uid = c->peer_uid;
-	q->peer_known = c->peer_flags & PROC_KNOWN;
-	judge(f);
-	c->rule = q->rule;
-	c->action = q->action;
-	c->stateless = q->stateless;
-	if (q->logged)
-		count_rule(q->logged, 1, 0, 0);
 }
 
 static __always_inline void follow_tcp(struct conn *c, const struct packet *p, int egress)
@@ -238,9 +164,8 @@ static __always_inline void count_packet(struct conn *c, const struct packet *p,
 		__sync_fetch_and_or(&c->flags, CONN_TCP_ANSWERED);
 }
 
-// turned_down remembers a connection that does not pass, and tells user space
-// where the sender is to be told.
-static __always_inline int turned_down(const struct conn_key *k, struct conn *c, const struct packet *p, int egress)
+// turned_down remembers a connection that does not pass.
+static __always_inline void turned_down(const struct conn_key *k, struct conn *c, const struct packet *p, int egress)
 {
 	count_rule(c->rule, 0, 1, p->length);
 	struct conn *old = bpf_map_lookup_elem(&denied, k);
@@ -253,18 +178,49 @@ static __always_inline int turned_down(const struct conn_key *k, struct conn *c,
 		bpf_map_update_elem(&denied, k, c, BPF_ANY);
 		count_rule(c->rule, 1, 0, 0);
 	}
-	if (c->action == ACT_REJECT) {
-		struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
-		if (e) {
-			e->key = *k;
-			e->seq = p->seq;
-			e->ack = p->ack;
-			e->tcp_flags = p->tcp_flags;
-			e->egress = egress;
-			e->pad[0] = e->pad[1] = 0;
-			e->length = p->payload;
-			bpf_ringbuf_submit(e, 0);
-		}
+}
+
+// tell_sender asks user space to say to the sender that its packet was rejected.
+static __always_inline void tell_sender(struct __sk_buff *skb, const struct conn_key *k, const struct packet *p)
+{
+	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	if (!e)
+		return;
+	e->netns = k->netns;
+	e->length = p->length;
+	e->family = k->family;
+	e->protocol = k->protocol;
+	__builtin_memset(e->pad, 0, sizeof(e->pad));
+	__builtin_memset(e->head, 0, sizeof(e->head));
+	// The network header and the beginning of what it carries.
+	__u32 n = p->length;
+	if (n > EVENT_HEAD)
+		n = EVENT_HEAD;
+	if (n)
+		bpf_skb_load_bytes_relative(skb, 0, e->head, n, BPF_HDR_START_NET);
+	bpf_ringbuf_submit(e, 0);
+}
+
+// hand_over_lookup gives user space an answer of a resolver.
+static __noinline int hand_over_lookup(struct __sk_buff *skb, struct conn *c, const struct packet *p)
+{
+	if (!c || !p)
+		return 0;
+	__u32 at = p->transport + 8, length = p->length;
+	if (length <= at)
+		return 0;
+	length -= at;
+	if (length > LOOKUP_MAX)
+		length = LOOKUP_MAX;
+	struct lookup *l = bpf_ringbuf_reserve(&lookups, sizeof(*l), 0);
+	if (!l) {
+		TROUBLE(lookups_lost);
+		return 0;
 	}
+	l->slot = c->slot;
+	l->length = length;
+	if (length && bpf_skb_load_bytes_relative(skb, at, l->message, length, BPF_HDR_START_NET))
+		l->length = 0;
+	bpf_ringbuf_submit(l, 0);
 	return 0;
 }

@@ -37,6 +37,7 @@ const (
 	tableBlocks     = 2
 	tableNames      = 4
 	tableProcesses  = 8
+	tableRejects    = 16
 
 	condExe    = 1
 	condUser   = 2
@@ -118,6 +119,9 @@ func (e *encoder) table(key string, d policy.Direction, t *classify.Table) (uint
 	}
 	if len(t.Names) > 0 {
 		out.Flags |= tableNames
+	}
+	if slices.ContainsFunc(t.Rules, func(r *policy.Rule) bool { return r.Action == model.ActionReject }) {
+		out.Flags |= tableRejects
 	}
 	chain, err := e.fallback(t)
 	if err != nil {

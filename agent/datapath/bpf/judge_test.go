@@ -80,8 +80,8 @@ func compareKernel(t *testing.T, d *Driver, seed uint64, packets int) (compared 
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, now := newContents(), newNumbers(d.numbers.last)
-	enc := &encoder{contents: want, old: d.numbers, now: now, resolve: resolveTest}
+	want, now := &wanted{contents: newContents()}, newNumbers(d.numbers.last)
+	enc := &encoder{contents: want.contents, old: d.numbers, now: now, resolve: resolveTest}
 	tables := map[*policy.Ruleset][2]uint32{}
 	for _, r := range set.Rulesets() {
 		var numbers [2]uint32
@@ -92,7 +92,7 @@ func compareKernel(t *testing.T, d *Driver, seed uint64, packets int) (compared 
 		}
 		tables[r] = numbers
 	}
-	if err := d.write(want, nil, nil, nil); err != nil {
+	if err := d.write(want); err != nil {
 		t.Fatal(err)
 	}
 	d.numbers = now
@@ -116,7 +116,7 @@ func compareKernel(t *testing.T, d *Driver, seed uint64, packets int) (compared 
 			compared++
 		}
 	}
-	if err := d.clean(want, nil, nil, nil); err != nil {
+	if err := d.clean(want); err != nil {
 		t.Fatal(err)
 	}
 	return compared

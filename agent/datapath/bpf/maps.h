@@ -18,6 +18,7 @@
 // Entities: bits of policy.EntitySet, shifted so that host is the first.
 #define ENT_HOST 1
 #define ENT_SELF 2
+#define ENT_DNS 4
 
 // Direction of a connection's first packet, seen from the subject.
 #define DIR_INGRESS 0
@@ -45,6 +46,7 @@ struct trouble {
 	__u64 paths_full;   // an executable without a number
 	__u64 no_subject;   // a socket of no subject
 	__u64 no_frame;	    // turned down for want of room to think
+	__u64 lookups_lost; // answers of resolvers that nobody has read
 };
 
 struct {
@@ -80,6 +82,15 @@ struct {
 	__type(value, struct slot);
 } slots SEC(".maps");
 
+// namespaces: whose subject a whole network namespace is, by its cookie.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_SUBJECTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u32);
+} namespaces SEC(".maps");
+
 // address: IPv4 in the first four bytes, the rest zero.
 struct address_key {
 	__u32 prefixlen; // 8 for the family, and the address's own
@@ -106,6 +117,7 @@ struct {
 #define TABLE_BLOCKS 2
 #define TABLE_NAMES 4
 #define TABLE_PROCESSES 8
+#define TABLE_REJECTS 16
 struct table {
 	__u32 any, world, fleet;
 	__u32 entity_mask;
@@ -401,21 +413,48 @@ struct {
 	__type(value, struct counts);
 } retired SEC(".maps");
 
-// events tells user space of what it must answer: a Reject.
+// events tells user space of a packet whose sender is to be told that it was
+// rejected.
+#define EVENT_HEAD 60
 struct event {
-	struct conn_key key;
-	__u32 seq; // TCP: of the packet turned down
-	__u32 ack;
-	__u8 tcp_flags;
-	__u8 egress;
-	__u8 pad[2];
-	__u32 length; // of the TCP payload
+	__u64 netns; // cookie
+	__u32 length;
+	__u8 family;
+	__u8 protocol;
+	__u8 pad[6];
+	__u8 head[EVENT_HEAD]; // the packet from its network header on
 };
+
+const struct event *event_type __attribute__((unused)); // keeps its layout in the object
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 18);
 } events SEC(".maps");
+
+// lookups hands user space the answers of the machine's resolvers to subjects.
+#define LOOKUP_MAX 1472
+struct lookup {
+	__u32 slot;
+	__u32 length;
+	__u8 message[LOOKUP_MAX];
+};
+
+const struct lookup *lookup_type __attribute__((unused));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 19);
+} lookups SEC(".maps");
+
+// answerers are the sockets by which user space tells senders, by cookie: what
+// they send is no workload's.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, __u8);
+} answerers SEC(".maps");
 
 // verdicts: what weft_judge has answered.
 struct verdict {

@@ -19,6 +19,8 @@
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 #define IPPROTO_MPTCP_NUMBER 262
+#define IPPROTO_MPTCP_LOW (IPPROTO_MPTCP_NUMBER & 255) // as a byte; no protocol has that number
+#define ECONNREFUSED_NUMBER 111
 
 // netns_helper is 1 where bpf_get_netns_cookie answers for packets (6.15).
 volatile const __u32 netns_helper;
@@ -41,6 +43,7 @@ volatile const __u32 mptcp;
 #include "packet.h"
 #include "judge.h"
 #include "process.h"
+#include "table.h"
 #include "conn.h"
 
 static __always_inline __u64 netns_of(struct __sk_buff *skb, const struct process *p)
@@ -76,6 +79,15 @@ static __always_inline void name_connection(struct conn_key *k, const struct pac
 	k->remote_port = egress ? p->destination_port : p->source_port;
 }
 
+// is_icmp_error says whether a packet tells of trouble with another (RFC 1122,
+// 3.2.2; RFC 4443, 2.1).
+static __always_inline int is_icmp_error(const struct packet *p)
+{
+	if (p->protocol == IPPROTO_ICMPV6)
+		return p->icmp_type < 128;
+	return p->protocol == IPPROTO_ICMP && (p->icmp_type == 3 || p->icmp_type == 4 || p->icmp_type == 5 || p->icmp_type == 11 || p->icmp_type == 12);
+}
+
 static __always_inline __be16 port_toward(const struct conn_key *k, const struct packet *p, __u32 direction)
 {
 	if (k->protocol == IPPROTO_TCP || k->protocol == IPPROTO_UDP || k->protocol == IPPROTO_SCTP)
@@ -95,7 +107,11 @@ static __always_inline int judge_first(struct frame *f, struct __sk_buff *skb, s
 	// Before anything that a new state replaces: a verdict of the old state must
 	// not pass for one of the new.
 	c->revision = *(volatile __u32 *)&now->revision;
-	c->slot = subject_of_packet(skb, q);
+	c->slot = subject_of_packet(skb, q, k->netns);
+	struct bpf_sock *sk = skb->sk ? bpf_sk_fullsock(skb->sk) : 0;
+	struct process *made = sk ? bpf_sk_storage_get(&processes, sk, 0, 0) : 0;
+	if (egress && !made && is_icmp_error(p))
+		return 1; // the kernel's own word about a packet, not a workload's
 	struct slot *own = bpf_map_lookup_elem(&slots, &c->slot);
 	if (!own) {
 		TROUBLE(no_subject);
@@ -105,11 +121,15 @@ static __always_inline int judge_first(struct frame *f, struct __sk_buff *skb, s
 		TROUBLE(fragments);
 	c->identity = own->identity;
 	c->first_ns = bpf_ktime_get_boot_ns();
-	struct bpf_sock *sk = skb->sk ? bpf_sk_fullsock(skb->sk) : 0;
 	int stream = sk && sk->type == SOCK_STREAM_TYPE;
-	struct process *made = sk ? bpf_sk_storage_get(&processes, sk, 0, 0) : 0;
 	if (made)
 		c->process = *made;
+	if (!egress && p->protocol == IPPROTO_TCP && p->tcp_flags & TCP_RST) {
+		// The word to a sender of this machine that its call was rejected.
+		struct conn *told = bpf_map_lookup_elem(&denied, k);
+		if (told && told->action == ACT_REJECT)
+			return 1;
+	}
 	int begins = p->protocol != IPPROTO_TCP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 	c->direction = egress ? DIR_EGRESS : DIR_INGRESS;
 	if (!begins) {
@@ -150,8 +170,12 @@ static __always_inline int judge_first(struct frame *f, struct __sk_buff *skb, s
 			c->policy_port = port;
 		}
 	}
-	if (c->action != ACT_ALLOW)
-		return turned_down(k, c, p, egress);
+	if (c->action != ACT_ALLOW) {
+		turned_down(k, c, p, egress);
+		if (c->action == ACT_REJECT) // after it is known, for the word passes here too
+			tell_sender(skb, k, p);
+		return 0;
+	}
 	count_rule(c->rule, begins, 0, 0);
 	if (c->stateless) {
 		count_rule(c->rule, 0, 1, p->length);
@@ -169,6 +193,11 @@ static __always_inline int judge_first(struct frame *f, struct __sk_buff *skb, s
 // let it pass.
 static __noinline int first_packet(struct __sk_buff *skb, struct packet *p, struct conn_key *k, int egress)
 {
+	if (egress) {
+		__u64 cookie = bpf_get_socket_cookie(skb);
+		if (bpf_map_lookup_elem(&answerers, &cookie))
+			return 1;
+	}
 	struct frame *f = take_frame();
 	if (!f) {
 		TROUBLE(no_frame);
@@ -191,7 +220,7 @@ static __noinline int again(struct __sk_buff *skb, struct conn_key *k, __u32 rev
 		return 0;
 	}
 	struct query *q = &f->query;
-	__u32 number = subject_of_packet(skb, q);
+	__u32 number = subject_of_packet(skb, q, k->netns);
 	struct slot *own = bpf_map_lookup_elem(&slots, &number);
 	if (!own) {
 		c->action = ACT_ALLOW;
@@ -206,7 +235,8 @@ static __noinline int again(struct __sk_buff *skb, struct conn_key *k, __u32 rev
 	x->slot = number;
 	x->identity = own->identity;
 	if (!(x->process.flags & PROC_KNOWN)) {
-		// The socket is older than the programs, and spoke before it was noted.
+		// Taken over from another driver, or older than the programs and spoke
+		// before it was noted.
 		struct bpf_sock *sk = skb->sk ? bpf_sk_fullsock(skb->sk) : 0;
 		struct process *made = sk ? bpf_sk_storage_get(&processes, sk, 0, 0) : 0;
 		if (made)
@@ -267,6 +297,8 @@ static __always_inline int handle(struct __sk_buff *skb, int egress)
 		return 0;
 	}
 	count_packet(c, &p, egress);
+	if (!egress && p.protocol == IPPROTO_UDP && c->direction == DIR_EGRESS && c->policy_port == bpf_htons(53) && c->peer_entities & ENT_DNS)
+		hand_over_lookup(skb, c, &p);
 	return 1;
 }
 
@@ -286,20 +318,115 @@ static __always_inline void note_process(struct bpf_sock *sk, __u64 netns)
 	p->netns = netns;
 }
 
-#define NOTE_ADDR(name, section)                                                                                       \
-	SEC(section)                                                                                                   \
-	int name(struct bpf_sock_addr *ctx)                                                                            \
-	{                                                                                                              \
-		struct bpf_sock *sk = ctx->sk;                                                                         \
-		if (sk)                                                                                                \
-			note_process(sk, bpf_get_netns_cookie(ctx));                                                   \
-		return 1;                                                                                              \
+// current_subject is the subject of the process that runs.
+static __always_inline __u32 current_subject(struct query *q)
+{
+	__u64 id = bpf_get_current_cgroup_id();
+	__u32 *found = bpf_map_lookup_elem(&cgroups, &id), slot = found ? *found : 0;
+	int have = found != 0;
+#pragma unroll
+	for (int level = ANCESTORS - 1; level >= 0; level--) {
+		id = bpf_get_current_ancestor_cgroup_id(level);
+		q->ancestors[level] = id;
+		if (!id || have)
+			continue;
+		found = bpf_map_lookup_elem(&cgroups, &id);
+		if (found) {
+			slot = *found;
+			have = 1;
+		}
 	}
+	return slot;
+}
 
-NOTE_ADDR(weft_connect4, "cgroup/connect4")
-NOTE_ADDR(weft_connect6, "cgroup/connect6")
-NOTE_ADDR(weft_sendmsg4, "cgroup/sendmsg4")
-NOTE_ADDR(weft_sendmsg6, "cgroup/sendmsg6")
+// is_rejected says whether a call to k is to be refused at once. What is denied
+// without a word is left to the packet.
+static __noinline int is_rejected(struct bpf_sock_addr *ctx, struct conn_key *k)
+{
+	struct frame *f = take_frame();
+	if (!f || !k)
+		return 0;
+	struct conn *c = &f->conn;
+	int rejected = 0;
+	__builtin_memset(c, 0, sizeof(*c));
+	c->slot = current_subject(&f->query);
+	struct slot *own = bpf_map_lookup_elem(&slots, &c->slot);
+	if (!own)
+		goto out;
+	__u32 number = own->tables[DIR_EGRESS];
+	struct table *t = bpf_map_lookup_elem(&tables, &number);
+	if (!t || !(t->flags & TABLE_REJECTS))
+		goto out;
+	c->identity = own->identity;
+	c->first_ns = c->last_ns = bpf_ktime_get_boot_ns();
+	read_current(&c->process);
+	c->direction = DIR_EGRESS;
+	c->policy_port = k->remote_port;
+	know_address(k, c);
+	// Within a namespace the peer is known by its socket, which this hook may not
+	// look up: that is left to the packet too.
+	if (is_loopback(k->remote, k->family) || (own->flags & SLOT_MACHINE_NETNS && c->peer_entities & ENT_HOST))
+		goto out;
+	ask(f, k, c, number);
+	if (c->action == ACT_REJECT) {
+		rejected = 1;
+		count_rule(c->rule, 1, 1, 0);
+		c->sent_packets = 1;
+		bpf_map_update_elem(&denied, k, c, BPF_ANY);
+	}
+out:
+	give_frame(f);
+	return rejected;
+}
+
+// call looks at a call that a process makes: connect, or a datagram to somewhere.
+static __always_inline int call(struct bpf_sock_addr *ctx, int family, int connects)
+{
+	struct bpf_sock *sk = ctx->sk;
+	if (!sk)
+		return 1;
+	struct conn_key k = {.protocol = ctx->protocol, .family = family, .netns = bpf_get_netns_cookie(ctx)};
+	note_process(sk, k.netns);
+	k.remote_port = (__be16)ctx->user_port;
+	if (family == 4) {
+		__u32 a = *(volatile __u32 *)&ctx->user_ip4;
+		__builtin_memcpy(k.remote, &a, 4);
+	} else {
+		__u32 a[4];
+		a[0] = *(volatile __u32 *)&ctx->user_ip6[0];
+		a[1] = *(volatile __u32 *)&ctx->user_ip6[1];
+		a[2] = *(volatile __u32 *)&ctx->user_ip6[2];
+		a[3] = *(volatile __u32 *)&ctx->user_ip6[3];
+		if (!a[0] && !a[1] && a[2] == bpf_htonl(0xffff)) { // an IPv4 address in IPv6's clothes
+			k.family = 4;
+			__builtin_memcpy(k.remote, &a[3], 4);
+		} else {
+			__builtin_memcpy(k.remote, a, 16);
+		}
+	}
+	if (k.protocol != IPPROTO_TCP && k.protocol != IPPROTO_UDP && k.protocol != IPPROTO_MPTCP_LOW)
+		return 1;
+	if (k.protocol == IPPROTO_MPTCP_LOW)
+		k.protocol = IPPROTO_TCP;
+	// A datagram of a socket that is not connected may be an answer; its own
+	// kernel refuses it where it is not allowed.
+	if (!connects || !is_rejected(ctx, &k))
+		return 1;
+	bpf_set_retval(-ECONNREFUSED_NUMBER);
+	return 0;
+}
+
+SEC("cgroup/connect4")
+int weft_connect4(struct bpf_sock_addr *ctx) { return call(ctx, 4, 1); }
+
+SEC("cgroup/connect6")
+int weft_connect6(struct bpf_sock_addr *ctx) { return call(ctx, 6, 1); }
+
+SEC("cgroup/sendmsg4")
+int weft_sendmsg4(struct bpf_sock_addr *ctx) { return call(ctx, 4, 0); }
+
+SEC("cgroup/sendmsg6")
+int weft_sendmsg6(struct bpf_sock_addr *ctx) { return call(ctx, 6, 0); }
 
 #define NOTE_SOCK(name, section)                                                                                       \
 	SEC(section)                                                                                                   \

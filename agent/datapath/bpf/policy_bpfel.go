@@ -119,6 +119,16 @@ type policyCounts struct {
 	Bytes       uint64
 }
 
+type policyEvent struct {
+	_        structs.HostLayout
+	Netns    uint64
+	Length   uint32
+	Family   uint8
+	Protocol uint8
+	Pad      [6]uint8
+	Head     [60]uint8
+}
+
 type policyFileKey struct {
 	_        structs.HostLayout
 	Dentry   uint64
@@ -170,6 +180,13 @@ type policyIdentityKey struct {
 	_        structs.HostLayout
 	Table    uint32
 	Identity uint32
+}
+
+type policyLookup struct {
+	_       structs.HostLayout
+	Slot    uint32
+	Length  uint32
+	Message [1472]uint8
 }
 
 type policyName struct {
@@ -246,14 +263,15 @@ type policyTable struct {
 }
 
 type policyTrouble struct {
-	_         structs.HostLayout
-	TableFull uint64
-	Malformed uint64
-	Fragments uint64
-	NoSteps   uint64
-	PathsFull uint64
-	NoSubject uint64
-	NoFrame   uint64
+	_           structs.HostLayout
+	TableFull   uint64
+	Malformed   uint64
+	Fragments   uint64
+	NoSteps     uint64
+	PathsFull   uint64
+	NoSubject   uint64
+	NoFrame     uint64
+	LookupsLost uint64
 }
 
 type policyVerdict struct {
@@ -269,6 +287,7 @@ type policyVerdict struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	policyMapAddresses     = "addresses"
+	policyMapAnswerers     = "answerers"
 	policyMapBlocks        = "blocks"
 	policyMapCgroups       = "cgroups"
 	policyMapConditions    = "conditions"
@@ -281,7 +300,9 @@ const (
 	policyMapFrames        = "frames"
 	policyMapIdentities    = "identities"
 	policyMapKnownFiles    = "known_files"
+	policyMapLookups       = "lookups"
 	policyMapNames         = "names"
+	policyMapNamespaces    = "namespaces"
 	policyMapOwners        = "owners"
 	policyMapPathNumber    = "path_number"
 	policyMapPaths         = "paths"
@@ -307,6 +328,8 @@ const (
 	policyProgWeftSockets  = "weft_sockets"
 	policyProgWeftSubflows = "weft_subflows"
 	policyProgWeftTcp      = "weft_tcp"
+	policyVarEventType     = "event_type"
+	policyVarLookupType    = "lookup_type"
 	policyVarMptcp         = "mptcp"
 	policyVarNetnsHelper   = "netns_helper"
 )
@@ -373,6 +396,7 @@ type policyProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type policyMapSpecs struct {
 	Addresses    *ebpf.MapSpec `ebpf:"addresses"`
+	Answerers    *ebpf.MapSpec `ebpf:"answerers"`
 	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
 	Cgroups      *ebpf.MapSpec `ebpf:"cgroups"`
 	Conditions   *ebpf.MapSpec `ebpf:"conditions"`
@@ -385,7 +409,9 @@ type policyMapSpecs struct {
 	Frames       *ebpf.MapSpec `ebpf:"frames"`
 	Identities   *ebpf.MapSpec `ebpf:"identities"`
 	KnownFiles   *ebpf.MapSpec `ebpf:"known_files"`
+	Lookups      *ebpf.MapSpec `ebpf:"lookups"`
 	Names        *ebpf.MapSpec `ebpf:"names"`
+	Namespaces   *ebpf.MapSpec `ebpf:"namespaces"`
 	Owners       *ebpf.MapSpec `ebpf:"owners"`
 	PathNumber   *ebpf.MapSpec `ebpf:"path_number"`
 	Paths        *ebpf.MapSpec `ebpf:"paths"`
@@ -404,6 +430,8 @@ type policyMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type policyVariableSpecs struct {
+	EventType   *ebpf.VariableSpec `ebpf:"event_type"`
+	LookupType  *ebpf.VariableSpec `ebpf:"lookup_type"`
 	Mptcp       *ebpf.VariableSpec `ebpf:"mptcp"`
 	NetnsHelper *ebpf.VariableSpec `ebpf:"netns_helper"`
 }
@@ -429,6 +457,7 @@ func (o *policyObjects) Close() error {
 // It can be passed to loadPolicyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type policyMaps struct {
 	Addresses    *ebpf.Map `ebpf:"addresses"`
+	Answerers    *ebpf.Map `ebpf:"answerers"`
 	Blocks       *ebpf.Map `ebpf:"blocks"`
 	Cgroups      *ebpf.Map `ebpf:"cgroups"`
 	Conditions   *ebpf.Map `ebpf:"conditions"`
@@ -441,7 +470,9 @@ type policyMaps struct {
 	Frames       *ebpf.Map `ebpf:"frames"`
 	Identities   *ebpf.Map `ebpf:"identities"`
 	KnownFiles   *ebpf.Map `ebpf:"known_files"`
+	Lookups      *ebpf.Map `ebpf:"lookups"`
 	Names        *ebpf.Map `ebpf:"names"`
+	Namespaces   *ebpf.Map `ebpf:"namespaces"`
 	Owners       *ebpf.Map `ebpf:"owners"`
 	PathNumber   *ebpf.Map `ebpf:"path_number"`
 	Paths        *ebpf.Map `ebpf:"paths"`
@@ -459,6 +490,7 @@ type policyMaps struct {
 func (m *policyMaps) Close() error {
 	return _PolicyClose(
 		m.Addresses,
+		m.Answerers,
 		m.Blocks,
 		m.Cgroups,
 		m.Conditions,
@@ -471,7 +503,9 @@ func (m *policyMaps) Close() error {
 		m.Frames,
 		m.Identities,
 		m.KnownFiles,
+		m.Lookups,
 		m.Names,
+		m.Namespaces,
 		m.Owners,
 		m.PathNumber,
 		m.Paths,
@@ -491,6 +525,8 @@ func (m *policyMaps) Close() error {
 //
 // It can be passed to loadPolicyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type policyVariables struct {
+	EventType   *ebpf.Variable `ebpf:"event_type"`
+	LookupType  *ebpf.Variable `ebpf:"lookup_type"`
 	Mptcp       *ebpf.Variable `ebpf:"mptcp"`
 	NetnsHelper *ebpf.Variable `ebpf:"netns_helper"`
 }

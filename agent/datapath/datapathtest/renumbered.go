@@ -15,8 +15,8 @@ func (s *suite) renumbered(t *testing.T) {
   subject: {selector: "app in (db,machine)"}
   ingress: [{action: Allow, from: [{selector: "app in (web,unit)"}]}]`}
 	s.apply(t, s.World(model.ModeEnforce, policies...))
-	between := s.hold(t, "c1", "c2", "tcp", 80)
-	within := s.hold(t, "unit", "machine", "tcp", 80)
+	between := s.Hold(t, "c1", "c2", "tcp", 80)
+	within := s.Hold(t, "unit", "machine", "tcp", 80)
 	s.more = []map[string]string{{"a": "1"}, {"a": "2"}, {"a": "3"}}
 	defer func() { s.more = nil }()
 	s.apply(t, s.World(model.ModeEnforce, policies...))

@@ -146,8 +146,13 @@ func (a Attempt) target() netip.AddrPort {
 // workloads of one namespace apart by their sockets.
 func (w *World) Expect(a Attempt, seesSockets bool) Outcome {
 	protocol := uint8(6)
-	if a.Network == "udp" {
+	switch {
+	case a.Network == "udp":
 		protocol = 17
+	case a.Network == "icmp" && a.IPv6:
+		protocol = 58
+	case a.Network == "icmp":
+		protocol = 1
 	}
 	local := a.From.NetNS == a.To.NetNS
 	from, to := w.end(a.From, seenBy(a.From, a.To, a.IPv6), local && seesSockets), w.end(a.To, seenBy(a.To, a.From, a.IPv6), local && seesSockets)
@@ -165,7 +170,10 @@ func (w *World) Expect(a Attempt, seesSockets bool) Outcome {
 	if a.Loopback {
 		from.Addr = to.Addr
 	}
-	p := policy.Packet{Source: from, Destination: to, Protocol: protocol, DestinationPort: a.Port}
+	p := policy.Packet{Source: from, Destination: to, Protocol: protocol, DestinationPort: a.Port, ICMPType: 8}
+	if a.IPv6 {
+		p.ICMPType = 128
+	}
 	if a.From.Kind != "" {
 		out := p
 		out.Source.Identity = w.identity(a.From)

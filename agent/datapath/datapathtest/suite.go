@@ -3,6 +3,7 @@ package datapathtest
 import (
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,7 +21,16 @@ type Options struct {
 	// Older is whether connections that were open before the driver go on, judged
 	// by their programs.
 	Older bool
-	// Outside rejects are answered with a reset or an ICMP message.
+	// Pings is whether it judges what the kernel itself answers.
+	Pings bool
+	// Accounts is whether it counts a connection's packets.
+	Accounts bool
+	// Names is whether it judges by the names that addresses were looked up by.
+	Names bool
+	// Tamper changes what the driver has made, as an intruder would; each call
+	// another thing, false when it knows no more.
+	Tamper func(t *testing.T, n int) bool
+	// Rejects is whether a sender is told by a reset or an ICMP message.
 	Rejects bool
 }
 
@@ -41,13 +51,15 @@ func run(t *testing.T, s *Site, o Options, open Factory) {
 	suite := &suite{Site: s, options: o, open: open, driver: d}
 	for _, c := range []struct {
 		name string
+		can  bool // what a driver cannot do it must refuse, which is its own test
 		run  func(*testing.T)
 	}{
-		{"matrix", suite.matrix}, {"live cut", suite.liveCut}, {"restart", suite.restart}, {"processes", suite.processes}, {"renumbered", suite.renumbered},
-		{"stateless", suite.stateless}, {"new cgroup", suite.newCgroup}, {"connections", suite.connections}, {"remove", suite.remove},
-		{"older sockets", suite.olderSockets},
+		{"matrix", true, suite.matrix}, {"live cut", true, suite.liveCut}, {"restart", true, suite.restart}, {"processes", o.Processes, suite.processes}, {"renumbered", true, suite.renumbered},
+		{"stateless", true, suite.stateless}, {"new cgroup", true, suite.newCgroup}, {"connections", true, suite.connections}, {"names", o.Names, suite.names},
+		{"tamper", o.Tamper != nil, suite.tamper}, {"remove", true, suite.remove},
+		{"older sockets", o.Older && o.Processes, suite.olderSockets},
 	} {
-		if !t.Run(c.name, c.run) {
+		if c.can && !t.Run(c.name, c.run) {
 			return // what follows would say little
 		}
 	}
@@ -111,6 +123,18 @@ var worlds = []struct {
   ingress: [{action: Allow, from: [{selector: "app=web"}]}]`, `
   subject: {selector: "app=unit"}
   egress: []`}},
+	{"icmp", model.ModeEnforce, []string{`
+  subject: {selector: "*"}
+  egress: [{action: Allow}]`, `
+  subject: {selector: "app in (web,machine)"}
+  ingress: [{action: Allow, from: [{selector: "app=db"}], ports: [{protocol: ICMP, icmp: {type: 8}}, {protocol: ICMPv6, icmp: {type: 128, code: 0}}]}]`, `
+  subject: {selector: "app=db"}
+  ingress: [{action: Allow, from: [{entities: [world]}], ports: [{protocol: ICMP}]}]`}},
+	{"reject", model.ModeObserve, []string{`
+  subject: {selector: "app=db"}
+  ingress: [{action: Reject, ports: [{protocol: TCP, port: 80}, {protocol: UDP, port: 53}]}, {action: Deny, ports: [{protocol: TCP, port: 443}]}]`, `
+  subject: {selector: "app in (web,unit)"}
+  egress: [{action: Reject, to: [{entities: [world, host]}], ports: [{protocol: TCP}, {protocol: UDP}]}]`}},
 }
 
 func (s *suite) matrix(t *testing.T) {
@@ -135,6 +159,9 @@ func (s *suite) attempts() []Attempt {
 				}
 				for _, p := range UDPPorts {
 					out = append(out, Attempt{From: from, To: to, Network: "udp", Port: s.portOf(to, p), IPv6: v6})
+				}
+				if s.options.Pings && to.Kind != model.WorkloadUnit { // whose namespace is its machine's
+					out = append(out, Attempt{From: from, To: to, Network: "icmp", IPv6: v6})
 				}
 				if from.NetNS == to.NetNS {
 					out = append(out, Attempt{From: from, To: to, Network: "tcp", Port: s.portOf(to, 80), IPv6: v6, Loopback: true})
@@ -162,7 +189,7 @@ func (s *suite) try(t *testing.T, w *World, list []Attempt) {
 			mu.Lock()
 			defer mu.Unlock()
 			kinds[want]++
-			if got == want || want == Rejected && got == Denied && !s.options.Rejects {
+			if got == want || want == Rejected && got == Denied && (!s.options.Rejects || refusedHere(err)) {
 				return
 			}
 			if wrong++; wrong <= 10 {
@@ -172,6 +199,12 @@ func (s *suite) try(t *testing.T, w *World, list []Attempt) {
 	}
 	wg.Wait()
 	t.Logf("%d attempts, %v, %d wrong", len(list), kinds, wrong)
+}
+
+// refusedHere says whether a sender was told by its own kernel, which is what it
+// hears of a datagram that is dropped on its way out, rejected or not.
+func refusedHere(err error) bool {
+	return err != nil && strings.Contains(err.Error(), syscall.EPERM.Error())
 }
 
 // dial makes one attempt; an allowed one is closed again.

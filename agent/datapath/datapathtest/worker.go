@@ -28,8 +28,8 @@ func Main(m *testing.M) {
 // order is what an endpoint is told to do; report is what came of it.
 type order struct {
 	ID      int
-	Do      string // listen, dial, talk, close
-	Network string // tcp or udp
+	Do      string // listen, dial, talk, close, ping, lookup
+	Network string // tcp or udp; the name to look up
 	Address string
 	Timeout time.Duration
 	Handle  int // of a connection dialled earlier
@@ -88,6 +88,16 @@ func (w *worker) obey(o order) report {
 			return report{Error: err.Error()}
 		}
 		return report{Outcome: Allowed}
+	case "ping":
+		if err := ping(o.Address, o.Timeout); err != nil {
+			return report{Outcome: outcome(err), Error: err.Error()}
+		}
+		return report{Outcome: Allowed}
+	case "lookup":
+		if err := ask(o.Network, o.Address, o.Timeout); err != nil {
+			return report{Outcome: outcome(err), Error: err.Error()}
+		}
+		return report{Outcome: Allowed}
 	case "dial":
 		c, err := net.DialTimeout(o.Network, o.Address, o.Timeout)
 		if err != nil {
@@ -120,8 +130,10 @@ func (w *worker) obey(o order) report {
 }
 
 func outcome(err error) Outcome {
-	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) {
-		return Rejected
+	for _, e := range []error{syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH, syscall.EACCES} {
+		if errors.Is(err, e) {
+			return Rejected
+		}
 	}
 	return Denied
 }
@@ -154,7 +166,7 @@ func serve(network, address string) error {
 				if err != nil {
 					continue
 				}
-				p.WriteTo(buf[:n], from)
+				p.WriteTo(resolve(buf[:n]), from)
 			}
 		}()
 		return nil

@@ -1,0 +1,91 @@
+// What every program does with the tables and the connection table.
+#pragma once
+
+static __always_inline int same_address(const __u8 *a, const __u8 *b)
+{
+	const __u64 *x = (const void *)a, *y = (const void *)b;
+	return x[0] == y[0] && x[1] == y[1];
+}
+
+static __always_inline int is_loopback(const __u8 *a, __u8 family)
+{
+	if (family == 4)
+		return a[0] == 127;
+	const __u64 *x = (const void *)a;
+	return x[0] == 0 && x[1] == bpf_cpu_to_be64(1);
+}
+
+static __always_inline void count_rule(__u64 rule, __u64 connections, __u64 packets, __u64 bytes)
+{
+	struct counts *c = bpf_map_lookup_elem(&counts, &rule);
+	if (c) {
+		c->connections += connections;
+		c->packets += packets;
+		c->bytes += bytes;
+		return;
+	}
+	struct counts fresh = {connections, packets, bytes};
+	if (bpf_map_update_elem(&counts, &rule, &fresh, BPF_NOEXIST)) { // another CPU was first
+		c = bpf_map_lookup_elem(&counts, &rule);
+		if (c) {
+			c->connections += connections;
+			c->packets += packets;
+			c->bytes += bytes;
+		}
+	}
+}
+
+// know_address fills what the peer's address says.
+static __always_inline void know_address(const struct conn_key *k, struct conn *c)
+{
+	struct address_key a = {.prefixlen = k->family == 4 ? 8 + 32 : 8 + 128, .family = k->family};
+	__builtin_memcpy(a.address, k->remote, 16);
+	struct address *known = bpf_map_lookup_elem(&addresses, &a);
+	if (known) {
+		c->peer_identity = known->identity;
+		c->peer_entities = known->entities;
+	}
+}
+
+// peer_by_address is who the peer is where nothing but its address tells.
+static __always_inline void peer_by_address(const struct conn_key *k, const struct slot *own, struct conn *c)
+{
+	c->peer_identity = c->peer_entities = 0;
+	know_address(k, c);
+	int loopback = is_loopback(k->remote, k->family);
+	if (loopback && own->flags & SLOT_MACHINE_NETNS)
+		c->peer_entities |= ENT_HOST;
+	if (loopback || same_address(k->local, k->remote)) {
+		c->peer_identity = own->identity;
+		c->peer_entities |= ENT_SELF;
+	}
+}
+
+// ask fills the question about a connection and judges it.
+static __always_inline void ask(struct frame *f, const struct conn_key *k, struct conn *c, __u32 table)
+{
+	struct query *q = &f->query;
+	q->table = table;
+	q->slot = c->slot;
+	q->identity = c->peer_identity;
+	q->entities = c->peer_entities;
+	q->family = k->family;
+	q->protocol = k->protocol;
+	q->port = c->policy_port;
+	__builtin_memcpy(q->peer, k->remote, 16);
+	if (c->direction == DIR_EGRESS && c->translated_port)
+		__builtin_memcpy(q->peer, c->translated, 16);
+	q->exe = c->process.exe;
+	q->uid = c->process.uid;
+	q->known = c->process.flags & PROC_KNOWN;
+	q->peer_exe = c->peer_exe;
+	q->peer_uid = c->peer_uid;
+	q->peer_known = c->peer_flags & PROC_KNOWN;
+	judge(f);
+	c->rule = q->rule;
+	c->action = q->action;
+	c->stateless = q->stateless;
+	if (q->logged)
+		count_rule(q->logged, 1, 0, 0);
+}
+
