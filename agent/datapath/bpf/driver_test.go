@@ -43,7 +43,7 @@ func TestConformance(t *testing.T) {
 	pins := mountBPF(t)
 	var driver *Driver
 	names := filepath.Join(t.TempDir(), "names.json")
-	options := datapathtest.Options{SeesSockets: true, Processes: true, Rejects: true, Pings: true, Names: true, Accounts: true, Tamper: func(t *testing.T, n int) bool { return tamper(t, driver, n) }}
+	options := datapathtest.Options{SeesSockets: true, Processes: true, Older: true, Rejects: true, Pings: true, Names: true, Accounts: true, Tamper: func(t *testing.T, n int) bool { return tamper(t, driver, n) }}
 	datapathtest.Run(t, options, func(t *testing.T, s *datapathtest.Site) datapath.Driver {
 		d, err := Open(Config{CgroupRoot: s.Root, PinDir: pins, NamesFile: names}, Deps{})
 		if err != nil {
