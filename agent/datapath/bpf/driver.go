@@ -56,10 +56,12 @@ type Driver struct {
 	defaults   *mirror[uint32, policyChain]
 	steps      *mirror[uint32, policyStep]
 	conditions *mirror[policyConditionKey, policyCondition]
+	options    optionMaps
 
 	clock    clock
 	numbers  *numbers
 	attached bool
+	carrying bool // the program that writes options is at work
 	answers  *answerer
 	edge     *edge // nil where the kernel has no such link
 	cookies  cookies
@@ -202,6 +204,7 @@ func (d *Driver) read() error {
 			d.conditions, err = newMirror[policyConditionKey, policyCondition](o.Conditions)
 			return err
 		},
+		func() error { d.options, err = readOptionMaps(o); return err },
 	} {
 		if err := f(); err != nil {
 			return err
@@ -255,6 +258,7 @@ func (d *Driver) Name() string { return "bpf" }
 // wanted is what the maps should hold for a state.
 type wanted struct {
 	*contents
+	*options
 	addresses  map[policyAddressKey]policyAddress
 	slots      map[uint32]policySlot
 	cgroups    map[uint64]uint32
@@ -266,7 +270,11 @@ type wanted struct {
 // them, then the revision, which makes every connection be judged anew; what is
 // old goes last.
 func (d *Driver) Apply(_ context.Context, s *datapath.State) error {
-	want := &wanted{contents: newContents(), addresses: addressContents(s), slots: map[uint32]policySlot{}, cgroups: map[uint64]uint32{},
+	options, err := newOptions(s)
+	if err != nil {
+		return err
+	}
+	want := &wanted{contents: newContents(), options: options, addresses: addressContents(s), slots: map[uint32]policySlot{}, cgroups: map[uint64]uint32{},
 		namespaces: map[uint64]uint32{}, paths: map[uint64]string{}}
 	now := newNumbers(d.numbers.last)
 	enc := &encoder{contents: want.contents, old: d.numbers, now: now, resolve: d.resolve}
@@ -312,7 +320,7 @@ func (d *Driver) place(x *datapath.Subject, enc *encoder, want *wanted) error {
 		d.lastSlot++
 		n = d.lastSlot
 	}
-	want.cgroups[c.id], want.slots[n] = n, slot
+	want.cgroups[c.id], want.slots[n], want.badges[c.id] = n, slot, slot.Identity
 	d.mu.Lock()
 	d.workloads[n] = x.Workload
 	d.mu.Unlock()
@@ -337,6 +345,7 @@ func (d *Driver) write(want *wanted) error {
 		func() error { return d.identities.put(want.identities) },
 		func() error { return d.tables.put(want.tables) },
 		func() error { return d.addresses.put(want.addresses) },
+		func() error { return d.options.put(want.options) },
 		func() error { return d.slots.put(want.slots) },
 		func() error { return d.namespaces.put(want.namespaces) },
 		func() error { return d.cgroups.put(want.cgroups) },
@@ -353,6 +362,9 @@ func (d *Driver) write(want *wanted) error {
 
 // attachAll puts programs to work wherever the state has subjects.
 func (d *Driver) attachAll(s *datapath.State, want *wanted) error {
+	if !d.attached && len(s.Subjects) == 0 {
+		return d.attachCarrier() // nobody is judged: their packets cost nothing
+	}
 	if !d.attached {
 		if err := d.attach(namespaces(s)); err != nil {
 			return err
@@ -384,6 +396,7 @@ func (d *Driver) clean(want *wanted) error {
 		func() error { return d.cgroups.drop(want.cgroups) },
 		func() error { return d.namespaces.drop(want.namespaces) },
 		func() error { return d.slots.drop(want.slots) },
+		func() error { return d.options.drop(want.options) },
 		func() error { return d.addresses.drop(want.addresses) },
 		func() error { return d.identities.drop(want.identities) },
 		func() error { return d.tables.drop(want.tables) },

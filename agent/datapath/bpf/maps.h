@@ -265,6 +265,7 @@ struct {
 
 // process: who made a socket, or bound or connected it last.
 #define PROC_KNOWN 1
+#define PROC_OPTION 2 // its SYN carries who calls
 struct process {
 	__u32 flags;
 	__u32 pid;
@@ -369,7 +370,7 @@ struct conn {
 	__u32 peer_exe;
 	__u32 peer_uid;
 	__u32 peer_flags; // PROC_…
-	__u32 pad;
+	__u32 peer_host;  // that said so, where peer_by is 2
 };
 
 struct {

@@ -13,7 +13,7 @@ struct packet {
 	__u8 tcp_flags;
 	__u8 icmp_type, icmp_code;
 	__u8 no_ports; // a later fragment, or headers that do not reach the ports
-	__u8 pad[2];
+	__u16 transport; // where its header begins, TCP only
 	__u32 length; // from the network header on
 	__u32 seq, ack;
 	__u32 payload;
@@ -27,6 +27,7 @@ static __always_inline int read_transport(struct __sk_buff *skb, __u32 at, struc
 		struct tcphdr tcp;
 		if (bpf_skb_load_bytes_relative(skb, at, &tcp, sizeof(tcp), BPF_HDR_START_NET))
 			return -1;
+		p->transport = at;
 		p->source_port = tcp.source;
 		p->destination_port = tcp.dest;
 		p->tcp_flags = ((__u8 *)&tcp)[13];
