@@ -1,7 +1,6 @@
 package datapath
 
 import (
-	"cmp"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -19,19 +18,13 @@ type PeerHost struct {
 	Addresses []netip.Addr
 	// Identities live there: all that it may speak for.
 	Identities []policy.Identity
-	// Call seals what is sent there; the zero Seal where nothing is to be.
-	Call Seal
-	// Accept are what calls from there may be sealed with.
-	Accept []Seal
+	// Call seals calls to it; the zero Secret where nothing is to be told there.
+	Call Secret
+	// Accept are what calls from there may be sealed with, three at most.
+	Accept []Secret
 }
 
-// Seal is what calls from one machine to another are sealed with for a time.
-type Seal struct {
-	ID     uint32
-	Secret Secret
-}
-
-// Secret is printed nowhere.
+// Secret seals calls from one machine to another for a time. It is printed nowhere.
 type Secret [16]byte
 
 // String hides it, and so does Format, whatever the verb.
@@ -55,18 +48,11 @@ type Bearer struct {
 func (h *PeerHost) sort() {
 	slices.SortFunc(h.Addresses, netip.Addr.Compare)
 	slices.Sort(h.Identities)
-	slices.SortFunc(h.Accept, func(a, b Seal) int { return cmp.Compare(a.ID, b.ID) })
 }
 
 func (h *PeerHost) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "host %d", h.Number)
-	if h.Call.ID != 0 {
-		fmt.Fprintf(&b, " call %08x", h.Call.ID)
-	}
-	for _, k := range h.Accept {
-		fmt.Fprintf(&b, " accept %08x", k.ID)
-	}
 	for _, a := range h.Addresses {
 		fmt.Fprintf(&b, " at %s", a)
 	}

@@ -18,8 +18,10 @@ type State struct {
 	Subjects []Subject
 	// Addresses say who is where, and what else an address is; by prefix.
 	Addresses []Address
-	// Hosts are the machines that tell one another who calls, by Number. A driver
-	// that cannot read or write options goes by addresses and leaves them out.
+	// Host is this machine's number among Hosts, the machines that tell one another
+	// who calls, by Number. A driver that cannot read or write options goes by
+	// addresses and ignores them.
+	Host  uint32
 	Hosts []PeerHost
 	// Bearers are workloads here that tell it though no policy is about them, by
 	// Workload.

@@ -17,12 +17,12 @@ import (
 )
 
 // sealOption is the reference for seal_option: the whole option for a SYN.
-func sealOption(s datapath.Seal, identity policy.Identity, seq uint32) []byte {
+func sealOption(host uint32, s datapath.Secret, identity policy.Identity, seq uint32) []byte {
 	out := []byte{254, 20, 0x57, 0x45}
-	out = binary.BigEndian.AppendUint32(out, s.ID)
+	out = binary.BigEndian.AppendUint32(out, host)
 	out = binary.BigEndian.AppendUint32(out, uint32(identity))
 	message := binary.BigEndian.AppendUint32(out[8:12:12], seq)
-	tag := siphash.Hash(binary.LittleEndian.Uint64(s.Secret[:]), binary.LittleEndian.Uint64(s.Secret[8:]), message)
+	tag := siphash.Hash(binary.LittleEndian.Uint64(s[:]), binary.LittleEndian.Uint64(s[8:]), message)
 	return binary.LittleEndian.AppendUint64(out, tag)
 }
 
@@ -73,16 +73,19 @@ func TestOptionForged(t *testing.T) {
 	p := newPair(t)
 	w := p.World(model.ModeEnforce, webOnly, anyOut)
 	p.apply(t, w.States)
-	var seal datapath.Seal // what alpha seals its calls to beta with
+	var secret datapath.Secret // what alpha seals its calls to beta with
 	for _, h := range w.States[0].Hosts {
 		if h.Number == p.Sides[1].Number {
-			seal = h.Call
+			secret = h.Call
 		}
 	}
 	web, store, alpha := w.Identity(p.Endpoint("web")), w.Identity(p.Endpoint("store")), w.Identity(p.Endpoint("alpha"))
-	guess := sealOption(seal, web, 7)
+	seal := func(identity policy.Identity, seq uint32) []byte {
+		return sealOption(p.Sides[0].Number, secret, identity, seq)
+	}
+	guess := seal(web, 7)
 	guess[19] ^= 1
-	shifted := append([]byte{1, 2, 4, 5, 180, 1, 3, 3, 7}, sealOption(seal, web, 8)...)
+	shifted := append([]byte{1, 2, 4, 5, 180, 1, 3, 3, 7}, seal(web, 8)...)
 	port := uint16(20000)
 	for _, c := range []struct {
 		name    string
@@ -92,19 +95,20 @@ func TestOptionForged(t *testing.T) {
 		count   func(c OptionCounts) uint64
 	}{
 		{"none", 1, nil, datapath.ByAddress, nil},
-		{"genuine", 2, sealOption(seal, web, 2), datapath.ByOption, func(c OptionCounts) uint64 { return c.Accepted }},
+		{"genuine", 2, seal(web, 2), datapath.ByOption, func(c OptionCounts) uint64 { return c.Accepted }},
 		{"genuine after others", 8, shifted, datapath.ByOption, func(c OptionCounts) uint64 { return c.Accepted }},
-		{"replayed", 2, sealOption(seal, web, 2), datapath.ByAddress, func(c OptionCounts) uint64 { return c.Replayed }},
+		{"of the receiver itself", 14, sealOption(p.Sides[1].Number, secret, web, 14), datapath.ByAddress, func(c OptionCounts) uint64 { return c.WrongTag }},
+		{"replayed", 2, seal(web, 2), datapath.ByAddress, func(c OptionCounts) uint64 { return c.Replayed }},
 		{"one bit of the tag", 7, guess, datapath.ByAddress, func(c OptionCounts) uint64 { return c.WrongTag }},
-		{"of another sequence number", 3, sealOption(seal, web, 2), datapath.ByAddress, func(c OptionCounts) uint64 { return c.WrongTag }},
-		{"of a guessed key", 4, sealOption(datapath.Seal{ID: seal.ID}, web, 4), datapath.ByAddress, func(c OptionCounts) uint64 { return c.WrongTag }},
-		{"of an unknown key", 5, sealOption(datapath.Seal{ID: 99}, web, 5), datapath.ByAddress, func(c OptionCounts) uint64 { return c.UnknownKey }},
-		{"for somebody elsewhere", 6, sealOption(seal, store, 6), datapath.ByAddress, func(c OptionCounts) uint64 { return c.NotResident }},
-		{"after the end of options", 9, append([]byte{1, 0, 1, 1}, sealOption(seal, web, 9)...), datapath.ByAddress, nil},
-		{"inside another", 10, append([]byte{9, 24, 1, 1}, sealOption(seal, web, 10)...), datapath.ByAddress, nil},
-		{"after one that does not end", 11, append([]byte{9, 0, 1, 1}, sealOption(seal, web, 11)...), datapath.ByAddress, nil},
-		{"too short", 12, append([]byte{254, 8}, sealOption(seal, web, 12)[2:8]...), datapath.ByAddress, nil},
-		{"longer than the header", 13, append([]byte{254, 40}, sealOption(seal, web, 13)[2:]...), datapath.ByAddress, nil},
+		{"of another sequence number", 3, seal(web, 2), datapath.ByAddress, func(c OptionCounts) uint64 { return c.WrongTag }},
+		{"under a guessed secret", 4, sealOption(p.Sides[0].Number, datapath.Secret{}, web, 4), datapath.ByAddress, func(c OptionCounts) uint64 { return c.WrongTag }},
+		{"of an unknown host", 5, sealOption(99, secret, web, 5), datapath.ByAddress, func(c OptionCounts) uint64 { return c.UnknownHost }},
+		{"for somebody elsewhere", 6, seal(store, 6), datapath.ByAddress, func(c OptionCounts) uint64 { return c.NotResident }},
+		{"after the end of options", 9, append([]byte{1, 0, 1, 1}, seal(web, 9)...), datapath.ByAddress, nil},
+		{"inside another", 10, append([]byte{9, 24, 1, 1}, seal(web, 10)...), datapath.ByAddress, nil},
+		{"after one that does not end", 11, append([]byte{9, 0, 1, 1}, seal(web, 11)...), datapath.ByAddress, nil},
+		{"too short", 12, append([]byte{254, 8}, seal(web, 12)[2:8]...), datapath.ByAddress, nil},
+		{"longer than the header", 13, append([]byte{254, 40}, seal(web, 13)[2:]...), datapath.ByAddress, nil},
 	} {
 		port++
 		before := p.counts(t, 1)

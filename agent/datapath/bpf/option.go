@@ -34,15 +34,19 @@ func newOptions(s *datapath.State) (*options, error) {
 		for _, id := range h.Identities {
 			o.residents[policyResident{Host: h.Number, Identity: uint32(id)}] = 1
 		}
-		for _, k := range h.Accept {
-			o.callers[k.ID] = policyCaller{Secret: words(k.Secret), Host: h.Number}
+		if len(h.Accept) > 0 {
+			var c policyCaller
+			for k := range c.Secrets { // none is left zero, for anybody knows that one
+				c.Secrets[k] = words(h.Accept[min(k, len(h.Accept)-1)])
+			}
+			o.callers[h.Number] = c
 		}
-		if h.Call.ID == 0 {
+		if s.Host == 0 || h.Call == (datapath.Secret{}) {
 			continue
 		}
 		for _, a := range h.Addresses {
 			family, raw := addressBytes(a)
-			o.callees[policyCalleeKey{Address: raw, Family: uint32(family)}] = policyCallee{Secret: words(h.Call.Secret), Key: h.Call.ID}
+			o.callees[policyCalleeKey{Address: raw, Family: uint32(family)}] = policyCallee{Secret: words(h.Call), Host: s.Host}
 		}
 	}
 	return o, nil
@@ -94,7 +98,7 @@ type OptionCounts struct {
 	Written, Accepted uint64
 	NoRoom            uint64 // left out: a SYN with too many other options
 	// These were not believed, and the peer's address decided.
-	UnknownKey, WrongTag, NotResident, Replayed uint64
+	UnknownHost, WrongTag, NotResident, Replayed uint64
 }
 
 // OptionCounts adds up what the CPUs have counted.
@@ -107,7 +111,7 @@ func (d *Driver) OptionCounts() (out OptionCounts, err error) {
 		out.Written += c.Written
 		out.Accepted += c.Accepted
 		out.NoRoom += c.NoRoom
-		out.UnknownKey += c.UnknownKey
+		out.UnknownHost += c.UnknownHost
 		out.WrongTag += c.WrongTag
 		out.NotResident += c.NotResident
 		out.Replayed += c.Replayed

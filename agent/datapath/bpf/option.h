@@ -2,13 +2,13 @@
 //
 //	 0      1      2        4         8          12             20
 //	+------+------+--------+---------+----------+--------------+
-//	| 254  |  20  | 0x5745 | key     | identity | tag          |
+//	| 254  |  20  | 0x5745 | host    | identity | tag          |
 //	+------+------+--------+---------+----------+--------------+
 //
-// An option for experiments (RFC 6994), all in network order. The key is that of
-// calls from one host to another; the tag is SipHash-2-4 under it over the
-// identity and the sequence number as they lie in the packet. Written by
-// weft_tcp as the kernel writes the header, read at the receiver's socket.
+// An option for experiments (RFC 6994), all in network order but the tag, which is
+// SipHash-2-4 over the identity and the sequence number as they lie in the
+// packet, under a secret of that host and the receiver's for calls that way.
+// Written by weft_tcp as the kernel writes the header, read at the receiver's socket.
 #pragma once
 
 #define OPTION_KIND 254
@@ -25,7 +25,7 @@
 struct option {
 	__u8 kind, length;
 	__be16 exid;
-	__be32 key;
+	__be32 host;
 	__be32 identity;
 	__be32 tag[2];
 };
@@ -39,7 +39,7 @@ struct {
 	__type(value, __u32);
 } badges SEC(".maps");
 
-// callees: addresses at which somebody can read the option, and the key for it.
+// callees: addresses at which somebody can read the option, and what seals it.
 struct callee_key {
 	__u8 address[16]; // IPv4 as in address_key
 	__u32 family;	  // 4 or 6
@@ -47,7 +47,7 @@ struct callee_key {
 
 struct callee {
 	__u64 secret[2];
-	__u32 key;
+	__u32 host; // this one
 	__u32 pad;
 };
 
@@ -59,16 +59,16 @@ struct {
 	__type(value, struct callee);
 } callees SEC(".maps");
 
-// callers: whose key a key is.
+// callers: what a host may seal its calls with, by its number. Secrets change by
+// the clock, so that those before and after the present one are good too.
+#define SECRETS 3
 struct caller {
-	__u64 secret[2];
-	__u32 host;
-	__u32 pad;
+	__u64 secrets[SECRETS][2];
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1 << 17);
+	__uint(max_entries, 1 << 16);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
 	__type(value, struct caller);
@@ -91,7 +91,7 @@ struct {
 // spent: the connection that a tag has been good for.
 struct spent_key {
 	__u32 tag[2];
-	__u32 key;
+	__u32 host;
 	__u32 identity;
 };
 
@@ -107,7 +107,7 @@ struct option_counts {
 	__u64 written;
 	__u64 no_room;	    // too many other options
 	__u64 accepted;
-	__u64 unknown_key;  // of no host, or of a time that is over
+	__u64 unknown_host; // whose secrets are not known here
 	__u64 wrong_tag;    // forged, or the sequence number was changed on the way
 	__u64 not_resident; // the host speaks for somebody who does not live there
 	__u64 replayed;	    // seen with another connection
@@ -238,7 +238,7 @@ static __noinline int write_option(struct bpf_sock_ops *ops)
 	__u32 identity = badge_of(ops->sk);
 	if (!to || !identity)
 		return 1;
-	struct option o = {.kind = OPTION_KIND, .length = OPTION_LENGTH, .exid = bpf_htons(OPTION_EXID), .key = bpf_htonl(to->key), .identity = bpf_htonl(identity)};
+	struct option o = {.kind = OPTION_KIND, .length = OPTION_LENGTH, .exid = bpf_htons(OPTION_EXID), .host = bpf_htonl(to->host), .identity = bpf_htonl(identity)};
 	seal_option(to->secret, o.identity, seq, o.tag);
 	if (!bpf_store_hdr_opt(ops, &o, sizeof(o), 0))
 		OPTION(written);
@@ -297,28 +297,32 @@ static __noinline int find_option(struct __sk_buff *skb, __u32 at, struct option
 	return bpf_skb_load_bytes_relative(skb, at + sizeof(struct tcphdr) + from, o, sizeof(*o), BPF_HDR_START_NET);
 }
 
-// believe says whether an option is what its host wrote for this connection. It
-// fills the host.
-static __always_inline int believe(const struct option *o, __u32 seq, const struct conn_key *k, __u32 *host)
+// believe says whether an option is what its host wrote for this connection.
+static __always_inline int believe(const struct option *o, __u32 seq, const struct conn_key *k)
 {
-	__u32 key = bpf_ntohl(o->key);
-	struct caller *from = bpf_map_lookup_elem(&callers, &key);
+	__u32 number = bpf_ntohl(o->host);
+	struct caller *from = bpf_map_lookup_elem(&callers, &number);
 	if (!from) {
-		OPTION(unknown_key);
+		OPTION(unknown_host);
 		return 0;
 	}
-	__be32 tag[2];
-	seal_option(from->secret, o->identity, bpf_htonl(seq), tag);
-	if ((tag[0] ^ o->tag[0]) | (tag[1] ^ o->tag[1])) {
+	int good = 0;
+#pragma nounroll
+	for (int i = 0; i < SECRETS; i++) {
+		__be32 tag[2];
+		seal_option(from->secrets[i], o->identity, bpf_htonl(seq), tag);
+		good |= !((tag[0] ^ o->tag[0]) | (tag[1] ^ o->tag[1]));
+	}
+	if (!good) {
 		OPTION(wrong_tag);
 		return 0;
 	}
-	struct resident who = {from->host, bpf_ntohl(o->identity)};
+	struct resident who = {number, bpf_ntohl(o->identity)};
 	if (!bpf_map_lookup_elem(&residents, &who)) {
 		OPTION(not_resident);
 		return 0;
 	}
-	struct spent_key once = {{o->tag[0], o->tag[1]}, o->key, o->identity};
+	struct spent_key once = {{o->tag[0], o->tag[1]}, o->host, o->identity};
 	if (bpf_map_update_elem(&spent, &once, k, BPF_NOEXIST)) {
 		struct conn_key *before = bpf_map_lookup_elem(&spent, &once);
 		if (!before || before->netns != k->netns || before->local_port != k->local_port || before->remote_port != k->remote_port ||
@@ -327,7 +331,6 @@ static __always_inline int believe(const struct option *o, __u32 seq, const stru
 			return 0;
 		}
 	}
-	*host = from->host;
 	return 1;
 }
 
@@ -342,26 +345,31 @@ static __always_inline void take_identity(struct conn *c, __u32 host, __u32 iden
 	c->peer_by = BY_OPTION;
 }
 
-// know_option finds out from a SYN who calls. Where it says nothing that can be
-// believed, what the address says stays.
-static __noinline int know_option(struct __sk_buff *skb, const struct packet *p, const struct conn_key *k, struct conn *c)
+// weigh_option takes from a SYN's option, or from none, who calls. Where that cannot
+// be believed, what the address says stays.
+static __noinline int weigh_option(const struct option *o, const struct packet *p, const struct conn_key *k, struct conn *c)
 {
-	if (!p || !k || !c)
+	if (!o || !p || !k || !c)
 		return 0;
-	struct option o;
-	__u32 host = 0;
-	if (!find_option(skb, p->transport, &o) && believe(&o, p->seq, k, &host)) {
+	if (o->kind && believe(o, p->seq, k)) {
 		OPTION(accepted);
-		take_identity(c, host, bpf_ntohl(o.identity));
-		return 1;
+		take_identity(c, bpf_ntohl(o->host), bpf_ntohl(o->identity));
+		return 0;
 	}
 	// Sent again without it: whoever was turned down does not pass as its machine.
 	struct conn *before = bpf_map_lookup_elem(&denied, k);
-	if (before && before->peer_by == BY_OPTION && before->last_ns + OPTION_REMEMBERED > bpf_ktime_get_boot_ns()) {
+	if (before && before->peer_by == BY_OPTION && before->last_ns + OPTION_REMEMBERED > bpf_ktime_get_boot_ns())
 		take_identity(c, before->peer_host, before->peer_identity);
-		return 1;
-	}
 	return 0;
+}
+
+// know_option finds out from a SYN who calls.
+static __always_inline void know_option(struct __sk_buff *skb, const struct packet *p, const struct conn_key *k, struct conn *c)
+{
+	struct option o = {};
+	if (find_option(skb, p->transport, &o))
+		o.kind = 0;
+	weigh_option(&o, p, k, c);
 }
 
 // recheck_option forgets what an option said where that identity is no more on

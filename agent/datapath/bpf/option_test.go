@@ -119,7 +119,7 @@ func TestOptionTellsApartWhoHides(t *testing.T) {
 		}
 	}
 	sent, got := p.counts(t, 0), p.counts(t, 1)
-	if sent.Written < 14 || sent.NoRoom != 0 || got.Accepted == 0 || got.UnknownKey+got.WrongTag+got.NotResident+got.Replayed != 0 {
+	if sent.Written < 14 || sent.NoRoom != 0 || got.Accepted == 0 || got.UnknownHost+got.WrongTag+got.NotResident+got.Replayed != 0 {
 		t.Errorf("alpha %+v, beta %+v", sent, got)
 	}
 }
@@ -131,7 +131,7 @@ func TestOptionOutlivesANewState(t *testing.T) {
 	w := p.World(model.ModeEnforce, webOnly, anyOut)
 	p.apply(t, w.States)
 	talk := p.Hold("web", netip.MustParseAddrPort("10.87.0.2:8080"))
-	next := p.World(model.ModeEnforce, webOnly, anyOut) // and new seals
+	next := p.World(model.ModeEnforce, webOnly, anyOut) // and new secrets
 	p.apply(t, next.States)
 	if got := talk(); got != datapathtest.Allowed {
 		t.Errorf("after a new state: %s", got)
@@ -178,7 +178,7 @@ func TestOptionOfAnotherKey(t *testing.T) {
 	bare.Hosts = nil
 	p.apply(t, [2]*datapath.State{w.States[0], &bare})
 	p.try(t, call{"web", "10.87.0.2:80", datapathtest.Allowed})
-	if c := p.counts(t, 1); c.UnknownKey == 0 {
+	if c := p.counts(t, 1); c.UnknownHost == 0 {
 		t.Errorf("%+v", c)
 	}
 }
@@ -230,7 +230,7 @@ func TestOptionWithoutRoom(t *testing.T) {
 func TestBearersOnly(t *testing.T) {
 	p := newPair(t)
 	w := p.World(model.ModeEnforce, webOnly, anyOut)
-	bearing := &datapath.State{Hosts: w.States[0].Hosts}
+	bearing := &datapath.State{Host: p.Sides[0].Number, Hosts: w.States[0].Hosts}
 	for _, s := range w.States[0].Subjects {
 		bearing.Bearers = append(bearing.Bearers, datapath.Bearer{Workload: s.Workload, Identity: s.Identity, Cgroup: s.Cgroup})
 	}

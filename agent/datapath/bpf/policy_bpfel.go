@@ -45,7 +45,7 @@ type policyBlockKey struct {
 type policyCallee struct {
 	_      structs.HostLayout
 	Secret [2]uint64
-	Key    uint32
+	Host   uint32
 	Pad    uint32
 }
 
@@ -56,10 +56,8 @@ type policyCalleeKey struct {
 }
 
 type policyCaller struct {
-	_      structs.HostLayout
-	Secret [2]uint64
-	Host   uint32
-	Pad    uint32
+	_       structs.HostLayout
+	Secrets [3][2]uint64
 }
 
 type policyChain struct {
@@ -221,7 +219,7 @@ type policyOptionCounts struct {
 	Written     uint64
 	NoRoom      uint64
 	Accepted    uint64
-	UnknownKey  uint64
+	UnknownHost uint64
 	WrongTag    uint64
 	NotResident uint64
 	Replayed    uint64
@@ -272,7 +270,7 @@ type policySlot struct {
 type policySpentKey struct {
 	_        structs.HostLayout
 	Tag      [2]uint32
-	Key      uint32
+	Host     uint32
 	Identity uint32
 }
 

@@ -22,7 +22,7 @@ func (w *PairWorld) Identity(e *Endpoint) policy.Identity {
 	return id
 }
 
-// World compiles policies for all endpoints, in one mode. Seals are new each time.
+// World compiles policies for all endpoints, in one mode. Secrets are new each time.
 func (p *Pair) World(mode model.Mode, texts ...string) *PairWorld {
 	p.T.Helper()
 	var sets []map[string]string
@@ -37,11 +37,11 @@ func (p *Pair) World(mode model.Mode, texts ...string) *PairWorld {
 	if err != nil {
 		p.T.Fatal(err)
 	}
-	seals := map[[2]uint32]datapath.Seal{}
+	seals := map[[2]uint32]datapath.Secret{}
 	for i := range p.Sides {
 		for k := range p.Sides {
-			s := datapath.Seal{ID: uint32(0xf0<<24 | i<<8 | k)}
-			rand.Read(s.Secret[:])
+			var s datapath.Secret
+			rand.Read(s[:])
 			seals[[2]uint32{p.Sides[i].Number, p.Sides[k].Number}] = s
 		}
 	}
@@ -52,8 +52,8 @@ func (p *Pair) World(mode model.Mode, texts ...string) *PairWorld {
 }
 
 // state is one side's.
-func (p *Pair) state(s *Side, w *PairWorld, set *policy.Set, seals map[[2]uint32]datapath.Seal) *datapath.State {
-	out, host := &datapath.State{}, policy.EntityBit(model.EntityHost)
+func (p *Pair) state(s *Side, w *PairWorld, set *policy.Set, seals map[[2]uint32]datapath.Secret) *datapath.State {
+	out, host := &datapath.State{Host: s.Number}, policy.EntityBit(model.EntityHost)
 	address := func(a netip.Addr, id policy.Identity, set policy.EntitySet) {
 		out.Addresses = append(out.Addresses, datapath.Address{Prefix: netip.PrefixFrom(a, a.BitLen()), Identity: id, Entities: set})
 	}
@@ -78,7 +78,7 @@ func (p *Pair) state(s *Side, w *PairWorld, set *policy.Set, seals map[[2]uint32
 	for i := range p.Sides {
 		other := &p.Sides[i]
 		h := datapath.PeerHost{Number: other.Number, Addresses: other.Addresses, Call: seals[[2]uint32{s.Number, other.Number}],
-			Accept: []datapath.Seal{seals[[2]uint32{other.Number, s.Number}]}}
+			Accept: []datapath.Secret{seals[[2]uint32{other.Number, s.Number}]}}
 		for _, e := range other.Endpoints {
 			h.Identities = append(h.Identities, w.Identity(e))
 		}
