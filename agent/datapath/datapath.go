@@ -17,6 +17,11 @@ import (
 type Config struct {
 	// CgroupRoot is the directory below which workloads' cgroups are.
 	CgroupRoot string
+	// CallerKey, unless nil, is for telling other machines who calls, and for
+	// believing them.
+	CallerKey *CallerKey
+	// Now is the wall clock; time.Now unless given.
+	Now func() time.Time
 	// Every is how often the connection table is read; 1 s unless given.
 	Every time.Duration
 }
@@ -47,6 +52,7 @@ type Datapath struct {
 	rulesets rulesets
 	fleet    fleet
 	state    *State
+	term     uint64 // of the secrets in state
 	talks    talks
 }
 
@@ -60,6 +66,9 @@ func New(cfg Config, deps Deps) (*Datapath, error) {
 	}
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	if cfg.Every == 0 {
 		cfg.Every = time.Second
@@ -80,6 +89,9 @@ func (d *Datapath) Run(ctx context.Context, ready func()) error {
 		case <-tick.C:
 			if err := d.collect(); err != nil {
 				d.deps.Log.Warn("read the connection table", "error", err)
+			}
+			if err := d.renew(ctx); err != nil {
+				d.deps.Log.Warn("renew the secrets for telling who calls", "error", err)
 			}
 		}
 	}
@@ -119,7 +131,7 @@ const patience = 2 * time.Second
 
 // apply makes both sections hold. The lock is held.
 func (d *Datapath) apply(ctx context.Context) ([]*wirepb.ItemStatus, error) {
-	if d.policy == nil || d.identity == nil || d.driver == nil && len(d.identity.Subjects) == 0 {
+	if d.policy == nil || d.identity == nil || d.driver == nil && len(d.identity.Subjects)+len(d.identity.Bearers) == 0 {
 		return nil, nil // nothing to enforce, and nothing that was
 	}
 	fleet, err := readFleet(d.identity, d.fleet)
