@@ -47,6 +47,10 @@ type Inventory interface {
 	Snapshot() (*wirepb.HostFacts, []*wirepb.Workload)
 	// Changed is closed when the next Snapshot may differ.
 	Changed() <-chan struct{}
+	// Complete is closed when the Snapshot holds what every source of it had to
+	// say at first. The controller is told of nothing before: it would take the
+	// labels that are still missing for gone, and the taps that name them with them.
+	Complete() <-chan struct{}
 }
 
 // Reconciler makes a section's whole desired state hold: it changes only the
@@ -60,6 +64,8 @@ type Reporter interface {
 	Report() *wirepb.PolicyReport
 	// Restore takes back a report that could not be sent.
 	Restore(*wirepb.PolicyReport)
+	// Conditions are what a person should know.
+	Conditions() []*wirepb.Condition
 }
 
 // Deps of an Agent. Lines, Policy, CertificateExpires, CallerKey, Problem and Welcome may be nil.

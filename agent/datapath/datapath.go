@@ -28,14 +28,26 @@ type Config struct {
 
 // Deps of a Datapath.
 type Deps struct {
-	// Open opens the driver; called once, when there is something to enforce.
-	Open func() (Driver, error)
+	// Drivers are those that may be used, the preferred first. The first that
+	// opens is, when there is something to enforce.
+	Drivers []Choice
 	// Inventory is what is found on this machine.
 	Inventory func() (*wirepb.HostFacts, []*wirepb.Workload)
 	// Known are addresses that are more than a workload's: resolvers, the
 	// controller, relays, the metadata service.
 	Known func() map[netip.Addr]policy.EntitySet
 	Log   *slog.Logger
+}
+
+// Choice is a driver that may be used.
+type Choice struct {
+	Name string
+	Open func() (Driver, error)
+	// Left says whether the driver has left something in the kernel.
+	Left func() bool
+	// Past is set for one that is not to be used any more, and is named so that
+	// what it has left is taken over.
+	Past bool
 }
 
 // Datapath is the reconciler of the sections "policy" and "identity": it puts
@@ -46,6 +58,7 @@ type Datapath struct {
 
 	mu       sync.Mutex
 	driver   Driver
+	others   []Driver // that were here before, until the first Apply
 	policy   *wirepb.PolicySection
 	identity *wirepb.IdentitySection
 	waiting  time.Time // since when the two do not fit one another
@@ -54,11 +67,12 @@ type Datapath struct {
 	state    *State
 	term     uint64 // of the secrets in state
 	talks    talks
+	drift    drift
 }
 
 // New makes an inert Datapath.
 func New(cfg Config, deps Deps) (*Datapath, error) {
-	if deps.Open == nil || deps.Inventory == nil {
+	if len(deps.Drivers) == 0 || deps.Inventory == nil {
 		return nil, errors.New("datapath needs a driver and an inventory")
 	}
 	if deps.Known == nil {
@@ -76,25 +90,104 @@ func New(cfg Config, deps Deps) (*Datapath, error) {
 	return &Datapath{cfg: cfg, deps: deps, talks: newTalks()}, nil
 }
 
-// Run reads the connection table until ctx ends. What is in force stays.
+// verifyEvery and deepEvery are how often the kernel is compared with what should
+// be there, at a glance and whole.
+const (
+	verifyEvery = 500 * time.Millisecond
+	deepEvery   = 30 * time.Second
+)
+
+// Run reads the connection table, and repairs what somebody has changed, until
+// ctx ends. What is in force stays.
 func (d *Datapath) Run(ctx context.Context, ready func()) error {
-	tick := time.NewTicker(d.cfg.Every)
-	defer tick.Stop()
+	read, verify, deep := time.NewTicker(d.cfg.Every), time.NewTicker(verifyEvery), time.NewTicker(deepEvery)
+	defer read.Stop()
+	defer verify.Stop()
+	defer deep.Stop()
 	defer d.close()
 	ready()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-read.C:
 			if err := d.collect(); err != nil {
 				d.deps.Log.Warn("read the connection table", "error", err)
 			}
 			if err := d.renew(ctx); err != nil {
 				d.deps.Log.Warn("renew the secrets for telling who calls", "error", err)
 			}
+		case <-verify.C:
+			d.verify(false)
+		case <-deep.C:
+			d.verify(true)
 		}
 	}
+}
+
+// open takes the first driver that opens. Where another has left its work behind,
+// the connections it has tracked are taken over before the new one judges any.
+func (d *Datapath) open(ctx context.Context, s *State) error {
+	var errs []error
+	for _, c := range d.deps.Drivers {
+		if c.Past {
+			continue
+		}
+		driver, err := c.Open()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("open the datapath driver %s: %w", c.Name, err))
+			continue
+		}
+		if len(errs) > 0 {
+			d.deps.Log.Warn("a datapath driver cannot be used here", "error", errors.Join(errs...), "instead", c.Name)
+		}
+		if err := d.takeOver(ctx, driver, s); err != nil {
+			d.deps.Log.Warn("take over connections of another datapath driver; those that are open may break", "error", err)
+		}
+		d.deps.Log.Info("datapath driver", "driver", c.Name)
+		d.driver = driver
+		return nil
+	}
+	return fmt.Errorf("%w; nothing is enforced here that was not before", errors.Join(errs...))
+}
+
+// takeOver hands a driver the connections of those that were here before it. They
+// go on enforcing until it does.
+func (d *Datapath) takeOver(ctx context.Context, driver Driver, s *State) error {
+	for _, c := range d.deps.Drivers {
+		if c.Name == driver.Name() || !c.Left() {
+			continue
+		}
+		old, err := c.Open()
+		if err != nil {
+			return err
+		}
+		d.others = append(d.others, old)
+		if err := old.Apply(ctx, s); err != nil { // it tells connections by the state
+			return err
+		}
+		var list []Connection
+		if err := old.Connections(func(x *Connection) bool { list = append(list, *x); return true }); err != nil {
+			return err
+		}
+		if err := driver.Adopt(s, list); err != nil {
+			return err
+		}
+		d.deps.Log.Info("connections taken over from another datapath driver", "driver", old.Name(), "connections", len(list))
+	}
+	return nil
+}
+
+// removeOthers takes away what other drivers did, once this one does it.
+func (d *Datapath) removeOthers() error {
+	var errs []error
+	for _, old := range d.others {
+		if err := old.Remove(); err != nil {
+			errs = append(errs, fmt.Errorf("remove what the datapath driver %s has left: %w", old.Name(), err))
+		}
+	}
+	d.others = nil
+	return errors.Join(errs...)
 }
 
 func (d *Datapath) close() {
@@ -155,17 +248,15 @@ func (d *Datapath) apply(ctx context.Context) ([]*wirepb.ItemStatus, error) {
 	d.fleet, d.rulesets = fleet, rulesets
 	state, items := d.build()
 	if d.driver == nil {
-		if d.driver, err = d.deps.Open(); err != nil {
-			d.driver = nil
-			return items, fmt.Errorf("open the datapath driver: %w; nothing is enforced here that was not before", err)
+		if err := d.open(ctx, state); err != nil {
+			return items, err
 		}
-		d.deps.Log.Info("datapath driver", "driver", d.driver.Name())
 	}
 	if err := d.driver.Apply(ctx, state); err != nil {
 		return items, err
 	}
 	d.state = state
-	return items, nil
+	return items, d.removeOthers()
 }
 
 // Report is what has happened since the last one; nil where nothing has. Give it

@@ -17,6 +17,7 @@ import (
 
 	"weft/agent/datapath"
 	"weft/agent/datapath/bpf"
+	"weft/agent/datapath/nft"
 	"weft/agent/discover"
 	"weft/model"
 	"weft/policy"
@@ -44,12 +45,24 @@ func newSegments(c config, found *discover.Discover, part func(string) *slog.Log
 		}
 	}
 	s.Datapath, err = datapath.New(datapath.Config{CgroupRoot: root, CallerKey: s.callerKey, Now: clock}, datapath.Deps{
-		Open: func() (datapath.Driver, error) {
-			return bpf.Open(bpf.Config{CgroupRoot: root, PinDir: filepath.Join(c.BPFDir, "policy")}, bpf.Deps{Log: part("datapath")})
-		},
+		Drivers:   drivers(c, root, part("datapath")),
 		Inventory: found.Snapshot, Known: s.places.known, Log: part("datapath"),
 	})
 	return s, err
+}
+
+// drivers are those that this machine may use, the preferred first. The others
+// are named too, so that what they have left is taken over and removed.
+func drivers(c config, root string, log *slog.Logger) []datapath.Choice {
+	kernel := bpf.Config{CgroupRoot: root, PinDir: filepath.Join(c.BPFDir, "policy"), NamesFile: filepath.Join(c.StateDir, "names.json")}
+	choices := []datapath.Choice{
+		{Name: "bpf", Open: func() (datapath.Driver, error) { return bpf.Open(kernel, bpf.Deps{Log: log}) }, Left: func() bool { return bpf.Left(kernel) }},
+		{Name: "nft", Open: func() (datapath.Driver, error) { return nft.New(nft.Config{}), nil }, Left: func() bool { return nft.Left(nft.Config{}) }},
+	}
+	for i := range choices {
+		choices[i].Past = c.Datapath != "" && c.Datapath != "auto" && c.Datapath != choices[i].Name
+	}
+	return choices
 }
 
 func (s *segments) applyPolicy(ctx context.Context, m *wirepb.Section) ([]*wirepb.ItemStatus, error) {

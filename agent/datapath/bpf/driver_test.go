@@ -6,11 +6,15 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"weft/agent/datapath"
 	"weft/agent/datapath/datapathtest"
 	"weft/internal/testreq"
+	"weft/model"
 )
 
 func TestMain(m *testing.M) { datapathtest.Main(m) }
@@ -36,11 +40,15 @@ func mountBPF(t testing.TB) string {
 
 func TestConformance(t *testing.T) {
 	pins := mountBPF(t)
-	datapathtest.Run(t, datapathtest.Options{SeesSockets: true, Processes: true, Rejects: true, Pings: true}, func(t *testing.T, s *datapathtest.Site) datapath.Driver {
-		d, err := Open(Config{CgroupRoot: s.Root, PinDir: pins}, Deps{})
+	var driver *Driver
+	names := filepath.Join(t.TempDir(), "names.json")
+	options := datapathtest.Options{SeesSockets: true, Processes: true, Rejects: true, Pings: true, Names: true, Accounts: true, Tamper: func(t *testing.T, n int) bool { return tamper(t, driver, n) }}
+	datapathtest.Run(t, options, func(t *testing.T, s *datapathtest.Site) datapath.Driver {
+		d, err := Open(Config{CgroupRoot: s.Root, PinDir: pins, NamesFile: names}, Deps{})
 		if err != nil {
 			t.Fatal(err)
 		}
+		driver = d
 		return inMachine{d, s}
 	})
 }
@@ -53,4 +61,58 @@ type inMachine struct {
 
 func (d inMachine) Apply(ctx context.Context, s *datapath.State) error {
 	return inNamespace(d.site.Machine, func() error { return d.Driver.Apply(ctx, s) })
+}
+
+func (d inMachine) Verify(deep bool) (found []string, err error) {
+	err = inNamespace(d.site.Machine, func() (err error) {
+		found, err = d.Driver.Verify(deep)
+		return err
+	})
+	return found, err
+}
+
+// tamper does what somebody with root's rights could do.
+func tamper(t *testing.T, d *Driver, n int) bool {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	switch n {
+	case 0:
+		l, err := link.LoadPinnedLink(d.pin("links/egress"), nil)
+		must(err)
+		must(l.Detach())
+		must(l.Close())
+	case 1:
+		must(os.Remove(d.pin("links/ingress")))
+	case 2: // a judge that lets everything pass
+		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.CGroupSKB, AttachType: ebpf.AttachCGroupInetEgress, License: "MIT",
+			Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}})
+		must(err)
+		must(d.links["egress"].Update(p))
+		must(p.Close())
+	case 3:
+		for k := range d.cgroups.have {
+			must(d.objects.Cgroups.Delete(k))
+		}
+	case 4: // deny made allow
+		for k, v := range d.steps.have {
+			v.Action = actionNumbers[model.ActionAllow]
+			must(d.objects.Steps.Put(k, v))
+		}
+	case 5:
+		must(d.objects.Control.Put(uint32(0), policyControl{Revision: 99}))
+	case 6:
+		names, err := filepath.Glob(d.pin("links/edge*"))
+		must(err)
+		for _, name := range names {
+			must(os.Remove(name))
+		}
+	default:
+		return false
+	}
+	return true
 }

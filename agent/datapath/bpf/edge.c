@@ -70,11 +70,7 @@ static __noinline int judge_edge(struct conn_key *k, __be16 port, __u32 length)
 	c->first_ns = c->last_ns = bpf_ktime_get_boot_ns();
 	c->direction = DIR_INGRESS;
 	c->policy_port = port;
-	know_address(k, c);
-	if (is_loopback(k->remote, k->family) || same_address(k->local, k->remote)) {
-		c->peer_identity = own->identity;
-		c->peer_entities |= ENT_SELF | (own->flags & SLOT_MACHINE_NETNS ? ENT_HOST : 0);
-	}
+	peer_by_address(k, own, c);
 	ask(f, k, c, own->tables[DIR_INGRESS]);
 	c->received_packets = 1;
 	c->received_bytes = length;

@@ -241,14 +241,15 @@ type edgeTable struct {
 }
 
 type edgeTrouble struct {
-	_         structs.HostLayout
-	TableFull uint64
-	Malformed uint64
-	Fragments uint64
-	NoSteps   uint64
-	PathsFull uint64
-	NoSubject uint64
-	NoFrame   uint64
+	_           structs.HostLayout
+	TableFull   uint64
+	Malformed   uint64
+	Fragments   uint64
+	NoSteps     uint64
+	PathsFull   uint64
+	NoSubject   uint64
+	NoFrame     uint64
+	LookupsLost uint64
 }
 
 type edgeVerdict struct {
@@ -277,6 +278,7 @@ const (
 	edgeMapFrames     = "frames"
 	edgeMapIdentities = "identities"
 	edgeMapKnownFiles = "known_files"
+	edgeMapLookups    = "lookups"
 	edgeMapNames      = "names"
 	edgeMapNamespaces = "namespaces"
 	edgeMapOwners     = "owners"
@@ -292,6 +294,7 @@ const (
 	edgeMapVerdicts   = "verdicts"
 	edgeProgWeftEdge  = "weft_edge"
 	edgeVarEventType  = "event_type"
+	edgeVarLookupType = "lookup_type"
 )
 
 // loadEdge returns the embedded CollectionSpec for edge.
@@ -357,6 +360,7 @@ type edgeMapSpecs struct {
 	Frames     *ebpf.MapSpec `ebpf:"frames"`
 	Identities *ebpf.MapSpec `ebpf:"identities"`
 	KnownFiles *ebpf.MapSpec `ebpf:"known_files"`
+	Lookups    *ebpf.MapSpec `ebpf:"lookups"`
 	Names      *ebpf.MapSpec `ebpf:"names"`
 	Namespaces *ebpf.MapSpec `ebpf:"namespaces"`
 	Owners     *ebpf.MapSpec `ebpf:"owners"`
@@ -376,7 +380,8 @@ type edgeMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type edgeVariableSpecs struct {
-	EventType *ebpf.VariableSpec `ebpf:"event_type"`
+	EventType  *ebpf.VariableSpec `ebpf:"event_type"`
+	LookupType *ebpf.VariableSpec `ebpf:"lookup_type"`
 }
 
 // edgeObjects contains all objects after they have been loaded into the kernel.
@@ -413,6 +418,7 @@ type edgeMaps struct {
 	Frames     *ebpf.Map `ebpf:"frames"`
 	Identities *ebpf.Map `ebpf:"identities"`
 	KnownFiles *ebpf.Map `ebpf:"known_files"`
+	Lookups    *ebpf.Map `ebpf:"lookups"`
 	Names      *ebpf.Map `ebpf:"names"`
 	Namespaces *ebpf.Map `ebpf:"namespaces"`
 	Owners     *ebpf.Map `ebpf:"owners"`
@@ -444,6 +450,7 @@ func (m *edgeMaps) Close() error {
 		m.Frames,
 		m.Identities,
 		m.KnownFiles,
+		m.Lookups,
 		m.Names,
 		m.Namespaces,
 		m.Owners,
@@ -464,7 +471,8 @@ func (m *edgeMaps) Close() error {
 //
 // It can be passed to loadEdgeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type edgeVariables struct {
-	EventType *ebpf.Variable `ebpf:"event_type"`
+	EventType  *ebpf.Variable `ebpf:"event_type"`
+	LookupType *ebpf.Variable `ebpf:"lookup_type"`
 }
 
 // edgePrograms contains all programs after they have been loaded into the kernel.

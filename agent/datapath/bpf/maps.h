@@ -18,6 +18,7 @@
 // Entities: bits of policy.EntitySet, shifted so that host is the first.
 #define ENT_HOST 1
 #define ENT_SELF 2
+#define ENT_DNS 4
 
 // Direction of a connection's first packet, seen from the subject.
 #define DIR_INGRESS 0
@@ -45,6 +46,7 @@ struct trouble {
 	__u64 paths_full;   // an executable without a number
 	__u64 no_subject;   // a socket of no subject
 	__u64 no_frame;	    // turned down for want of room to think
+	__u64 lookups_lost; // answers of resolvers that nobody has read
 };
 
 struct {
@@ -430,6 +432,21 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 18);
 } events SEC(".maps");
+
+// lookups hands user space the answers of the machine's resolvers to subjects.
+#define LOOKUP_MAX 1472
+struct lookup {
+	__u32 slot;
+	__u32 length;
+	__u8 message[LOOKUP_MAX];
+};
+
+const struct lookup *lookup_type __attribute__((unused));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 19);
+} lookups SEC(".maps");
 
 // answerers are the sockets by which user space tells senders, by cookie: what
 // they send is no workload's.

@@ -275,15 +275,22 @@ static long scan_option(__u32 n, struct option_scan *s)
 	return 0;
 }
 
-// find_option reads the first option of ours of a TCP header that begins at; it
+// claim is an option as it was found.
+struct claim {
+	struct option option; // of kind 0 where there is none
+	__be32 seq;
+};
+
+// find_option reads the first option of ours of the TCP header that begins at; it
 // returns 0 where there is one.
-static __noinline int find_option(struct __sk_buff *skb, __u32 at, struct option *o)
+static __noinline int find_option(struct __sk_buff *skb, __u32 at, struct claim *o)
 {
 	struct option_scan s = {};
-	__u8 offset;
-	if (!o || bpf_skb_load_bytes_relative(skb, at + 12, &offset, 1, BPF_HDR_START_NET))
+	__u8 head[16];
+	if (!o || bpf_skb_load_bytes_relative(skb, at, head, sizeof(head), BPF_HDR_START_NET))
 		return -1;
-	__u32 n = (offset >> 4) * 4;
+	__builtin_memcpy(&o->seq, head + 4, 4);
+	__u32 n = (head[12] >> 4) * 4;
 	if (n < sizeof(struct tcphdr) + OPTION_LENGTH)
 		return -1;
 	n -= sizeof(struct tcphdr);
@@ -294,11 +301,11 @@ static __noinline int find_option(struct __sk_buff *skb, __u32 at, struct option
 	__u32 from = s.found - 1;
 	if (from > OPTION_SPACE - OPTION_LENGTH)
 		return -1;
-	return bpf_skb_load_bytes_relative(skb, at + sizeof(struct tcphdr) + from, o, sizeof(*o), BPF_HDR_START_NET);
+	return bpf_skb_load_bytes_relative(skb, at + sizeof(struct tcphdr) + from, &o->option, sizeof(o->option), BPF_HDR_START_NET);
 }
 
 // believe says whether an option is what its host wrote for this connection.
-static __always_inline int believe(const struct option *o, __u32 seq, const struct conn_key *k)
+static __always_inline int believe(const struct option *o, __be32 seq, const struct conn_key *k)
 {
 	__u32 number = bpf_ntohl(o->host);
 	struct caller *from = bpf_map_lookup_elem(&callers, &number);
@@ -310,7 +317,7 @@ static __always_inline int believe(const struct option *o, __u32 seq, const stru
 #pragma nounroll
 	for (int i = 0; i < SECRETS; i++) {
 		__be32 tag[2];
-		seal_option(from->secrets[i], o->identity, bpf_htonl(seq), tag);
+		seal_option(from->secrets[i], o->identity, seq, tag);
 		good |= !((tag[0] ^ o->tag[0]) | (tag[1] ^ o->tag[1]));
 	}
 	if (!good) {
@@ -347,13 +354,13 @@ static __always_inline void take_identity(struct conn *c, __u32 host, __u32 iden
 
 // weigh_option takes from a SYN's option, or from none, who calls. Where that cannot
 // be believed, what the address says stays.
-static __noinline int weigh_option(const struct option *o, const struct packet *p, const struct conn_key *k, struct conn *c)
+static __noinline int weigh_option(const struct claim *o, const struct conn_key *k, struct conn *c)
 {
-	if (!o || !p || !k || !c)
+	if (!o || !k || !c)
 		return 0;
-	if (o->kind && believe(o, p->seq, k)) {
+	if (o->option.kind && believe(&o->option, o->seq, k)) {
 		OPTION(accepted);
-		take_identity(c, bpf_ntohl(o->host), bpf_ntohl(o->identity));
+		take_identity(c, bpf_ntohl(o->option.host), bpf_ntohl(o->option.identity));
 		return 0;
 	}
 	// Sent again without it: whoever was turned down does not pass as its machine.
@@ -366,10 +373,10 @@ static __noinline int weigh_option(const struct option *o, const struct packet *
 // know_option finds out from a SYN who calls.
 static __always_inline void know_option(struct __sk_buff *skb, const struct packet *p, const struct conn_key *k, struct conn *c)
 {
-	struct option o = {};
+	struct claim o = {};
 	if (find_option(skb, p->transport, &o))
-		o.kind = 0;
-	weigh_option(&o, p, k, c);
+		o.option.kind = 0;
+	weigh_option(&o, k, c);
 }
 
 // recheck_option forgets what an option said where that identity is no more on

@@ -236,8 +236,14 @@ static __noinline int again(struct __sk_buff *skb, struct conn_key *k, __u32 rev
 	c->slot = number;
 	c->identity = own->identity;
 	recheck_option(c);
+	if (!(c->process.flags & PROC_KNOWN)) { // taken over from another driver
+		struct bpf_sock *sk = skb->sk ? bpf_sk_fullsock(skb->sk) : 0;
+		struct process *made = sk ? bpf_sk_storage_get(&processes, sk, 0, 0) : 0;
+		if (made)
+			c->process = *made;
+	}
 	if (c->peer_by == 0)
-		know_address(k, c);
+		peer_by_address(k, own, c);
 	ask(f, k, c, own->tables[c->direction & 1]);
 	c->revision = revision;
 	give_frame(f);
@@ -273,6 +279,8 @@ static __always_inline int handle(struct __sk_buff *skb, int egress)
 		return 0;
 	}
 	count_packet(c, &p, egress);
+	if (!egress && p.protocol == IPPROTO_UDP && c->direction == DIR_EGRESS && c->policy_port == bpf_htons(53) && c->peer_entities & ENT_DNS)
+		hand_over_lookup(skb, c, &p);
 	return 1;
 }
 

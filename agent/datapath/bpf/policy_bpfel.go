@@ -200,6 +200,13 @@ type policyIdentityKey struct {
 	Identity uint32
 }
 
+type policyLookup struct {
+	_       structs.HostLayout
+	Slot    uint32
+	Length  uint32
+	Message [1472]uint8
+}
+
 type policyName struct {
 	_     structs.HostLayout
 	Table uint32
@@ -298,14 +305,15 @@ type policyTable struct {
 }
 
 type policyTrouble struct {
-	_         structs.HostLayout
-	TableFull uint64
-	Malformed uint64
-	Fragments uint64
-	NoSteps   uint64
-	PathsFull uint64
-	NoSubject uint64
-	NoFrame   uint64
+	_           structs.HostLayout
+	TableFull   uint64
+	Malformed   uint64
+	Fragments   uint64
+	NoSteps     uint64
+	PathsFull   uint64
+	NoSubject   uint64
+	NoFrame     uint64
+	LookupsLost uint64
 }
 
 type policyVerdict struct {
@@ -337,6 +345,7 @@ const (
 	policyMapFrames        = "frames"
 	policyMapIdentities    = "identities"
 	policyMapKnownFiles    = "known_files"
+	policyMapLookups       = "lookups"
 	policyMapNames         = "names"
 	policyMapNamespaces    = "namespaces"
 	policyMapOptions       = "options"
@@ -369,6 +378,7 @@ const (
 	policyProgWeftSubflows = "weft_subflows"
 	policyProgWeftTcp      = "weft_tcp"
 	policyVarEventType     = "event_type"
+	policyVarLookupType    = "lookup_type"
 	policyVarMptcp         = "mptcp"
 	policyVarNetnsHelper   = "netns_helper"
 )
@@ -452,6 +462,7 @@ type policyMapSpecs struct {
 	Frames       *ebpf.MapSpec `ebpf:"frames"`
 	Identities   *ebpf.MapSpec `ebpf:"identities"`
 	KnownFiles   *ebpf.MapSpec `ebpf:"known_files"`
+	Lookups      *ebpf.MapSpec `ebpf:"lookups"`
 	Names        *ebpf.MapSpec `ebpf:"names"`
 	Namespaces   *ebpf.MapSpec `ebpf:"namespaces"`
 	Options      *ebpf.MapSpec `ebpf:"options"`
@@ -476,6 +487,7 @@ type policyMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type policyVariableSpecs struct {
 	EventType   *ebpf.VariableSpec `ebpf:"event_type"`
+	LookupType  *ebpf.VariableSpec `ebpf:"lookup_type"`
 	Mptcp       *ebpf.VariableSpec `ebpf:"mptcp"`
 	NetnsHelper *ebpf.VariableSpec `ebpf:"netns_helper"`
 }
@@ -517,6 +529,7 @@ type policyMaps struct {
 	Frames       *ebpf.Map `ebpf:"frames"`
 	Identities   *ebpf.Map `ebpf:"identities"`
 	KnownFiles   *ebpf.Map `ebpf:"known_files"`
+	Lookups      *ebpf.Map `ebpf:"lookups"`
 	Names        *ebpf.Map `ebpf:"names"`
 	Namespaces   *ebpf.Map `ebpf:"namespaces"`
 	Options      *ebpf.Map `ebpf:"options"`
@@ -555,6 +568,7 @@ func (m *policyMaps) Close() error {
 		m.Frames,
 		m.Identities,
 		m.KnownFiles,
+		m.Lookups,
 		m.Names,
 		m.Namespaces,
 		m.Options,
@@ -580,6 +594,7 @@ func (m *policyMaps) Close() error {
 // It can be passed to loadPolicyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type policyVariables struct {
 	EventType   *ebpf.Variable `ebpf:"event_type"`
+	LookupType  *ebpf.Variable `ebpf:"lookup_type"`
 	Mptcp       *ebpf.Variable `ebpf:"mptcp"`
 	NetnsHelper *ebpf.Variable `ebpf:"netns_helper"`
 }

@@ -47,6 +47,20 @@ static __always_inline void know_address(const struct conn_key *k, struct conn *
 	}
 }
 
+// peer_by_address is who the peer is where nothing but its address tells.
+static __always_inline void peer_by_address(const struct conn_key *k, const struct slot *own, struct conn *c)
+{
+	c->peer_identity = c->peer_entities = 0;
+	know_address(k, c);
+	int loopback = is_loopback(k->remote, k->family);
+	if (loopback && own->flags & SLOT_MACHINE_NETNS)
+		c->peer_entities |= ENT_HOST;
+	if (loopback || same_address(k->local, k->remote)) {
+		c->peer_identity = own->identity;
+		c->peer_entities |= ENT_SELF;
+	}
+}
+
 // ask fills the question about a connection and judges it.
 static __always_inline void ask(struct frame *f, const struct conn_key *k, struct conn *c, __u32 table)
 {

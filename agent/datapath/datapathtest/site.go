@@ -46,6 +46,8 @@ type Caller interface {
 	// Talk uses a connection that is held, and Close ends it.
 	Talk(from *Endpoint, held int) (Outcome, error)
 	Close(from *Endpoint, held int)
+	// Lookup asks a resolver for OutsideName.
+	Lookup(from, resolver *Endpoint) (Outcome, error)
 	// Another starts another program, or the same one elsewhere, for an endpoint.
 	Another(e *Endpoint)
 }

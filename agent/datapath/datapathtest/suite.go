@@ -20,6 +20,13 @@ type Options struct {
 	Processes bool
 	// Pings is whether it judges what the kernel itself answers.
 	Pings bool
+	// Accounts is whether it counts a connection's packets.
+	Accounts bool
+	// Names is whether it judges by the names that addresses were looked up by.
+	Names bool
+	// Tamper changes what the driver has made, as an intruder would; each call
+	// another thing, false when it knows no more.
+	Tamper func(t *testing.T, n int) bool
 	// Rejects is whether a sender is told by a reset or an ICMP message.
 	Rejects bool
 }
@@ -41,12 +48,14 @@ func run(t *testing.T, s *Site, o Options, open Factory) {
 	suite := &suite{Site: s, options: o, open: open, driver: d}
 	for _, c := range []struct {
 		name string
+		can  bool // what a driver cannot do it must refuse, which is its own test
 		run  func(*testing.T)
 	}{
-		{"matrix", suite.matrix}, {"live cut", suite.liveCut}, {"restart", suite.restart}, {"processes", suite.processes},
-		{"stateless", suite.stateless}, {"new cgroup", suite.newCgroup}, {"connections", suite.connections}, {"remove", suite.remove},
+		{"matrix", true, suite.matrix}, {"live cut", true, suite.liveCut}, {"restart", true, suite.restart}, {"processes", o.Processes, suite.processes},
+		{"stateless", true, suite.stateless}, {"new cgroup", true, suite.newCgroup}, {"connections", true, suite.connections}, {"names", o.Names, suite.names},
+		{"tamper", o.Tamper != nil, suite.tamper}, {"remove", true, suite.remove},
 	} {
-		if !t.Run(c.name, c.run) {
+		if c.can && !t.Run(c.name, c.run) {
 			return // what follows would say little
 		}
 	}

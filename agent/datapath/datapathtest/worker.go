@@ -28,8 +28,8 @@ func Main(m *testing.M) {
 // order is what an endpoint is told to do; report is what came of it.
 type order struct {
 	ID      int
-	Do      string // listen, dial, talk, close
-	Network string // tcp, udp or mptcp
+	Do      string // listen, dial, talk, close, ping, lookup
+	Network string // tcp, udp or mptcp; the name to look up
 	Address string
 	Timeout time.Duration
 	Handle  int // of a connection dialled earlier
@@ -90,6 +90,11 @@ func (w *worker) obey(o order) report {
 		return report{Outcome: Allowed}
 	case "ping":
 		if err := ping(o.Address, o.Timeout); err != nil {
+			return report{Outcome: outcome(err), Error: err.Error()}
+		}
+		return report{Outcome: Allowed}
+	case "lookup":
+		if err := ask(o.Network, o.Address, o.Timeout); err != nil {
 			return report{Outcome: outcome(err), Error: err.Error()}
 		}
 		return report{Outcome: Allowed}
@@ -171,7 +176,7 @@ func serve(network, address string) error {
 				if err != nil {
 					continue
 				}
-				p.WriteTo(buf[:n], from)
+				p.WriteTo(resolve(buf[:n]), from)
 			}
 		}()
 		return nil
