@@ -68,7 +68,7 @@ type Reporter interface {
 	Conditions() []*wirepb.Condition
 }
 
-// Deps of an Agent. Lines, Policy, CertificateExpires, Problem and Welcome may be nil.
+// Deps of an Agent. Lines, Policy, CertificateExpires, CallerKey, Problem and Welcome may be nil.
 type Deps struct {
 	State *State
 	// HTTP reaches the controller: HTTP/2 over TLS 1.3 with this machine's
@@ -82,6 +82,8 @@ type Deps struct {
 	Policy Reporter
 	// CertificateExpires is when this machine's certificate does.
 	CertificateExpires func() time.Time
+	// CallerKey is the public key by which this machine tells others who calls.
+	CallerKey []byte
 	// Problem is what is wrong with this machine's identity, nil when nothing is.
 	Problem func() error
 	// Welcome sees each welcome before anything else is done with the session.

@@ -310,6 +310,7 @@ func (s *session) reportPolicy() error {
 // dress adds to the facts what the agent knows of itself.
 func (a *Agent) dress(facts *wirepb.HostFacts) *wirepb.HostFacts {
 	facts = proto.CloneOf(facts)
+	facts.CallerKey = a.deps.CallerKey
 	if a.deps.CertificateExpires != nil {
 		if t := a.deps.CertificateExpires(); !t.IsZero() {
 			facts.CertificateExpires = t.Unix()

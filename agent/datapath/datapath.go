@@ -17,6 +17,11 @@ import (
 type Config struct {
 	// CgroupRoot is the directory below which workloads' cgroups are.
 	CgroupRoot string
+	// CallerKey, unless nil, is for telling other machines who calls, and for
+	// believing them.
+	CallerKey *CallerKey
+	// Now is the wall clock; time.Now unless given.
+	Now func() time.Time
 	// Every is how often the connection table is read; 1 s unless given.
 	Every time.Duration
 }
@@ -60,6 +65,7 @@ type Datapath struct {
 	rulesets rulesets
 	fleet    fleet
 	state    *State
+	term     uint64 // of the secrets in state
 	talks    talks
 	drift    drift
 	trouble  trouble
@@ -75,6 +81,9 @@ func New(cfg Config, deps Deps) (*Datapath, error) {
 	}
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	if cfg.Every == 0 {
 		cfg.Every = time.Second
@@ -105,6 +114,9 @@ func (d *Datapath) Run(ctx context.Context, ready func()) error {
 		case <-read.C:
 			if err := d.collect(); err != nil {
 				d.deps.Log.Warn("read the connection table", "error", err)
+			}
+			if err := d.renew(ctx); err != nil {
+				d.deps.Log.Warn("renew the secrets for telling who calls", "error", err)
 			}
 		case <-verify.C:
 			d.verify(false)
@@ -242,7 +254,7 @@ func (d *Datapath) apply(ctx context.Context) ([]*wirepb.ItemStatus, error) {
 	if d.policy == nil || d.identity == nil {
 		return nil, nil
 	}
-	if len(d.identity.Subjects) == 0 {
+	if len(d.identity.Subjects)+len(d.identity.Bearers) == 0 {
 		return nil, d.remove()
 	}
 	fleet, err := readFleet(d.identity, d.fleet)

@@ -27,7 +27,8 @@ import (
 // segments wires the reconciler of "policy" and "identity".
 type segments struct {
 	*datapath.Datapath
-	places *places
+	places    *places
+	callerKey *datapath.CallerKey
 }
 
 func newSegments(c config, found *discover.Discover, part func(string) *slog.Logger) (*segments, error) {
@@ -37,7 +38,13 @@ func newSegments(c config, found *discover.Discover, part func(string) *slog.Log
 	}
 	s := &segments{places: &places{controller: c.Controller}}
 	var err error
-	s.Datapath, err = datapath.New(datapath.Config{CgroupRoot: root}, datapath.Deps{
+	if s.callerKey, err = datapath.OpenCallerKey(filepath.Join(c.StateDir, "caller.key")); err != nil {
+		part("datapath").Warn("draw a key that lasts until the next start", "error", err)
+		if s.callerKey, err = datapath.NewCallerKey(); err != nil {
+			return nil, err
+		}
+	}
+	s.Datapath, err = datapath.New(datapath.Config{CgroupRoot: root, CallerKey: s.callerKey, Now: clock}, datapath.Deps{
 		Drivers:   drivers(c, root, part("datapath")),
 		Inventory: found.Snapshot, Known: s.places.known, Log: part("datapath"),
 	})

@@ -223,7 +223,7 @@ func (o *Observer) Facts(id wire.Identity, f *wirepb.HostFacts) {
 
 // inventoryFacts is the part of the facts that plans and labels depend on.
 func inventoryFacts(f *wirepb.HostFacts) *wirepb.HostFacts {
-	return &wirepb.HostFacts{Interfaces: f.GetInterfaces(), Labels: f.GetLabels()}
+	return &wirepb.HostFacts{Interfaces: f.GetInterfaces(), Labels: f.GetLabels(), CallerKey: f.GetCallerKey()}
 }
 
 // Workloads records a full or partial report of a host's workloads. The error
@@ -328,6 +328,20 @@ func (o *Observer) Interfaces() map[string][]model.Interface {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.interfaces()
+}
+
+// CallerKeys returns the public keys by which hosts tell one another who calls,
+// by host name.
+func (o *Observer) CallerKeys() map[string][]byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	out := map[string][]byte{}
+	for _, h := range o.intent.Hosts {
+		if seen := o.hosts[h.Metadata.UID]; seen != nil && len(seen.facts.GetCallerKey()) > 0 {
+			out[h.Metadata.Name] = seen.facts.CallerKey
+		}
+	}
+	return out
 }
 
 func (o *Observer) interfaces() map[string][]model.Interface {

@@ -28,6 +28,11 @@ type hostSegment struct {
 	subjects  []subject
 	own       []located
 	hidden    map[netip.Addr]bool
+	// Who tells whom who calls.
+	self          *peer // nil where this host takes no part
+	peers         []*peer
+	selfAddresses []netip.Addr
+	bearers       []subject
 }
 
 type subject struct {
@@ -38,7 +43,8 @@ type subject struct {
 
 func (h *hostSegment) same(o *hostSegment) bool {
 	return o != nil && h.compiled == o.compiled && slices.Equal(h.addresses, o.addresses) && slices.Equal(h.subjects, o.subjects) &&
-		slices.Equal(h.own, o.own) && maps.Equal(h.hidden, o.hidden)
+		slices.Equal(h.own, o.own) && maps.Equal(h.hidden, o.hidden) &&
+		h.self == o.self && slices.Equal(h.peers, o.peers) && slices.Equal(h.selfAddresses, o.selfAddresses) && slices.Equal(h.bearers, o.bearers)
 }
 
 // FailsafeOf completes the options with what follows from the relays.
@@ -82,7 +88,7 @@ func (c *compute) segment() {
 	}
 	if err != nil {
 		// Neither open nor shut: hosts go on by what they have.
-		c.plan.World, c.plan.compiled, c.plan.fleet = last.World, last.compiled, last.fleet
+		c.plan.World, c.plan.compiled, c.plan.fleet, c.plan.peers = last.World, last.compiled, last.fleet, last.peers
 		for name, h := range c.plan.Hosts {
 			if before := last.Hosts[name]; before != nil {
 				h.segment = before.segment
@@ -99,8 +105,18 @@ func (c *compute) segment() {
 			subjects[wl.Spec.Host] = append(subjects[wl.Spec.Host], subject{WorkloadID(wl), id, comp.enforced.For(id), comp.staged.For(id)})
 		}
 	}
+	byHost := map[string][]*model.Workload{}
+	for _, wl := range c.workloads {
+		byHost[wl.Spec.Host] = append(byHost[wl.Spec.Host], wl)
+	}
+	c.plan.peers = c.newPeerBook(w.ByWorkload, last.peers)
+	pairs := c.plan.peers.asked(comp, subjects)
 	for name, h := range c.plan.Hosts {
 		h.segment = &hostSegment{compiled: comp, subjects: subjects[name]}
+		if pairs[name] != nil {
+			h.segment.self, h.segment.peers, h.segment.selfAddresses = c.plan.peers.peers[name], pairs[name], c.plan.peers.own[name]
+			h.segment.bearers = bearers(byHost[name], w.ByWorkload, subjects[name])
+		}
 		if len(h.segment.subjects) > 0 {
 			slices.SortFunc(h.segment.subjects, func(a, b subject) int { return cmp.Compare(a.workload, b.workload) })
 			h.segment.addresses = c.plan.fleet.wire
@@ -170,6 +186,7 @@ func (h *Host) encode(fleet *addressBook) {
 		}
 	}
 	who.Addresses = s.book(fleet, func(id policy.Identity) bool { return everybody || wanted[uint32(id)] })
+	s.encodePeers(who)
 	rules := &wirepb.PolicySection{}
 	for _, key := range slices.Sorted(maps.Keys(rulesets)) {
 		rules.Rulesets = append(rules.Rulesets, rulesets[key])

@@ -138,7 +138,7 @@ func (s *Service) replan(have intent) {
 	p := plan.Compute(plan.State{
 		TrustDomain: s.cfg.TrustDomain, Hosts: i.Hosts, Relays: i.Relays, Groups: i.Groups, Policies: i.Policies, Taps: i.Taps,
 		Workloads: s.deps.Observer.Workloads(), Interfaces: s.deps.Observer.Interfaces(), Filter: s.deps.Filter,
-		Failsafe: s.cfg.Failsafe, Number: s.deps.Number, Last: s.plan,
+		Failsafe: s.cfg.Failsafe, Number: s.deps.Number, CallerKeys: s.deps.Observer.CallerKeys(), Last: s.plan,
 	})
 	s.mu.Lock()
 	s.number(p)

@@ -40,11 +40,31 @@ func (d *Driver) hooks() []hook {
 // work: there is no instant without one.
 func (d *Driver) attach(namespaces []string) error {
 	for _, h := range d.hooks() {
+		if d.carrying && h.name == carrier {
+			continue
+		}
 		if err := d.attachOne(h); err != nil {
 			return fmt.Errorf("attach %s: %w", h.name, err)
 		}
 	}
 	return d.noteSockets(namespaces)
+}
+
+// carrier is the hook that says who calls.
+const carrier = "tcp"
+
+// attachCarrier puts that one to work where no subject is.
+func (d *Driver) attachCarrier() error {
+	for _, h := range d.hooks() {
+		if h.name != carrier || d.carrying {
+			continue
+		}
+		if err := d.attachOne(h); err != nil {
+			return fmt.Errorf("attach %s: %w", h.name, err)
+		}
+		d.carrying = true
+	}
+	return nil
 }
 
 // noteSockets tells the programs who is at each socket that they have not seen

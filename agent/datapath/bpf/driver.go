@@ -57,11 +57,13 @@ type Driver struct {
 	defaults   *mirror[uint32, policyChain]
 	steps      *mirror[uint32, policyStep]
 	conditions *mirror[policyConditionKey, policyCondition]
+	options    optionMaps
 	names      *mirror[policyNameKey, policyName]
 
 	clock    clock
 	numbers  *numbers
 	attached bool
+	carrying bool // the program that writes options is at work
 	answers  *answerer
 	edge     *edge // nil where the kernel has no such link
 	cookies  cookies
@@ -89,6 +91,7 @@ func (d *Driver) Name() string { return "bpf" }
 // wanted is what the maps should hold for a state.
 type wanted struct {
 	*contents
+	*options
 	addresses  map[policyAddressKey]policyAddress
 	slots      map[uint32]policySlot
 	cgroups    map[uint64]uint32
@@ -104,7 +107,11 @@ type wanted struct {
 func (d *Driver) Apply(_ context.Context, s *datapath.State) error {
 	d.applying.Lock()
 	defer d.applying.Unlock()
-	want := &wanted{contents: newContents(), addresses: addressContents(s), slots: map[uint32]policySlot{}, cgroups: map[uint64]uint32{},
+	options, err := newOptions(s)
+	if err != nil {
+		return err
+	}
+	want := &wanted{contents: newContents(), options: options, addresses: addressContents(s), slots: map[uint32]policySlot{}, cgroups: map[uint64]uint32{},
 		namespaces: map[uint64]uint32{}, paths: map[uint64]string{}, names: map[policyNameKey]policyName{}, egress: map[uint32]*classify.Table{}}
 	now := newNumbers(d.numbers.last)
 	enc := &encoder{contents: want.contents, old: d.numbers, now: now, resolve: d.resolve}
@@ -151,7 +158,7 @@ func (d *Driver) place(x *datapath.Subject, enc *encoder, want *wanted) error {
 		d.lastSlot++
 		n = d.lastSlot
 	}
-	want.cgroups[c.id], want.slots[n] = n, slot
+	want.cgroups[c.id], want.slots[n], want.badges[c.id] = n, slot, slot.Identity
 	d.mu.Lock()
 	d.workloads[n] = x.Workload
 	d.mu.Unlock()
@@ -184,6 +191,7 @@ func (d *Driver) write(want *wanted) error {
 		func() error { return d.identities.put(want.identities) },
 		func() error { return d.tables.put(want.tables) },
 		func() error { return d.addresses.put(want.addresses) },
+		func() error { return d.options.put(want.options) },
 		func() error { return d.names.put(want.names) },
 		func() error { return d.slots.put(want.slots) },
 		func() error { return d.namespaces.put(want.namespaces) },
@@ -206,6 +214,9 @@ func (d *Driver) advance() error {
 
 // attachAll puts programs to work wherever the state has subjects.
 func (d *Driver) attachAll(s *datapath.State, want *wanted) error {
+	if !d.attached && len(s.Subjects) == 0 {
+		return d.attachCarrier() // nobody is judged: their packets cost nothing
+	}
 	if !d.attached {
 		if err := d.attach(namespaces(s)); err != nil {
 			return err
@@ -246,6 +257,7 @@ func (d *Driver) clean(want *wanted) error {
 		func() error { return d.cgroups.drop(want.cgroups) },
 		func() error { return d.namespaces.drop(want.namespaces) },
 		func() error { return d.slots.drop(want.slots) },
+		func() error { return d.options.drop(want.options) },
 		func() error { return d.addresses.drop(want.addresses) },
 		func() error { return d.names.drop(want.names) },
 		func() error { return d.identities.drop(want.identities) },

@@ -91,7 +91,7 @@ type edgeConn struct {
 	PeerExe         uint32
 	PeerUid         uint32
 	PeerFlags       uint32
-	Pad             uint32
+	PeerHost        uint32
 }
 
 type edgeConnKey struct {

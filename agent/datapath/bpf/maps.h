@@ -267,6 +267,7 @@ struct {
 
 // process: who made a socket, or bound or connected it last.
 #define PROC_KNOWN 1
+#define PROC_OPTION 2 // its SYN carries who calls
 struct process {
 	__u32 flags;
 	__u32 pid;
@@ -348,6 +349,11 @@ struct conn_key {
 #define CONN_CLOSED 64 // the socket is gone
 #define CONN_MIDSTREAM 128 // its first packets were not seen
 
+// What told who the peer is: its address, its own socket here, an option of the SYN.
+#define BY_ADDRESS 0
+#define BY_SOCKET 1
+#define BY_OPTION 2
+
 struct conn {
 	__u64 rule;
 	__u64 first_ns, last_ns; // CLOCK_BOOTTIME
@@ -362,7 +368,7 @@ struct conn {
 	__u32 retransmits;
 	__u8 direction;
 	__u8 action;
-	__u8 peer_by; // 0 address, 1 socket, 2 option
+	__u8 peer_by; // BY_…
 	__u8 stateless;
 	__be16 translated_port;
 	__be16 policy_port; // network order
@@ -371,7 +377,7 @@ struct conn {
 	__u32 peer_exe;
 	__u32 peer_uid;
 	__u32 peer_flags; // PROC_…
-	__u32 pad;
+	__u32 peer_host;  // that said so, where peer_by is 2
 };
 
 struct {

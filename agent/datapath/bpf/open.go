@@ -144,6 +144,7 @@ func (d *Driver) read() error {
 			return err
 		},
 		func() error { d.names, err = newMirror[policyNameKey, policyName](o.Names); return err },
+		func() error { d.options, err = readOptionMaps(o); return err },
 	} {
 		if err := f(); err != nil {
 			return err

@@ -42,6 +42,24 @@ type policyBlockKey struct {
 	Pad       [3]uint8
 }
 
+type policyCallee struct {
+	_      structs.HostLayout
+	Secret [2]uint64
+	Host   uint32
+	Pad    uint32
+}
+
+type policyCalleeKey struct {
+	_       structs.HostLayout
+	Address [16]uint8
+	Family  uint32
+}
+
+type policyCaller struct {
+	_       structs.HostLayout
+	Secrets [3][2]uint64
+}
+
 type policyChain struct {
 	_     structs.HostLayout
 	First uint32
@@ -91,7 +109,7 @@ type policyConn struct {
 	PeerExe         uint32
 	PeerUid         uint32
 	PeerFlags       uint32
-	Pad             uint32
+	PeerHost        uint32
 }
 
 type policyConnKey struct {
@@ -203,6 +221,17 @@ type policyNameKey struct {
 	Pad     [3]uint8
 }
 
+type policyOptionCounts struct {
+	_           structs.HostLayout
+	Written     uint64
+	NoRoom      uint64
+	Accepted    uint64
+	UnknownHost uint64
+	WrongTag    uint64
+	NotResident uint64
+	Replayed    uint64
+}
+
 type policyPath struct {
 	_    structs.HostLayout
 	Name [256]int8
@@ -227,6 +256,12 @@ type policyProcess struct {
 	Comm  [16]int8
 }
 
+type policyResident struct {
+	_        structs.HostLayout
+	Host     uint32
+	Identity uint32
+}
+
 type policyScratchPath struct {
 	_    structs.HostLayout
 	Name [512]int8
@@ -237,6 +272,13 @@ type policySlot struct {
 	Identity uint32
 	Tables   [2]uint32
 	Flags    uint32
+}
+
+type policySpentKey struct {
+	_        structs.HostLayout
+	Tag      [2]uint32
+	Host     uint32
+	Identity uint32
 }
 
 type policyStep struct {
@@ -288,7 +330,10 @@ type policyVerdict struct {
 const (
 	policyMapAddresses     = "addresses"
 	policyMapAnswerers     = "answerers"
+	policyMapBadges        = "badges"
 	policyMapBlocks        = "blocks"
+	policyMapCallees       = "callees"
+	policyMapCallers       = "callers"
 	policyMapCgroups       = "cgroups"
 	policyMapConditions    = "conditions"
 	policyMapConns         = "conns"
@@ -303,14 +348,17 @@ const (
 	policyMapLookups       = "lookups"
 	policyMapNames         = "names"
 	policyMapNamespaces    = "namespaces"
+	policyMapOptions       = "options"
 	policyMapOwners        = "owners"
 	policyMapPathNumber    = "path_number"
 	policyMapPaths         = "paths"
 	policyMapPorts         = "ports"
 	policyMapProcesses     = "processes"
+	policyMapResidents     = "residents"
 	policyMapRetired       = "retired"
 	policyMapScratchPaths  = "scratch_paths"
 	policyMapSlots         = "slots"
+	policyMapSpent         = "spent"
 	policyMapSteps         = "steps"
 	policyMapTables        = "tables"
 	policyMapTrouble       = "trouble"
@@ -325,6 +373,7 @@ const (
 	policyProgWeftJudge    = "weft_judge"
 	policyProgWeftSendmsg4 = "weft_sendmsg4"
 	policyProgWeftSendmsg6 = "weft_sendmsg6"
+	policyProgWeftSiphash  = "weft_siphash"
 	policyProgWeftSockets  = "weft_sockets"
 	policyProgWeftSubflows = "weft_subflows"
 	policyProgWeftTcp      = "weft_tcp"
@@ -386,6 +435,7 @@ type policyProgramSpecs struct {
 	WeftJudge    *ebpf.ProgramSpec `ebpf:"weft_judge"`
 	WeftSendmsg4 *ebpf.ProgramSpec `ebpf:"weft_sendmsg4"`
 	WeftSendmsg6 *ebpf.ProgramSpec `ebpf:"weft_sendmsg6"`
+	WeftSiphash  *ebpf.ProgramSpec `ebpf:"weft_siphash"`
 	WeftSockets  *ebpf.ProgramSpec `ebpf:"weft_sockets"`
 	WeftSubflows *ebpf.ProgramSpec `ebpf:"weft_subflows"`
 	WeftTcp      *ebpf.ProgramSpec `ebpf:"weft_tcp"`
@@ -397,7 +447,10 @@ type policyProgramSpecs struct {
 type policyMapSpecs struct {
 	Addresses    *ebpf.MapSpec `ebpf:"addresses"`
 	Answerers    *ebpf.MapSpec `ebpf:"answerers"`
+	Badges       *ebpf.MapSpec `ebpf:"badges"`
 	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
+	Callees      *ebpf.MapSpec `ebpf:"callees"`
+	Callers      *ebpf.MapSpec `ebpf:"callers"`
 	Cgroups      *ebpf.MapSpec `ebpf:"cgroups"`
 	Conditions   *ebpf.MapSpec `ebpf:"conditions"`
 	Conns        *ebpf.MapSpec `ebpf:"conns"`
@@ -412,14 +465,17 @@ type policyMapSpecs struct {
 	Lookups      *ebpf.MapSpec `ebpf:"lookups"`
 	Names        *ebpf.MapSpec `ebpf:"names"`
 	Namespaces   *ebpf.MapSpec `ebpf:"namespaces"`
+	Options      *ebpf.MapSpec `ebpf:"options"`
 	Owners       *ebpf.MapSpec `ebpf:"owners"`
 	PathNumber   *ebpf.MapSpec `ebpf:"path_number"`
 	Paths        *ebpf.MapSpec `ebpf:"paths"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
 	Processes    *ebpf.MapSpec `ebpf:"processes"`
+	Residents    *ebpf.MapSpec `ebpf:"residents"`
 	Retired      *ebpf.MapSpec `ebpf:"retired"`
 	ScratchPaths *ebpf.MapSpec `ebpf:"scratch_paths"`
 	Slots        *ebpf.MapSpec `ebpf:"slots"`
+	Spent        *ebpf.MapSpec `ebpf:"spent"`
 	Steps        *ebpf.MapSpec `ebpf:"steps"`
 	Tables       *ebpf.MapSpec `ebpf:"tables"`
 	Trouble      *ebpf.MapSpec `ebpf:"trouble"`
@@ -458,7 +514,10 @@ func (o *policyObjects) Close() error {
 type policyMaps struct {
 	Addresses    *ebpf.Map `ebpf:"addresses"`
 	Answerers    *ebpf.Map `ebpf:"answerers"`
+	Badges       *ebpf.Map `ebpf:"badges"`
 	Blocks       *ebpf.Map `ebpf:"blocks"`
+	Callees      *ebpf.Map `ebpf:"callees"`
+	Callers      *ebpf.Map `ebpf:"callers"`
 	Cgroups      *ebpf.Map `ebpf:"cgroups"`
 	Conditions   *ebpf.Map `ebpf:"conditions"`
 	Conns        *ebpf.Map `ebpf:"conns"`
@@ -473,14 +532,17 @@ type policyMaps struct {
 	Lookups      *ebpf.Map `ebpf:"lookups"`
 	Names        *ebpf.Map `ebpf:"names"`
 	Namespaces   *ebpf.Map `ebpf:"namespaces"`
+	Options      *ebpf.Map `ebpf:"options"`
 	Owners       *ebpf.Map `ebpf:"owners"`
 	PathNumber   *ebpf.Map `ebpf:"path_number"`
 	Paths        *ebpf.Map `ebpf:"paths"`
 	Ports        *ebpf.Map `ebpf:"ports"`
 	Processes    *ebpf.Map `ebpf:"processes"`
+	Residents    *ebpf.Map `ebpf:"residents"`
 	Retired      *ebpf.Map `ebpf:"retired"`
 	ScratchPaths *ebpf.Map `ebpf:"scratch_paths"`
 	Slots        *ebpf.Map `ebpf:"slots"`
+	Spent        *ebpf.Map `ebpf:"spent"`
 	Steps        *ebpf.Map `ebpf:"steps"`
 	Tables       *ebpf.Map `ebpf:"tables"`
 	Trouble      *ebpf.Map `ebpf:"trouble"`
@@ -491,7 +553,10 @@ func (m *policyMaps) Close() error {
 	return _PolicyClose(
 		m.Addresses,
 		m.Answerers,
+		m.Badges,
 		m.Blocks,
+		m.Callees,
+		m.Callers,
 		m.Cgroups,
 		m.Conditions,
 		m.Conns,
@@ -506,14 +571,17 @@ func (m *policyMaps) Close() error {
 		m.Lookups,
 		m.Names,
 		m.Namespaces,
+		m.Options,
 		m.Owners,
 		m.PathNumber,
 		m.Paths,
 		m.Ports,
 		m.Processes,
+		m.Residents,
 		m.Retired,
 		m.ScratchPaths,
 		m.Slots,
+		m.Spent,
 		m.Steps,
 		m.Tables,
 		m.Trouble,
@@ -545,6 +613,7 @@ type policyPrograms struct {
 	WeftJudge    *ebpf.Program `ebpf:"weft_judge"`
 	WeftSendmsg4 *ebpf.Program `ebpf:"weft_sendmsg4"`
 	WeftSendmsg6 *ebpf.Program `ebpf:"weft_sendmsg6"`
+	WeftSiphash  *ebpf.Program `ebpf:"weft_siphash"`
 	WeftSockets  *ebpf.Program `ebpf:"weft_sockets"`
 	WeftSubflows *ebpf.Program `ebpf:"weft_subflows"`
 	WeftTcp      *ebpf.Program `ebpf:"weft_tcp"`
@@ -562,6 +631,7 @@ func (p *policyPrograms) Close() error {
 		p.WeftJudge,
 		p.WeftSendmsg4,
 		p.WeftSendmsg6,
+		p.WeftSiphash,
 		p.WeftSockets,
 		p.WeftSubflows,
 		p.WeftTcp,

@@ -58,6 +58,7 @@ func (d *Driver) verifyMaps(deep bool) (found []string, err error) {
 	}{
 		{"cgroups", false, d.cgroups.refresh}, {"slots", false, d.slots.refresh}, {"namespaces", false, d.namespaces.refresh}, {"tables", false, d.tables.refresh},
 		{"defaults", false, d.defaults.refresh}, {"names", false, d.names.refresh}, {"addresses", true, d.addresses.refresh}, {"identities", true, d.identities.refresh},
+		{"badges", false, d.options.badges.refresh}, {"callers", true, d.options.callers.refresh}, {"residents", true, d.options.residents.refresh}, {"callees", true, d.options.callees.refresh},
 		{"blocks", true, d.blocks.refresh}, {"ports", true, d.ports.refresh}, {"steps", true, d.steps.refresh}, {"conditions", true, d.conditions.refresh},
 	} {
 		if m.large && !deep {

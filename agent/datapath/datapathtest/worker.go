@@ -29,7 +29,7 @@ func Main(m *testing.M) {
 type order struct {
 	ID      int
 	Do      string // listen, dial, talk, close, ping, lookup
-	Network string // tcp or udp; the name to look up
+	Network string // tcp, udp or mptcp; the name to look up
 	Address string
 	Timeout time.Duration
 	Handle  int // of a connection dialled earlier
@@ -99,7 +99,7 @@ func (w *worker) obey(o order) report {
 		}
 		return report{Outcome: Allowed}
 	case "dial":
-		c, err := net.DialTimeout(o.Network, o.Address, o.Timeout)
+		c, err := dial(o)
 		if err != nil {
 			return report{Outcome: outcome(err), Error: err.Error()}
 		}
@@ -127,6 +127,16 @@ func (w *worker) obey(o order) report {
 		return report{Outcome: outcome(err), Error: err.Error()}
 	}
 	return report{Outcome: Allowed}
+}
+
+// dial calls an address; network mptcp is TCP over as many paths as there are.
+func dial(o order) (net.Conn, error) {
+	d := net.Dialer{Timeout: o.Timeout}
+	if o.Network == "mptcp" {
+		d.SetMultipathTCP(true)
+		o.Network = "tcp"
+	}
+	return d.Dial(o.Network, o.Address)
 }
 
 func outcome(err error) Outcome {
