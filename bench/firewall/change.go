@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -101,10 +102,13 @@ func firstOf(errs ...error) error {
 }
 
 // changes measures S3: all sites in turns.
-func (b *bench) changes(subjects []*subject) error {
+func (b *bench) changes(ctx context.Context, subjects []*subject) error {
 	slowest := map[*subject]time.Duration{}
 	for i := range b.adds {
 		for _, x := range subjects {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			took, err := x.addOne(i)
 			if err != nil {
 				return fmt.Errorf("%s: add a rule: %w", x.name, err)
@@ -122,6 +126,9 @@ func (b *bench) changes(subjects []*subject) error {
 	sent := map[*subject]int{}
 	for run := range b.runs {
 		for _, x := range subjects {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			out, err := x.swap(run)
 			if err != nil {
 				return fmt.Errorf("%s: %w", x.name, err)

@@ -37,7 +37,7 @@ func main() {
 	runs := flag.Int("runs", 5, "runs")
 	length := flag.Duration("length", 250*time.Millisecond, "of the load in each measurement")
 	patience := flag.Duration("patience", 30*time.Second, "to spend in all on repeating measurements that other programs disturbed")
-	adds := flag.Int("adds", 20, "rules to add one by one")
+	adds := flag.Int("adds", 15, "rules to add one by one")
 	flag.Parse()
 	b := bench{runs: *runs, length: *length, patience: *patience, adds: *adds, sizes: []int{10, 1000, 10_000, 100_000}}
 	if *short {
@@ -106,7 +106,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 			changing = append(changing, x)
 		}
 	}
-	if err := b.changes(changing); err != nil {
+	if err := b.changes(ctx, changing); err != nil {
 		return err
 	}
 	return result.Write(os.Stdout, b.series.Cells()...)
@@ -123,6 +123,9 @@ func (b *bench) raise(ctx context.Context) (out []*subject, err error) {
 		for _, c := range present() {
 			if err := ctx.Err(); err != nil {
 				return nil, err
+			}
+			if c.most > 0 && n > c.most {
+				continue
 			}
 			x := &subject{contender: c, n: n}
 			if x.site, err = b.ground.newSite(); err != nil {
