@@ -23,9 +23,10 @@ type CallerKey struct {
 	shared  map[string][]byte // with each peer, by its public key
 }
 
-// Term is how long a secret is used. Clocks may differ by as much: those before
-// and after the present one are accepted too.
-const Term = 24 * time.Hour
+// Term is how long a secret is used. The ones before and after it are accepted
+// too, so that clocks may differ by as much, and a machine whose agent is down is
+// believed for as long.
+const Term = 7 * 24 * time.Hour
 
 // TermOf numbers the term of a moment.
 func TermOf(t time.Time) uint64 { return uint64(max(t.Unix(), 0)) / uint64(Term/time.Second) }

@@ -39,7 +39,7 @@ func newTelling(t *testing.T, workloads ...*wirepb.Workload) *telling {
 		t.Fatal(err)
 	}
 	x := &telling{key: key, states: make(chan *datapath.State, 64)}
-	x.now.Store(86400 * 100)
+	x.now.Store(7 * 86400 * 100)
 	x.Datapath, err = datapath.New(datapath.Config{CgroupRoot: "/cg", CallerKey: key, Every: time.Millisecond, Now: func() time.Time { return time.Unix(x.now.Load(), 0) }}, datapath.Deps{
 		Drivers: []datapath.Choice{{Name: "fake", Left: func() bool { return false }, Open: func() (datapath.Driver, error) {
 			return watched{fake.Open(fake.NewKernel()), x.states}, nil
@@ -65,7 +65,7 @@ func (x *telling) apply(t *testing.T, s *wirepb.IdentitySection) *datapath.State
 }
 
 // Two machines that each were told the other's public key seal and accept alike,
-// today and tomorrow, and whoever has no part in it has no secrets.
+// this week and the next, and whoever has no part in it has no secrets.
 func TestSectionsMakeSecrets(t *testing.T) {
 	a := newTelling(t, &wirepb.Workload{Id: "host", Kind: "host"}, &wirepb.Workload{Id: "c1", Kind: "container", Cgroup: "/pods/c1"})
 	b := newTelling(t, &wirepb.Workload{Id: "host", Kind: "host"})
@@ -92,14 +92,14 @@ func TestSectionsMakeSecrets(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx, func() {}) }()
-	a.now.Add(86400)
+	a.now.Add(7 * 86400)
 	select {
 	case next := <-a.states:
 		if next.Hosts[0].Call == atA.Hosts[0].Call || !slices.Contains(atB.Hosts[0].Accept, next.Hosts[0].Call) {
-			t.Error("tomorrow's secret is today's, or not accepted today")
+			t.Error("next week's secret is this week's, or not accepted now")
 		}
 	case <-time.After(10 * time.Second):
-		t.Error("the day has changed and the secrets have not")
+		t.Error("the week has changed and the secrets have not")
 	}
 	stop()
 	<-done

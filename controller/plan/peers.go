@@ -113,59 +113,80 @@ func encodeList(list []netip.Addr) [][]byte {
 	return out
 }
 
-// asked finds whom the rules of each host can ask about, itself included, and who
-// asks about it: the peers of each, by number.
+// asked finds the peers of each host, by number: whom its rules can ask about,
+// itself included, and whose rules can ask about it. Hosts alike in both, of which
+// there are many and few kinds, share one list.
 func (b *peerBook) asked(c *compiled, subjects map[string][]subject) map[string][]*peer {
-	pairs := map[string]map[*peer]bool{}
-	pair := func(a, b *peer) {
-		if pairs[a.name] == nil {
-			pairs[a.name] = map[*peer]bool{}
-		}
-		pairs[a.name][b] = true
+	all := slices.SortedFunc(maps.Values(b.peers), func(a, b *peer) int { return cmp.Compare(a.number, b.number) })
+	at := make(map[*peer]uint32, len(all))
+	for i, p := range all {
+		at[p] = uint32(i)
 	}
-	known := map[*ruleset][]*peer{}
+	askers := map[*ruleset]*roaring.Bitmap{} // who is judged by it
 	for name, list := range subjects {
 		own := b.peers[name]
 		if own == nil {
 			continue
 		}
-		done := map[*ruleset]bool{}
 		for _, s := range list {
 			for _, r := range []*ruleset{c.ruleset(s.enforced), c.ruleset(s.staged)} {
-				if done[r] {
-					continue
+				if askers[r] == nil {
+					askers[r] = roaring.New()
 				}
-				done[r] = true
-				matching, ok := known[r]
-				if !ok {
-					matching = b.matching(c, r)
-					known[r] = matching
-				}
-				for _, p := range matching {
-					pair(own, p)
-					pair(p, own)
-				}
+				askers[r].Add(at[own])
 			}
 		}
 	}
+	rulesets := slices.SortedFunc(maps.Keys(askers), func(a, b *ruleset) int { return cmp.Compare(a.wire.Key, b.wire.Key) })
+	matching := map[*ruleset]*roaring.Bitmap{}
+	for _, r := range rulesets {
+		matching[r] = matchingPeers(all, c, r)
+	}
+	kinds := map[string][]*peer{}
 	out := map[string][]*peer{}
-	for name, set := range pairs {
-		out[name] = slices.SortedFunc(maps.Keys(set), func(a, b *peer) int { return cmp.Compare(a.number, b.number) })
+	for _, p := range all {
+		kind := make([]byte, len(rulesets)) // bit 0: its rules; bit 1: they match it
+		for i, r := range rulesets {
+			if askers[r].Contains(at[p]) {
+				kind[i] |= 1
+			}
+			if matching[r].Contains(at[p]) {
+				kind[i] |= 2
+			}
+		}
+		list, done := kinds[string(kind)]
+		if !done {
+			union := roaring.New()
+			for i, r := range rulesets {
+				if kind[i]&1 != 0 {
+					union.Or(matching[r])
+				}
+				if kind[i]&2 != 0 {
+					union.Or(askers[r])
+				}
+			}
+			for it := union.Iterator(); it.HasNext(); {
+				list = append(list, all[it.Next()])
+			}
+			kinds[string(kind)] = list
+		}
+		if len(list) > 0 {
+			out[p.name] = list
+		}
 	}
 	return out
 }
 
-// matching lists the hosts on which somebody lives that a ruleset can ask about
-// and that its host's address does not tell.
-func (b *peerBook) matching(c *compiled, r *ruleset) []*peer {
-	wanted := roaring.New()
+// matchingPeers are the hosts on which somebody lives that a ruleset can ask
+// about, and whose address does not tell who calls.
+func matchingPeers(all []*peer, c *compiled, r *ruleset) *roaring.Bitmap {
+	wanted, out := roaring.New(), roaring.New()
 	for _, s := range r.selectors {
 		wanted.Or(c.world.Identities.Members(s))
 	}
-	var out []*peer
-	for _, p := range b.peers {
+	for i, p := range all {
 		if len(p.identities) > 1 && wanted.Intersects(p.set) {
-			out = append(out, p)
+			out.Add(uint32(i))
 		}
 	}
 	return out
