@@ -68,6 +68,7 @@ type Datapath struct {
 	term     uint64 // of the secrets in state
 	talks    talks
 	drift    drift
+	trouble  trouble
 }
 
 // New makes an inert Datapath.
@@ -123,6 +124,32 @@ func (d *Datapath) Run(ctx context.Context, ready func()) error {
 			d.verify(true)
 		}
 	}
+}
+
+// remove takes everything away: no policy is about this machine (any more), and
+// then no packet is to be touched.
+func (d *Datapath) remove() error {
+	d.waiting, d.state = time.Time{}, nil
+	if d.driver != nil {
+		if err := d.driver.Remove(); err != nil {
+			return fmt.Errorf("remove policy: %w", err)
+		}
+		d.deps.Log.Info("no policy is about this machine: nothing is judged here any more", "driver", d.driver.Name())
+		d.driver = nil
+	}
+	for _, c := range d.deps.Drivers {
+		if !c.Left() {
+			continue
+		}
+		old, err := c.Open()
+		if err == nil {
+			err = old.Remove()
+		}
+		if err != nil {
+			return fmt.Errorf("remove what the datapath driver %s has left: %w", c.Name, err)
+		}
+	}
+	return nil
 }
 
 // open takes the first driver that opens. Where another has left its work behind,
@@ -224,8 +251,11 @@ const patience = 2 * time.Second
 
 // apply makes both sections hold. The lock is held.
 func (d *Datapath) apply(ctx context.Context) ([]*wirepb.ItemStatus, error) {
-	if d.policy == nil || d.identity == nil || d.driver == nil && len(d.identity.Subjects)+len(d.identity.Bearers) == 0 {
-		return nil, nil // nothing to enforce, and nothing that was
+	if d.policy == nil || d.identity == nil {
+		return nil, nil
+	}
+	if len(d.identity.Subjects) == 0 && (len(d.identity.Bearers) == 0 || d.cfg.CallerKey == nil) {
+		return nil, d.remove()
 	}
 	fleet, err := readFleet(d.identity, d.fleet)
 	if err != nil {
@@ -301,5 +331,10 @@ func (d *Datapath) collect() error {
 		return err
 	}
 	d.talks.counts(counts)
+	troubles, err := d.driver.Troubles()
+	if err != nil {
+		return err
+	}
+	d.trouble.look(troubles)
 	return nil
 }

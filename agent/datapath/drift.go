@@ -1,6 +1,9 @@
 package datapath
 
 import (
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,7 +14,11 @@ import (
 // what is in force.
 const ConditionTampered = "PolicyTampered"
 
-// remember is how long a repair is reported.
+// ConditionTrouble is reported while it is not long ago that something could not
+// be judged as it should.
+const ConditionTrouble = "PolicyTrouble"
+
+// remember is how long a repair or a trouble is reported.
 const remember = 10 * time.Minute
 
 // drift is what was found changed, and when last.
@@ -47,12 +54,47 @@ func (d *Datapath) verify(deep bool) {
 	}
 }
 
+// trouble is what went wrong, and when it was last seen to.
+type trouble struct {
+	counts map[string]uint64
+	since  time.Time
+	last   time.Time
+}
+
+// look takes over the counts, and notes where one has grown.
+func (t *trouble) look(now map[string]uint64) {
+	for what, n := range now {
+		if n > t.counts[what] {
+			t.last = time.Now()
+			if t.since.IsZero() {
+				t.since = t.last
+			}
+		}
+	}
+	t.counts = now
+	if !t.last.IsZero() && time.Since(t.last) > remember {
+		t.since, t.last = time.Time{}, time.Time{}
+	}
+}
+
+func (t *trouble) String() string {
+	var out []string
+	for _, what := range slices.Sorted(maps.Keys(t.counts)) {
+		out = append(out, fmt.Sprintf("%s (%d)", what, t.counts[what]))
+	}
+	return strings.Join(out, "; ")
+}
+
 // Conditions are what a person should know of this machine's policy.
 func (d *Datapath) Conditions() []*wirepb.Condition {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.drift.last.IsZero() {
-		return nil
+	var out []*wirepb.Condition
+	if !d.drift.last.IsZero() {
+		out = append(out, &wirepb.Condition{Type: ConditionTampered, Status: "True", Message: d.drift.message, Since: d.drift.since.Unix()})
 	}
-	return []*wirepb.Condition{{Type: ConditionTampered, Status: "True", Message: d.drift.message, Since: d.drift.since.Unix()}}
+	if !d.trouble.last.IsZero() {
+		out = append(out, &wirepb.Condition{Type: ConditionTrouble, Status: "True", Message: d.trouble.String(), Since: d.trouble.since.Unix()})
+	}
+	return out
 }

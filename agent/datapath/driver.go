@@ -30,6 +30,9 @@ type Driver interface {
 	// repairs it and says what it found, a line for each thing; deep looks at all
 	// of it, and may take a while. Nothing is found before the first Apply.
 	Verify(deep bool) ([]string, error)
+	// Troubles counts what could not be done as it should, by what it means in
+	// words for a person, since the driver's state was made.
+	Troubles() (map[string]uint64, error)
 	// Close lets go of the kernel's objects and leaves them at work.
 	Close() error
 	// Remove takes away all that the driver made, and nothing else.

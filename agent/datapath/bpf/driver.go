@@ -200,6 +200,11 @@ func (d *Driver) write(want *wanted) error {
 	if err != nil {
 		return err
 	}
+	return d.advance()
+}
+
+// advance makes every connection be judged anew by its next packet.
+func (d *Driver) advance() error {
 	d.revision++
 	if err := d.objects.Control.Put(uint32(0), policyControl{Revision: d.revision}); err != nil {
 		return fmt.Errorf("put the revision in force: %w", err)
@@ -209,14 +214,18 @@ func (d *Driver) write(want *wanted) error {
 
 // attachAll puts programs to work wherever the state has subjects.
 func (d *Driver) attachAll(s *datapath.State, want *wanted) error {
-	if !d.attached && len(s.Subjects) == 0 {
-		return d.attachCarrier() // nobody is judged: their packets cost nothing
+	if len(s.Subjects) == 0 {
+		return d.carry() // nobody is judged: packets cost nothing
 	}
 	if !d.attached {
 		if err := d.attach(namespaces(s)); err != nil {
 			return err
 		}
 		d.attached = true
+		// What spoke while sockets were being noted was judged without its process.
+		if err := d.advance(); err != nil {
+			return err
+		}
 	}
 	if d.edge != nil {
 		if err := d.edge.attach(d.pin("links"), want.paths); err != nil {

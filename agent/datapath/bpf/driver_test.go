@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -42,7 +43,7 @@ func TestConformance(t *testing.T) {
 	pins := mountBPF(t)
 	var driver *Driver
 	names := filepath.Join(t.TempDir(), "names.json")
-	options := datapathtest.Options{SeesSockets: true, Processes: true, Rejects: true, Pings: true, Names: true, Accounts: true, Tamper: func(t *testing.T, n int) bool { return tamper(t, driver, n) }}
+	options := datapathtest.Options{SeesSockets: true, Processes: true, Older: true, Rejects: true, Pings: true, Names: true, Accounts: true, Tamper: func(t *testing.T, n int) bool { return tamper(t, driver, n) }}
 	datapathtest.Run(t, options, func(t *testing.T, s *datapathtest.Site) datapath.Driver {
 		d, err := Open(Config{CgroupRoot: s.Root, PinDir: pins, NamesFile: names}, Deps{})
 		if err != nil {
@@ -115,4 +116,47 @@ func tamper(t *testing.T, d *Driver, n int) bool {
 		return false
 	}
 	return true
+}
+
+// A table with no room judges packet by packet, lets through no more than before,
+// and says so.
+func TestFullTable(t *testing.T) {
+	pins := mountBPF(t)
+	s := datapathtest.NewSite(t)
+	d, err := Open(Config{CgroupRoot: s.Root, PinDir: pins, Connections: 2}, Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Remove()
+	w := s.World(model.ModeEnforce, `
+  subject: {selector: "app in (web,db)"}
+  egress: [{action: Allow, ports: [{protocol: TCP, port: 80}]}]
+  ingress: [{action: Allow, ports: [{protocol: TCP, port: 80}]}]`)
+	if err := (inMachine{d, s}).Apply(t.Context(), w.State); err != nil {
+		t.Fatal(err)
+	}
+	var talks []func() datapathtest.Outcome
+	for range 10 {
+		talks = append(talks, s.Hold(t, "c1", "c2", "tcp", 80))
+	}
+	for i, talk := range talks {
+		if got := talk(); got != datapathtest.Allowed {
+			t.Errorf("connection %d: %s", i, got)
+		}
+	}
+	stop := make(chan struct{})
+	time.AfterFunc(time.Second, func() { close(stop) })
+	if got := s.Probe(stop, "c1", "c2", "tcp", 443); got != "" {
+		t.Error(got)
+	}
+	troubles, err := d.Troubles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(troubles) != 1 {
+		t.Errorf("it says %v", troubles)
+	}
+	for what, n := range troubles {
+		t.Logf("%s: %d", what, n)
+	}
 }

@@ -233,18 +233,40 @@ static __noinline int again(struct __sk_buff *skb, struct conn_key *k, __u32 rev
 		give_frame(f);
 		return 1;
 	}
-	c->slot = number;
-	c->identity = own->identity;
-	recheck_option(c);
-	if (!(c->process.flags & PROC_KNOWN)) { // taken over from another driver
+	// Worked out aside: another CPU may be at the same line.
+	struct conn *x = &f->conn;
+	*x = *c;
+	x->slot = number;
+	x->identity = own->identity;
+	if (!(x->process.flags & PROC_KNOWN)) {
+		// Taken over from another driver, or older than the programs and spoke
+		// before it was noted.
 		struct bpf_sock *sk = skb->sk ? bpf_sk_fullsock(skb->sk) : 0;
 		struct process *made = sk ? bpf_sk_storage_get(&processes, sk, 0, 0) : 0;
 		if (made)
-			c->process = *made;
+			c->process = x->process = *made;
 	}
-	if (c->peer_by == 0)
-		peer_by_address(k, own, c);
-	ask(f, k, c, own->tables[c->direction & 1]);
+	// Numbers of identities may all be others. Where the peer was a socket that is
+	// gone now, it stays what it was.
+	x->peer_by = 0;
+	know_peer(skb, k, own, x);
+	if (c->peer_by && !x->peer_by && option_holds(c)) {
+		x->peer_identity = c->peer_identity;
+		x->peer_entities = c->peer_entities;
+		x->peer_by = c->peer_by;
+	}
+	ask(f, k, x, own->tables[x->direction & 1]);
+	c->slot = x->slot;
+	c->identity = x->identity;
+	c->peer_identity = x->peer_identity;
+	c->peer_entities = x->peer_entities;
+	c->peer_by = x->peer_by;
+	c->peer_flags = x->peer_flags;
+	c->peer_exe = x->peer_exe;
+	c->peer_uid = x->peer_uid;
+	c->rule = x->rule;
+	c->action = x->action;
+	c->stateless = x->stateless;
 	c->revision = revision;
 	give_frame(f);
 	return 1;

@@ -30,6 +30,8 @@ import (
 //	│     c1    c2  10.78.0.11, .12 │
 //	└───────────────────────────────┘
 type Site struct {
+	// more are label sets that nobody has: they move the numbers of the others.
+	more      []map[string]string
 	T         testing.TB
 	Root      string // directory of the machine's cgroup
 	Machine   string // path of its network namespace

@@ -18,6 +18,9 @@ type Options struct {
 	SeesSockets bool
 	// Processes is whether it judges by executables.
 	Processes bool
+	// Older is whether connections that were open before the driver go on, judged
+	// by their programs.
+	Older bool
 	// Pings is whether it judges what the kernel itself answers.
 	Pings bool
 	// Accounts is whether it counts a connection's packets.
@@ -51,9 +54,10 @@ func run(t *testing.T, s *Site, o Options, open Factory) {
 		can  bool // what a driver cannot do it must refuse, which is its own test
 		run  func(*testing.T)
 	}{
-		{"matrix", true, suite.matrix}, {"live cut", true, suite.liveCut}, {"restart", true, suite.restart}, {"processes", o.Processes, suite.processes},
+		{"matrix", true, suite.matrix}, {"live cut", true, suite.liveCut}, {"restart", true, suite.restart}, {"processes", o.Processes, suite.processes}, {"renumbered", true, suite.renumbered},
 		{"stateless", true, suite.stateless}, {"new cgroup", true, suite.newCgroup}, {"connections", true, suite.connections}, {"names", o.Names, suite.names},
 		{"tamper", o.Tamper != nil, suite.tamper}, {"remove", true, suite.remove},
+		{"older sockets", o.Older && o.Processes, suite.olderSockets},
 	} {
 		if c.can && !t.Run(c.name, c.run) {
 			return // what follows would say little

@@ -45,6 +45,13 @@ func (k *Kernel) clear() {
 	k.table, k.denied, k.counts = map[end]*datapath.Connection{}, map[end]*datapath.Connection{}, map[policy.RuleID]*datapath.RuleCount{}
 }
 
+// InForce says whether a driver has left something.
+func (k *Kernel) InForce() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.state != nil
+}
+
 // Driver works on a Kernel.
 type Driver struct {
 	*Kernel
@@ -113,6 +120,9 @@ func (d *Driver) Counts() ([]datapath.RuleCount, error) {
 
 // Verify finds nothing: nobody else is here.
 func (d *Driver) Verify(bool) ([]string, error) { return nil, nil }
+
+// Troubles are none.
+func (d *Driver) Troubles() (map[string]uint64, error) { return nil, nil }
 
 // Close leaves the kernel as it is.
 func (d *Driver) Close() error { return nil }

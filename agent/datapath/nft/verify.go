@@ -40,6 +40,10 @@ func (d *Driver) Verify(bool) ([]string, error) {
 	return found, errors.Join(errs...)
 }
 
+// Troubles are none that the kernel would tell: where its connection tracking is
+// full it drops packets and logs that.
+func (d *Driver) Troubles() (map[string]uint64, error) { return nil, nil }
+
 // Numbers of linux/netfilter/nfnetlink.h and nf_tables.h.
 const (
 	subsysNFTables = 10
