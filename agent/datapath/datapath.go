@@ -254,7 +254,7 @@ func (d *Datapath) apply(ctx context.Context) ([]*wirepb.ItemStatus, error) {
 	if d.policy == nil || d.identity == nil {
 		return nil, nil
 	}
-	if len(d.identity.Subjects)+len(d.identity.Bearers) == 0 {
+	if len(d.identity.Subjects) == 0 && (len(d.identity.Bearers) == 0 || d.cfg.CallerKey == nil) {
 		return nil, d.remove()
 	}
 	fleet, err := readFleet(d.identity, d.fleet)

@@ -53,16 +53,37 @@ func (d *Driver) attach(namespaces []string) error {
 // carrier is the hook that says who calls.
 const carrier = "tcp"
 
-// attachCarrier puts that one to work where no subject is.
-func (d *Driver) attachCarrier() error {
+// carry leaves that one alone at work.
+func (d *Driver) carry() error {
 	for _, h := range d.hooks() {
-		if h.name != carrier || d.carrying {
+		if h.name == carrier {
+			if d.carrying {
+				continue
+			}
+			if err := d.attachOne(h); err != nil {
+				return fmt.Errorf("attach %s: %w", h.name, err)
+			}
+			d.carrying = true
 			continue
 		}
-		if err := d.attachOne(h); err != nil {
-			return fmt.Errorf("attach %s: %w", h.name, err)
+		if l := d.links[h.name]; l != nil {
+			l.Close()
+			delete(d.links, h.name)
 		}
-		d.carrying = true
+		l, err := link.LoadPinnedLink(d.pin(filepath.Join("links", h.name)), nil)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = errors.Join(l.Unpin(), l.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("take down %s: %w", h.name, err)
+		}
+	}
+	d.attached = false
+	if d.edge != nil {
+		return d.edge.attach(d.pin("links"), nil)
 	}
 	return nil
 }

@@ -220,8 +220,8 @@ func (d *Driver) advance() error {
 
 // attachAll puts programs to work wherever the state has subjects.
 func (d *Driver) attachAll(s *datapath.State, want *wanted) error {
-	if !d.attached && len(s.Subjects) == 0 {
-		return d.attachCarrier() // nobody is judged: their packets cost nothing
+	if len(s.Subjects) == 0 {
+		return d.carry() // nobody is judged: packets cost nothing
 	}
 	if !d.attached {
 		if err := d.attach(namespaces(s)); err != nil {

@@ -239,6 +239,11 @@ func TestBearersOnly(t *testing.T) {
 	if p.drivers[0].attached {
 		t.Error("every program is at work")
 	}
+	// With subjects every program is at work, and without them no more.
 	p.apply(t, w.States)
 	p.try(t, call{"web", "10.87.0.2:80", datapathtest.Allowed}, call{"tool", "10.87.0.2:80", datapathtest.Denied}, call{"tool", "10.87.0.1:8080", datapathtest.Denied})
+	p.apply(t, [2]*datapath.State{bearing, w.States[1]})
+	p.try(t, call{"web", "10.87.0.2:80", datapathtest.Allowed}, call{"tool", "10.87.0.2:80", datapathtest.Denied}, call{"tool", "10.87.0.1:8080", datapathtest.Allowed})
+	p.apply(t, w.States)
+	p.try(t, call{"web", "10.87.0.2:80", datapathtest.Allowed}, call{"tool", "10.87.0.1:8080", datapathtest.Denied})
 }
