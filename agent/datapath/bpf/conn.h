@@ -122,7 +122,7 @@ static __noinline int know_peer(void *ctx, const struct conn_key *k, const struc
 	struct slot *peer = slot ? bpf_map_lookup_elem(&slots, &slot) : 0;
 	if (peer) {
 		c->peer_identity = peer->identity;
-		c->peer_by = 1;
+		c->peer_by = BY_SOCKET;
 		c->peer_entities &= ~ENT_SELF;
 		if (slot == c->slot)
 			c->peer_entities |= ENT_SELF;

@@ -349,6 +349,11 @@ struct conn_key {
 #define CONN_CLOSED 64 // the socket is gone
 #define CONN_MIDSTREAM 128 // its first packets were not seen
 
+// What told who the peer is: its address, its own socket here, an option of the SYN.
+#define BY_ADDRESS 0
+#define BY_SOCKET 1
+#define BY_OPTION 2
+
 struct conn {
 	__u64 rule;
 	__u64 first_ns, last_ns; // CLOCK_BOOTTIME
@@ -363,7 +368,7 @@ struct conn {
 	__u32 retransmits;
 	__u8 direction;
 	__u8 action;
-	__u8 peer_by; // 0 address, 1 socket, 2 option
+	__u8 peer_by; // BY_…
 	__u8 stateless;
 	__be16 translated_port;
 	__be16 policy_port; // network order
