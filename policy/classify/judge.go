@@ -87,14 +87,10 @@ func (t *Table) ClassesOf(peer *policy.End) [5]int {
 		out[1] = t.Fleet
 	}
 	if peer.Addr.IsValid() {
-		a := peer.Addr.Unmap()
-		for i := len(t.Blocks) - 1; i >= 0; i-- {
-			if b := &t.Blocks[i]; b.Prefix.Contains(a) {
-				out[2] = b.World
-				if peer.Identity != 0 {
-					out[2] = b.Managed
-				}
-				break
+		if i, ok := t.lpm.Lookup(peer.Addr.Unmap()); ok {
+			out[2] = t.Blocks[i].World
+			if peer.Identity != 0 {
+				out[2] = t.Blocks[i].Managed
 			}
 		}
 	}

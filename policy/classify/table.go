@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/RoaringBitmap/roaring/v2"
+	"github.com/gaissmai/bart"
 
 	"weft/model"
 	"weft/policy"
@@ -30,6 +31,7 @@ type Table struct {
 	Identities map[policy.Identity]int
 	// Blocks are one longest-prefix table; sorted, a prefix before those in it.
 	Blocks []Block
+	lpm    *bart.Table[int] // places in Blocks
 	// Entities are the classes of every set of the special entities that the
 	// rules name; EntityMask holds those.
 	Entities   map[policy.EntitySet]int
@@ -66,7 +68,7 @@ type builder struct {
 
 func newBuilder(rules []*policy.Rule, defaults []policy.Default) *builder {
 	b := &builder{classes: map[string]int{}, byEntries: map[string]int{"": 0}, chains: map[string]int{}, portKeys: map[int][]PortKey{}, passes: map[model.Tier]bool{},
-		table: &Table{Rules: rules, Defaults: defaults, Classes: []Class{nil}, Identities: map[policy.Identity]int{}, Entities: map[policy.EntitySet]int{}}}
+		table: &Table{lpm: &bart.Table[int]{}, Rules: rules, Defaults: defaults, Classes: []Class{nil}, Identities: map[policy.Identity]int{}, Entities: map[policy.EntitySet]int{}}}
 	for _, r := range rules {
 		if r.Action == model.ActionPass {
 			b.passes[r.Tier] = true
@@ -167,6 +169,7 @@ func (b *builder) blocks(t *policy.Table) {
 		return out
 	}
 	for _, e := range t.Blocks {
+		b.table.lpm.Insert(e.Prefix, len(b.table.Blocks))
 		b.table.Blocks = append(b.table.Blocks, Block{Prefix: e.Prefix, World: b.class(steps(e.World)), Managed: b.class(steps(e.Managed))})
 	}
 }

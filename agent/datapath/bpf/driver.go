@@ -77,6 +77,8 @@ type Driver struct {
 	lastSlot uint32
 	lastPath uint32
 	revision uint32
+	// addressBook is the number of the book of addresses in force.
+	addressBook uint32
 
 	mu        sync.Mutex
 	workloads map[uint32]string // by slot, also of those that are gone
@@ -90,6 +92,7 @@ func (d *Driver) Name() string { return "bpf" }
 
 // wanted is what the maps should hold for a state.
 type wanted struct {
+	state *datapath.State
 	*contents
 	*options
 	addresses  map[policyAddressKey]policyAddress
@@ -111,7 +114,10 @@ func (d *Driver) Apply(_ context.Context, s *datapath.State) error {
 	if err != nil {
 		return err
 	}
-	want := &wanted{contents: newContents(), options: options, addresses: addressContents(s), slots: map[uint32]policySlot{}, cgroups: map[uint64]uint32{},
+	if d.last == nil || renumbered(d.last.state.Addresses, s.Addresses) {
+		d.addressBook++
+	}
+	want := &wanted{state: s, contents: newContents(), options: options, addresses: addressContents(d.addressBook, s), slots: map[uint32]policySlot{}, cgroups: map[uint64]uint32{},
 		namespaces: map[uint64]uint32{}, paths: map[uint64]string{}, names: map[policyNameKey]policyName{}, egress: map[uint32]*classify.Table{}}
 	now := newNumbers(d.numbers.last)
 	enc := &encoder{contents: want.contents, old: d.numbers, now: now, resolve: d.resolve}
@@ -144,7 +150,7 @@ func (d *Driver) place(x *datapath.Subject, enc *encoder, want *wanted) error {
 	if err != nil {
 		return err
 	}
-	slot := policySlot{Identity: uint32(x.Identity)}
+	slot := policySlot{Identity: uint32(x.Identity), Book: d.addressBook}
 	if x.NetNS == "" {
 		slot.Flags |= slotMachineNetNS
 	}

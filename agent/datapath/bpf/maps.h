@@ -70,6 +70,8 @@ struct slot {
 	__u32 identity;
 	__u32 tables[2]; // by direction; 0 is no subject
 	__u32 flags;	 // SLOT_…
+	__u32 book;	 // of addresses
+	__u32 pad;
 };
 
 #define SLOT_MACHINE_NETNS 1 // its sockets are in the machine's own namespace
@@ -92,8 +94,13 @@ struct {
 } namespaces SEC(".maps");
 
 // address: IPv4 in the first four bytes, the rest zero.
+//
+// A book is what addresses mean to tables of one time. Where numbers of identities
+// change, a new one is written beside the old, and subjects are turned over to it
+// together with their tables.
 struct address_key {
-	__u32 prefixlen; // 8 for the family, and the address's own
+	__u32 prefixlen; // 40 for book and family, and the address's own
+	__u32 book;
 	__u8 family;     // 4 or 6
 	__u8 address[16];
 	__u8 pad[3];

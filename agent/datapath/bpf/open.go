@@ -169,8 +169,11 @@ func (d *Driver) read() error {
 		last.condition = max(last.condition, k.Condition)
 	}
 	d.numbers = newNumbers(last)
-	for n := range d.slots.have {
-		d.lastSlot = max(d.lastSlot, n)
+	for n, slot := range d.slots.have {
+		d.lastSlot, d.addressBook = max(d.lastSlot, n), max(d.addressBook, slot.Book)
+	}
+	for k := range d.addresses.have {
+		d.addressBook = max(d.addressBook, k.Book)
 	}
 	d.lastPath = userNumbers
 	return d.readPaths()

@@ -371,7 +371,7 @@ static __noinline int is_rejected(struct bpf_sock_addr *ctx, struct conn_key *k)
 	read_current(&c->process);
 	c->direction = DIR_EGRESS;
 	c->policy_port = k->remote_port;
-	know_address(k, c);
+	know_address(k, own, c);
 	// Within a namespace the peer is known by its socket, which this hook may not
 	// look up: that is left to the packet too.
 	if (is_loopback(k->remote, k->family) || (own->flags & SLOT_MACHINE_NETNS && c->peer_entities & ENT_HOST))

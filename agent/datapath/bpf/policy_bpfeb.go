@@ -22,6 +22,7 @@ type policyAddress struct {
 type policyAddressKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
+	Book      uint32
 	Family    uint8
 	Address   [16]uint8
 	Pad       [3]uint8
@@ -272,6 +273,8 @@ type policySlot struct {
 	Identity uint32
 	Tables   [2]uint32
 	Flags    uint32
+	Book     uint32
+	Pad      uint32
 }
 
 type policySpentKey struct {
