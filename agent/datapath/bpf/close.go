@@ -44,8 +44,27 @@ func (d *Driver) Remove() error {
 // Remove takes away what a driver with this directory left behind.
 func Remove(cfg Config) error { return removePins(cfg.PinDir) }
 
-func removePins(dir string) error {
-	names, err := filepath.Glob(filepath.Join(dir, "policy-v*", "links", "*"))
+func removePins(dir string) error { return removeLayouts(dir, "") }
+
+// removeLayouts takes down what drivers of every layout but one have pinned.
+func removeLayouts(dir, keep string) error {
+	layouts, err := filepath.Glob(filepath.Join(dir, "policy-v*"))
+	if err != nil {
+		return err
+	}
+	for _, l := range layouts {
+		if filepath.Base(l) == keep {
+			continue
+		}
+		if err := removeLayout(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func removeLayout(dir string) error {
+	names, err := filepath.Glob(filepath.Join(dir, "links", "*"))
 	if err != nil {
 		return err
 	}
@@ -59,14 +78,8 @@ func removePins(dir string) error {
 			return fmt.Errorf("take down %s: %w", name, err)
 		}
 	}
-	old, err := filepath.Glob(filepath.Join(dir, "policy-v*"))
-	if err != nil {
-		return err
-	}
-	for _, p := range old {
-		if err := os.RemoveAll(p); err != nil {
-			return fmt.Errorf("remove pinned objects: %w", err)
-		}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove pinned objects: %w", err)
 	}
 	return nil
 }

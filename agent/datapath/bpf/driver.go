@@ -227,6 +227,10 @@ func (d *Driver) attachAll(s *datapath.State, want *wanted) error {
 		if err := d.attach(namespaces(s)); err != nil {
 			return err
 		}
+		// Programs of another layout have judged until now.
+		if err := removeLayouts(d.cfg.PinDir, layout); err != nil {
+			return err
+		}
 		d.attached = true
 		// What spoke while sockets were being noted was judged without its process.
 		if err := d.advance(); err != nil {

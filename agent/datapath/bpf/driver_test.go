@@ -160,3 +160,46 @@ func TestFullTable(t *testing.T) {
 		t.Logf("%s: %d", what, n)
 	}
 }
+
+// A driver of another layout takes the place of one: both judge until the new one
+// does, and then nothing of the old one is left.
+func TestAnotherLayout(t *testing.T) {
+	pins := mountBPF(t)
+	s := datapathtest.NewSite(t)
+	open := func() *Driver {
+		t.Helper()
+		d, err := Open(Config{CgroupRoot: s.Root, PinDir: pins}, Deps{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := s.World(model.ModeEnforce, `
+  subject: {selector: "app in (web,db)"}
+  ingress: [{action: Allow, ports: [{protocol: TCP, port: 80}]}]
+  egress: [{action: Allow, ports: [{protocol: TCP, port: 80}]}]`)
+		if err := (inMachine{d, s}).Apply(t.Context(), w.State); err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	old := open()
+	talk := s.Hold(t, "c1", "c2", "tcp", 80)
+	if err := old.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(pins, layout), filepath.Join(pins, "policy-v0")); err != nil {
+		t.Fatal(err)
+	}
+	d := open()
+	defer d.Remove()
+	if left, err := filepath.Glob(filepath.Join(pins, "policy-v0*")); err != nil || len(left) > 0 {
+		t.Errorf("left: %q, %v", left, err)
+	}
+	if got := talk(); got != datapathtest.Allowed {
+		t.Errorf("the open connection: %s", got)
+	}
+	stop := make(chan struct{})
+	time.AfterFunc(500*time.Millisecond, func() { close(stop) })
+	if got := s.Probe(stop, "c1", "c2", "tcp", 443); got != "" {
+		t.Error(got)
+	}
+}

@@ -378,12 +378,15 @@ static __always_inline void know_option(struct __sk_buff *skb, const struct pack
 	weigh_option(&o, k, c);
 }
 
-// option_holds says whether what an option has said is to be gone by still: not
-// where that identity is no more on its host.
-static __always_inline int option_holds(const struct conn *c)
+// recheck_option forgets what an option said where that identity is no more on
+// its host.
+static __always_inline void recheck_option(struct conn *c)
 {
 	struct resident who = {c->peer_host, c->peer_identity};
-	return c->peer_by != BY_OPTION || bpf_map_lookup_elem(&residents, &who);
+	if (c->peer_by != BY_OPTION || bpf_map_lookup_elem(&residents, &who))
+		return;
+	c->peer_by = 0;
+	c->peer_identity = c->peer_entities = c->peer_host = 0;
 }
 
 // weft_siphash answers for the packet's bytes, a key, a length and up to 64

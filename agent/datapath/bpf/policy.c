@@ -238,6 +238,7 @@ static __noinline int again(struct __sk_buff *skb, struct conn_key *k, __u32 rev
 	*x = *c;
 	x->slot = number;
 	x->identity = own->identity;
+	recheck_option(x);
 	if (!(x->process.flags & PROC_KNOWN)) {
 		// Taken over from another driver, or older than the programs and spoke
 		// before it was noted.
@@ -246,14 +247,17 @@ static __noinline int again(struct __sk_buff *skb, struct conn_key *k, __u32 rev
 		if (made)
 			c->process = x->process = *made;
 	}
-	// Numbers of identities may all be others. Where the peer was a socket that is
-	// gone now, it stays what it was.
-	x->peer_by = 0;
-	know_peer(skb, k, own, x);
-	if (c->peer_by && !x->peer_by && option_holds(c)) {
-		x->peer_identity = c->peer_identity;
-		x->peer_entities = c->peer_entities;
-		x->peer_by = c->peer_by;
+	if (x->peer_by != BY_OPTION) {
+		// Numbers of identities may all be others. Where the peer was a socket that
+		// is gone now, it stays what it was.
+		int socket = x->peer_by == BY_SOCKET;
+		x->peer_by = 0;
+		know_peer(skb, k, own, x);
+		if (socket && !x->peer_by) {
+			x->peer_identity = c->peer_identity;
+			x->peer_entities = c->peer_entities;
+			x->peer_by = BY_SOCKET;
+		}
 	}
 	ask(f, k, x, own->tables[x->direction & 1]);
 	c->slot = x->slot;
