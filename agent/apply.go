@@ -195,6 +195,10 @@ func (p *applier) save(s *wirepb.Section) {
 	p.mu.Lock()
 	if err != nil {
 		p.unsaved[s.Name] = true // tried again at the next resync
+	} else {
+		for name := range p.unsaved {
+			p.dirty[name] = true // there is room again for this one, and so perhaps for others
+		}
 	}
 	clean := len(p.unsaved) == 0
 	p.mu.Unlock()
