@@ -33,11 +33,11 @@ func (o *Observer) HostStatus(h *model.Host) model.HostStatus {
 		st.State = model.HostRevoked
 		return st
 	}
-	if o.plan == nil || o.plan.Hosts[h.Metadata.Name] == nil {
+	if o.plan == nil || o.plan.Hosts.Get(h.Metadata.Name) == nil {
 		return st
 	}
 	for _, name := range plan.Sections {
-		s := model.SectionStatus{Name: name, Desired: o.plan.Hosts[h.Metadata.Name].Sections[name].GetDigest()}
+		s := model.SectionStatus{Name: name, Desired: o.plan.Hosts.Get(h.Metadata.Name).Sections[name].GetDigest()}
 		if seen != nil {
 			s.Applied, s.Error = seen.sections[name].GetDigest(), seen.sections[name].GetError()
 		}
@@ -132,7 +132,7 @@ func (o *Observer) applied(name, section string) (h *host, state, message string
 		return nil, "Offline", "the agent has no session since " + h.lastSeen.UTC().Format(time.RFC3339)
 	}
 	st := h.sections[section]
-	if o.plan == nil || o.plan.Hosts[name] == nil || st.GetDigest() != o.plan.Hosts[name].Sections[section].GetDigest() {
+	if o.plan == nil || o.plan.Hosts.Get(name) == nil || st.GetDigest() != o.plan.Hosts.Get(name).Sections[section].GetDigest() {
 		return nil, "Pending", "not applied yet"
 	}
 	return h, "", ""

@@ -1,7 +1,8 @@
 package plan
 
 import (
-	"maps"
+	"crypto/sha256"
+	"encoding/binary"
 	"slices"
 
 	"weft/model"
@@ -10,50 +11,49 @@ import (
 	"weft/wire/wirepb"
 )
 
-// compiled is a world's policy in the form hosts load, kept from plan to plan for
-// as long as policies, modes and identities are the same.
-type compiled struct {
-	world    *World
-	options  string // of the failsafe policies
-	enforced *policy.Set
-	staged   *policy.Set // the same as enforced where nothing is staged
-	encoded  map[*policy.Ruleset]*ruleset
-	members  map[string][]uint32 // by selector
-}
-
 // ruleset is one in the form for the wire, and what it needs to know of peers.
 type ruleset struct {
 	wire      *wirepb.Ruleset
-	selectors []model.Selector
+	selectors []model.Selector // of peers, sorted by text and distinct
+	texts     []string
 	// everybody is set where a rule asks whether a peer is of the fleet at all.
 	everybody bool
 }
 
-// compile compiles a world, or takes the last over.
-func compile(w *World, options string, last *compiled) (*compiled, error) {
-	if last != nil && last.options == options && last.world.Identities == w.Identities && slices.Equal(last.world.Policies, w.Policies) && maps.Equal(last.world.Modes, w.Modes) {
-		last.world = w
-		return last, nil
+// rebuild makes the rulesets of a group, and says whether they are others than
+// before.
+func (s *segments) rebuild(g *rulegroup) {
+	var active, all []*policy.Prepared
+	staged, people := false, false
+	for _, e := range g.entries {
+		staged, people = staged || e.staged > 0, people || e.people > 0
+		all = append(all, e.policies...)
 	}
-	c := &compiled{world: w, options: options, encoded: map[*policy.Ruleset]*ruleset{}, members: map[string][]uint32{}}
-	var err error
-	if c.enforced, err = policy.Compile(w.At(model.StageActive)); err != nil {
-		return nil, err
+	if len(g.entries) > 1 {
+		slices.SortFunc(all, byPolicy)
 	}
-	c.staged = c.enforced
-	if slices.ContainsFunc(w.Policies, func(p *model.Policy) bool { return p.Spec.StageOrDefault() == model.StageStaged }) {
-		if c.staged, err = policy.Compile(w.At(model.StageStaged)); err != nil {
-			return nil, err
-		}
+	active = all
+	if staged {
+		active = slices.DeleteFunc(slices.Clone(all), func(p *policy.Prepared) bool { return p.Policy.Spec.StageOrDefault() == model.StageStaged })
 	}
-	return c, nil
+	next := rulegroup{enforced: s.compile(active, g.mode)}
+	if next.staged = next.enforced; staged {
+		next.staged = s.compile(all, g.mode)
+	}
+	same := g.enforced != nil && g.people == people && g.enforced.wire.Key == next.enforced.wire.Key && g.staged.wire.Key == next.staged.wire.Key
+	g.people = people
+	if same {
+		return
+	}
+	s.use(g, &next)
+	for _, x := range g.whos {
+		s.touchWho(x)
+	}
 }
 
-// ruleset encodes one, once.
-func (c *compiled) ruleset(r *policy.Ruleset) *ruleset {
-	if done := c.encoded[r]; done != nil {
-		return done
-	}
+// compile makes a ruleset of policies.
+func (s *segments) compile(about []*policy.Prepared, mode model.Mode) *ruleset {
+	r := policy.Assemble(about, mode)
 	out := &ruleset{wire: policywire.Encode(r)}
 	fleet := policy.EntityBit(model.EntityFleet) | policy.EntityBit(model.EntityWorld)
 	for _, t := range []*policy.Table{&r.Ingress, &r.Egress} {
@@ -64,17 +64,95 @@ func (c *compiled) ruleset(r *policy.Ruleset) *ruleset {
 			}
 		}
 	}
-	c.encoded[r] = out
+	for _, sel := range out.selectors {
+		out.texts = append(out.texts, sel.String())
+	}
 	return out
 }
 
-// of returns the identities that a selector matches, ascending.
-func (c *compiled) of(s model.Selector) []uint32 {
-	text := s.String()
-	list, done := c.members[text]
-	if !done {
-		list = c.world.Identities.Members(s).ToArray()
-		c.members[text] = list
+// use gives a group its rulesets, and notes which selectors of peers it names.
+func (s *segments) use(g *rulegroup, next *rulegroup) {
+	before := g.texts()
+	g.enforced, g.staged = next.enforced, next.staged
+	after := g.texts()
+	for text := range after {
+		if _, had := before[text]; !had {
+			s.uses[text] = append(s.uses[text], g)
+		}
 	}
-	return list
+	for text := range before {
+		if _, has := after[text]; !has {
+			s.drop(text, g)
+		}
+	}
+}
+
+func (s *segments) unuse(g *rulegroup) {
+	for text := range g.texts() {
+		s.drop(text, g)
+	}
+}
+
+func (s *segments) drop(text string, g *rulegroup) {
+	if s.uses[text] = remove(s.uses[text], g); len(s.uses[text]) > 0 {
+		return
+	}
+	delete(s.uses, text)
+	delete(s.lists, text)
+	if s.entries[text] == nil {
+		s.ids.Forget(text)
+	}
+}
+
+// texts are the selectors of peers in both rulesets.
+func (g *rulegroup) texts() map[string]struct{} {
+	out := map[string]struct{}{}
+	for _, r := range []*ruleset{g.enforced, g.staged} {
+		if r != nil {
+			for _, text := range r.texts {
+				out[text] = struct{}{}
+			}
+		}
+	}
+	return out
+}
+
+// memberList is whom a selector of peers matches.
+type memberList struct {
+	wire   *wirepb.SelectorMembers
+	digest [32]byte
+}
+
+// list returns whom a selector matches, as of now.
+func (s *segments) list(text string, sel model.Selector) *memberList {
+	l := s.lists[text]
+	if l == nil {
+		l = &memberList{wire: &wirepb.SelectorMembers{Selector: text, Identities: s.ids.Members(sel).ToArray()}}
+		b := make([]byte, 0, len(text)+4*len(l.wire.Identities)+1)
+		b = append(append(b, text...), 0)
+		for _, id := range l.wire.Identities {
+			b = binary.BigEndian.AppendUint32(b, id)
+		}
+		l.digest = sha256.Sum256(b)
+		s.lists[text] = l
+	}
+	return l
+}
+
+// touchWho has the hosts of an identity written again.
+func (s *segments) touchWho(x *who) {
+	for _, h := range x.where {
+		if part := s.hosts[h.host]; part != nil {
+			s.touched[part] = true
+		}
+	}
+}
+
+// touchPeers has those hosts written again whose rulesets name a selector.
+func (s *segments) touchPeers(text string) {
+	for _, g := range s.uses[text] {
+		for _, x := range g.whos {
+			s.touchWho(x)
+		}
+	}
 }

@@ -74,6 +74,10 @@ type Service struct {
 	deps Deps
 	now  func() time.Time
 
+	// Of the goroutine that plans.
+	planner *plan.Planner
+	planned time.Time // from nothing
+
 	mu       sync.Mutex
 	live     map[string]*live // by identity
 	plan     *plan.Plan
