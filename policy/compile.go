@@ -52,7 +52,9 @@ func Assemble(about []*Prepared, mode model.Mode) *Ruleset {
 				always = always || len(p.Spec.Subject.Processes) == 0
 			}
 		}
-		slices.SortStableFunc(t.Rules, func(a, b *Rule) int { return a.place.compare(b.place) })
+		if order := func(a, b *Rule) int { return a.place.compare(b.place) }; !slices.IsSortedFunc(t.Rules, order) {
+			slices.SortStableFunc(t.Rules, order)
+		}
 		switch {
 		case mode == model.ModeEnforce || always:
 			t.Defaults = []Default{{Action: model.ActionDeny}}

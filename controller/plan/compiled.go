@@ -3,6 +3,7 @@ package plan
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"maps"
 	"slices"
 
 	"weft/model"
@@ -64,8 +65,13 @@ func (s *segments) compile(about []*policy.Prepared, mode model.Mode) *ruleset {
 			}
 		}
 	}
+	byText := make(map[string]model.Selector, len(out.selectors))
 	for _, sel := range out.selectors {
-		out.texts = append(out.texts, sel.String())
+		byText[sel.String()] = sel
+	}
+	out.texts, out.selectors = slices.Sorted(maps.Keys(byText)), nil
+	for _, text := range out.texts {
+		out.selectors = append(out.selectors, byText[text])
 	}
 	return out
 }
@@ -75,20 +81,22 @@ func (s *segments) use(g *rulegroup, next *rulegroup) {
 	before := g.texts()
 	g.enforced, g.staged = next.enforced, next.staged
 	after := g.texts()
-	for text := range after {
-		if _, had := before[text]; !had {
-			s.uses[text] = append(s.uses[text], g)
-		}
-	}
-	for text := range before {
-		if _, has := after[text]; !has {
-			s.drop(text, g)
+	for len(before)+len(after) > 0 {
+		switch {
+		case len(before) == 0 || len(after) > 0 && after[0] < before[0]:
+			s.uses[after[0]] = append(s.uses[after[0]], g)
+			after = after[1:]
+		case len(after) == 0 || before[0] < after[0]:
+			s.drop(before[0], g)
+			before = before[1:]
+		default:
+			before, after = before[1:], after[1:]
 		}
 	}
 }
 
 func (s *segments) unuse(g *rulegroup) {
-	for text := range g.texts() {
+	for _, text := range g.texts() {
 		s.drop(text, g)
 	}
 }
@@ -104,17 +112,17 @@ func (s *segments) drop(text string, g *rulegroup) {
 	}
 }
 
-// texts are the selectors of peers in both rulesets.
-func (g *rulegroup) texts() map[string]struct{} {
-	out := map[string]struct{}{}
-	for _, r := range []*ruleset{g.enforced, g.staged} {
-		if r != nil {
-			for _, text := range r.texts {
-				out[text] = struct{}{}
-			}
-		}
+// texts are the selectors of peers in both rulesets, sorted and distinct.
+func (g *rulegroup) texts() []string {
+	switch {
+	case g.enforced == nil:
+		return nil
+	case g.staged == g.enforced:
+		return g.enforced.texts
 	}
-	return out
+	out := slices.Concat(g.enforced.texts, g.staged.texts)
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // memberList is whom a selector of peers matches.
@@ -148,11 +156,19 @@ func (s *segments) touchWho(x *who) {
 	}
 }
 
-// touchPeers has those hosts written again whose rulesets name a selector.
+// touchPeers has those hosts written again whose rulesets name a selector, since
+// its members, or their addresses, are others.
 func (s *segments) touchPeers(text string) {
 	for _, g := range s.uses[text] {
 		for _, x := range g.whos {
-			s.touchWho(x)
+			for _, h := range x.where {
+				if part := s.hosts[h.host]; part != nil {
+					s.touched[part] = true
+					if part.pack != nil {
+						part.pack.stale = true
+					}
+				}
+			}
 		}
 	}
 }

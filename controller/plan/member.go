@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"weft/model"
+	"weft/wire/wirepb"
 )
 
 // hostPart is what a host's sections of policy are made of.
@@ -13,10 +14,10 @@ type hostPart struct {
 	name    string
 	members []*member // by id
 	own     map[netip.Addr]holders
-	// everybody is set where a rule asks whether a peer is of the fleet at all:
-	// such a host has the whole book of addresses.
-	everybody bool
-	written   written
+	// What is written of it.
+	subjects []*wirepb.PolicySubject
+	digest   [32]byte // of the subjects
+	pack     *pack
 }
 
 func (h *hostPart) find(id string) (int, bool) {

@@ -43,6 +43,7 @@ type segments struct {
 	lists      map[string]*memberList
 	hosts      map[string]*hostPart
 	everybody  map[*hostPart]bool
+	packs      map[string]*pack // by digest of the policy section
 	interfaces map[string][]model.Interface
 	book       book
 
@@ -55,7 +56,6 @@ type segments struct {
 	retarget  map[*target]bool
 	touched   map[*hostPart]bool
 	reread    map[*hostPart]bool // only addresses have changed
-	bodies    map[string]*wirepb.Section_Policy
 
 	// What comes out.
 	put       func(host, section string, s *wirepb.Section)
@@ -70,7 +70,7 @@ func newSegments(number Number, r *Resolver, groups []*model.Group) *segments {
 		rules: map[policy.RuleID]struct{}{}, groups: map[string]*rulegroup{}, uses: map[string][]*rulegroup{}, lists: map[string]*memberList{},
 		hosts: map[string]*hostPart{}, everybody: map[*hostPart]bool{}, book: newBook(),
 		rekey: map[*who]bool{}, idle: map[*who]bool{}, stale: map[*entry]bool{}, dirty: map[*rulegroup]bool{}, regrouped: map[string]bool{},
-		retarget: map[*target]bool{}, touched: map[*hostPart]bool{}, reread: map[*hostPart]bool{}, bodies: map[string]*wirepb.Section_Policy{}}
+		retarget: map[*target]bool{}, touched: map[*hostPart]bool{}, reread: map[*hostPart]bool{}, packs: map[string]*pack{}}
 	s.keys[LabelKind]++
 	for k := range groupKeys(groups) {
 		s.keys[k]++
@@ -138,7 +138,7 @@ func (s *segments) apply(c *change) error {
 		if s.touched[h] {
 			continue
 		}
-		s.put(h.name, SectionIdentity, s.identitySection(h, nil))
+		s.put(h.name, SectionIdentity, s.identitySection(h))
 	}
 	s.clear()
 	return nil
@@ -153,7 +153,6 @@ func (s *segments) clear() {
 	clear(s.retarget)
 	clear(s.touched)
 	clear(s.reread)
-	clear(s.bodies)
 	s.put = nil
 }
 
@@ -189,6 +188,7 @@ func (s *segments) arrange(c *change) {
 	for name, h := range s.hosts {
 		if !c.hosts[name] {
 			delete(s.hosts, name)
+			s.unpack(h)
 			delete(s.everybody, h)
 			delete(s.touched, h)
 		}

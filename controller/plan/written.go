@@ -14,150 +14,175 @@ import (
 	"weft/wire/wirepb"
 )
 
-// written is what a host's identity section says besides addresses.
-type written struct {
-	subjects  []*wirepb.PolicySubject
-	selectors []*wirepb.SelectorMembers
-	digest    [32]byte
-}
-
 // A section's digest names its content: it is made of digests of parts, which
 // many hosts share, and not of the whole as encoded, which may be megabytes that
 // nobody asks for.
 
-// writePolicy makes both sections of a host.
-func (s *segments) write(h *hostPart) {
-	keys, lists := map[string]*wirepb.Ruleset{}, map[string]*memberList{}
-	h.written = written{}
-	everybody := false
-	use := func(r *ruleset) string {
-		if _, done := keys[r.wire.Key]; done {
-			return r.wire.Key
+// pack is what follows from a set of rulesets: every host that has the same set
+// shares it.
+type pack struct {
+	key       string // digest of the policy section
+	policy    *wirepb.Section_Policy
+	selectors []*wirepb.SelectorMembers
+	// everybody is set where a rule asks whether a peer is of the fleet at all:
+	// such a host has the whole book of addresses. Others have these.
+	everybody bool
+	wanted    *roaring.Bitmap
+	addresses []*address
+	wire      []*wirepb.AddressIdentity
+	digest    [32]byte
+	hosts     int
+	stale     bool // members of a selector, or addresses, are others
+}
+
+// packOf returns the pack of a set of rulesets.
+func (s *segments) packOf(used map[*ruleset]bool) *pack {
+	byKey := map[string]*ruleset{}
+	for r := range used {
+		byKey[r.wire.Key] = r
+	}
+	keys := slices.Sorted(maps.Keys(byKey))
+	sum := sha256.New()
+	addText(sum, keys...)
+	key := hex.EncodeToString(sum.Sum(nil))
+	p := s.packs[key]
+	if p != nil && !p.stale {
+		return p
+	}
+	if p == nil {
+		p = &pack{key: key}
+		s.packs[key] = p
+		out := &wirepb.PolicySection{}
+		for _, k := range keys {
+			out.Rulesets = append(out.Rulesets, byKey[k].wire)
 		}
-		keys[r.wire.Key] = r.wire
-		everybody = everybody || r.everybody
+		p.policy = &wirepb.Section_Policy{Policy: out}
+	}
+	s.fill(p, byKey)
+	return p
+}
+
+// fill looks up whom the selectors of a pack match, and where they are.
+func (s *segments) fill(p *pack, rulesets map[string]*ruleset) {
+	lists := map[string]*memberList{}
+	p.everybody, p.stale, p.selectors, p.addresses, p.wire = false, false, nil, nil, nil
+	for _, r := range rulesets {
+		p.everybody = p.everybody || r.everybody
 		for i, text := range r.texts {
 			if lists[text] == nil {
 				lists[text] = s.list(text, r.selectors[i])
 			}
 		}
-		return r.wire.Key
 	}
 	sum := sha256.New()
+	p.wanted = roaring.New()
+	for _, text := range slices.Sorted(maps.Keys(lists)) {
+		l := lists[text]
+		p.selectors = append(p.selectors, l.wire)
+		sum.Write(l.digest[:])
+		if !p.everybody {
+			p.wanted.AddMany(l.wire.Identities)
+		}
+	}
+	for it := p.wanted.Iterator(); it.HasNext(); {
+		if x := s.byID[policy.Identity(it.Next())]; x != nil {
+			p.addresses = append(p.addresses, x.addresses...)
+		}
+	}
+	slices.SortFunc(p.addresses, byLocated)
+	text := []byte{3}
+	for _, a := range p.addresses {
+		text = appendLocated(text, a.located)
+		p.wire = append(p.wire, a.wire)
+	}
+	sum.Write(text)
+	sum.Sum(p.digest[:0])
+}
+
+// write makes both sections of a host.
+func (s *segments) write(h *hostPart) {
+	used := map[*ruleset]bool{}
+	h.subjects = nil
+	var text []byte
 	for _, m := range h.members {
 		if !m.who.subject() {
 			continue
 		}
-		out := &wirepb.PolicySubject{Workload: m.id, Identity: uint32(m.who.id), Ruleset: use(m.who.group.enforced)}
-		if key := use(m.who.group.staged); key != out.Ruleset {
-			out.Staged = key
+		g := m.who.group
+		used[g.enforced], used[g.staged] = true, true
+		out := &wirepb.PolicySubject{Workload: m.id, Identity: uint32(m.who.id), Ruleset: g.enforced.wire.Key}
+		if g.staged.wire.Key != out.Ruleset {
+			out.Staged = g.staged.wire.Key
 		}
-		h.written.subjects = append(h.written.subjects, out)
-		addText(sum, out.Workload, out.Ruleset, out.Staged)
-		addNumber(sum, out.Identity)
-	}
-	sum.Write([]byte{1})
-	wanted := roaring.New()
-	for _, text := range slices.Sorted(maps.Keys(lists)) {
-		l := lists[text]
-		h.written.selectors = append(h.written.selectors, l.wire)
-		sum.Write(l.digest[:])
-		if !everybody {
-			wanted.AddMany(l.wire.Identities)
+		h.subjects = append(h.subjects, out)
+		for _, t := range []string{out.Workload, out.Ruleset, out.Staged} {
+			text = append(binary.BigEndian.AppendUint32(text, uint32(len(t))), t...)
 		}
+		text = binary.BigEndian.AppendUint32(text, out.Identity)
 	}
-	sum.Sum(h.written.digest[:0])
-	if h.everybody = everybody; everybody {
+	h.digest = sha256.Sum256(text)
+	p := s.packOf(used)
+	if p.hosts++; h.pack != nil {
+		s.unpack(h)
+	}
+	if h.pack = p; p.everybody {
 		s.everybody[h] = true
 	} else {
 		delete(s.everybody, h)
 	}
-	s.put(h.name, SectionPolicy, s.policySection(keys))
-	s.put(h.name, SectionIdentity, s.identitySection(h, wanted))
+	s.put(h.name, SectionPolicy, &wirepb.Section{Name: SectionPolicy, Digest: p.key, Body: p.policy})
+	s.put(h.name, SectionIdentity, s.identitySection(h))
 }
 
-// policySection makes one, or finds one that another host has.
-func (s *segments) policySection(rulesets map[string]*wirepb.Ruleset) *wirepb.Section {
-	keys := slices.Sorted(maps.Keys(rulesets))
-	sum := sha256.New()
-	for _, k := range keys {
-		addText(sum, k)
+// unpack lets go of a host's pack.
+func (s *segments) unpack(h *hostPart) {
+	if h.pack == nil {
+		return
 	}
-	digest := hex.EncodeToString(sum.Sum(nil))
-	body := s.bodies[digest]
-	if body == nil {
-		out := &wirepb.PolicySection{}
-		for _, k := range keys {
-			out.Rulesets = append(out.Rulesets, rulesets[k])
-		}
-		body = &wirepb.Section_Policy{Policy: out}
-		s.bodies[digest] = body
+	if h.pack.hosts--; h.pack.hosts == 0 {
+		delete(s.packs, h.pack.key)
 	}
-	return &wirepb.Section{Name: SectionPolicy, Digest: digest, Body: body}
+	h.pack = nil
 }
 
-// identitySection makes one of what is written and of addresses: all where rules
-// ask about everybody, else those of the identities wanted.
-func (s *segments) identitySection(h *hostPart, wanted *roaring.Bitmap) *wirepb.Section {
-	out := &wirepb.IdentitySection{Subjects: h.written.subjects, Selectors: h.written.selectors}
+// identitySection makes one of what is written of a host and of addresses: all
+// where rules ask about everybody, else those that selectors can find.
+func (s *segments) identitySection(h *hostPart) *wirepb.Section {
+	out := &wirepb.IdentitySection{Subjects: h.subjects, Selectors: h.pack.selectors}
 	sum := sha256.New()
-	sum.Write(h.written.digest[:])
+	sum.Write(h.digest[:])
+	sum.Write(h.pack.digest[:])
 	if len(out.Subjects) > 0 {
 		add, hidden := s.view(h)
-		if h.everybody {
+		list := h.pack.addresses
+		if out.Addresses = h.pack.wire; h.pack.everybody {
 			s.whole()
-			out.Addresses = s.book.wire
-			if len(add)+len(hidden) > 0 {
-				out.Addresses = s.book.merge(add, hidden)
-			}
+			list, out.Addresses = s.book.list, s.book.wire
 			sum.Write(s.book.digest[:])
-			var text []byte
-			for _, l := range add {
-				text = appendLocated(text, l)
-			}
-			text = append(text, 2)
-			for _, l := range hidden {
-				text = appendLocated(text, l)
-			}
-			sum.Write(text)
 		} else {
-			list := s.wanted(wanted, add, hidden)
-			var text []byte
-			for _, a := range list {
-				text = appendLocated(text, a.located)
-				out.Addresses = append(out.Addresses, a.wire)
-			}
-			sum.Write([]byte{3})
-			sum.Write(text)
+			other := func(l located) bool { return !h.pack.wanted.Contains(uint32(l.id)) }
+			add, hidden = slices.DeleteFunc(add, other), slices.DeleteFunc(hidden, other)
 		}
+		if len(add)+len(hidden) > 0 {
+			out.Addresses = merge(list, add, hidden)
+		}
+		var text []byte
+		for _, l := range add {
+			text = appendLocated(text, l)
+		}
+		text = append(text, 2)
+		for _, l := range hidden {
+			text = appendLocated(text, l)
+		}
+		sum.Write(text)
 	}
 	return &wirepb.Section{Name: SectionIdentity, Digest: hex.EncodeToString(sum.Sum(nil)), Body: &wirepb.Section_Identity{Identity: out}}
 }
 
-// wanted lists the addresses of identities, ascending.
-func (s *segments) wanted(ids *roaring.Bitmap, add, hidden []located) []*address {
-	var out []*address
-	for it := ids.Iterator(); it.HasNext(); {
-		if x := s.byID[policy.Identity(it.Next())]; x != nil {
-			out = append(out, x.addresses...)
-		}
-	}
-	for _, l := range add {
-		if ids.Contains(uint32(l.id)) {
-			out = append(out, newAddress(l))
-		}
-	}
-	if len(hidden) > 0 {
-		out = slices.DeleteFunc(out, func(a *address) bool { return slices.Contains(hidden, a.located) })
-	}
-	slices.SortFunc(out, byLocated)
-	return out
-}
-
-// merge is the whole book as one host sees it.
-func (b *book) merge(add, hidden []located) []*wirepb.AddressIdentity {
-	out := make([]*wirepb.AddressIdentity, 0, len(b.list)+len(add))
-	for _, a := range b.list {
+// merge is a list of addresses as one host sees it.
+func merge(list []*address, add, hidden []located) []*wirepb.AddressIdentity {
+	out := make([]*wirepb.AddressIdentity, 0, len(list)+len(add))
+	for _, a := range list {
 		for len(add) > 0 && byAddress(add[0], a.located) < 0 {
 			out, add = append(out, newAddress(add[0]).wire), add[1:]
 		}
@@ -175,11 +200,7 @@ func (b *book) merge(add, hidden []located) []*wirepb.AddressIdentity {
 
 func addText(sum hash.Hash, texts ...string) {
 	for _, t := range texts {
-		addNumber(sum, uint32(len(t)))
+		sum.Write(binary.BigEndian.AppendUint32(nil, uint32(len(t))))
 		sum.Write([]byte(t))
 	}
-}
-
-func addNumber(sum hash.Hash, n uint32) {
-	sum.Write(binary.BigEndian.AppendUint32(nil, n))
 }
