@@ -53,6 +53,7 @@ type Observer struct {
 	intent       Intent
 	plan         *plan.Plan
 	inventoried  inventory
+	uids         map[string]string // of the hosts stored, by name
 	unsaved      bool
 	people       *people // built on demand; nil is stale
 	talk         *conversations
@@ -294,11 +295,8 @@ func (o *Observer) Relay(id wire.Identity, r *wirepb.RelayReport) {
 func (o *Observer) Set(i Intent, p *plan.Plan) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	hosts := !sameList(o.intent.Hosts, i.Hosts)
-	o.intent, o.plan = i, p
-	if hosts {
-		o.inventoried.stale, o.people = true, nil
-	}
+	o.setIntent(i)
+	o.plan = p
 	o.forget()
 	o.touch(false)
 }
@@ -308,8 +306,15 @@ func (o *Observer) Set(i Intent, p *plan.Plan) {
 func (o *Observer) SetIntent(i Intent) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !sameList(o.intent.Hosts, i.Hosts) {
-		o.inventoried.stale, o.people = true, nil
+	o.setIntent(i)
+}
+
+func (o *Observer) setIntent(i Intent) {
+	if o.uids == nil || !sameList(o.intent.Hosts, i.Hosts) {
+		o.inventoried.stale, o.people, o.uids = true, nil, make(map[string]string, len(i.Hosts))
+		for _, h := range i.Hosts {
+			o.uids[h.Metadata.Name] = h.Metadata.UID
+		}
 	}
 	o.intent = i
 }

@@ -3,7 +3,6 @@ package observe
 import (
 	"fmt"
 	"maps"
-	"slices"
 	"time"
 
 	"weft/controller/plan"
@@ -113,13 +112,7 @@ func (o *Observer) GroupStatus(g *model.Group) model.GroupStatus {
 }
 
 // byName finds the reports of a host by its name; nil where there are none.
-func (o *Observer) byName(name string) *host {
-	i := slices.IndexFunc(o.intent.Hosts, func(h *model.Host) bool { return h.Metadata.Name == name })
-	if i < 0 {
-		return nil
-	}
-	return o.hosts[o.intent.Hosts[i].Metadata.UID]
-}
+func (o *Observer) byName(name string) *host { return o.hosts[o.uids[name]] }
 
 // applied says how far a host is with the section that is planned for it:
 // ready to be asked about items, or else the state and why.

@@ -4,7 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"maps"
+	"runtime"
 	"slices"
+	"sync"
 
 	"weft/model"
 	"weft/policy"
@@ -21,39 +23,59 @@ type ruleset struct {
 	everybody bool
 }
 
-// rebuild makes the rulesets of a group, and says whether they are others than
-// before.
-func (s *segments) rebuild(g *rulegroup) {
-	var active, all []*policy.Prepared
-	staged, people := false, false
+// rebuild makes the rulesets of those groups whose policies are others. Compiling
+// takes nothing but policies, so that it is spread over all processors.
+func (s *segments) rebuild() {
+	groups := slices.Collect(maps.Keys(s.dirty))
+	next := make([]rulegroup, len(groups))
+	var all sync.WaitGroup
+	workers := max(1, min(runtime.GOMAXPROCS(0), len(groups)/64))
+	for n := range workers {
+		all.Go(func() {
+			for i := n; i < len(groups); i += workers {
+				next[i] = groups[i].compile()
+			}
+		})
+	}
+	all.Wait()
+	for i, g := range groups {
+		n := &next[i]
+		same := g.enforced != nil && g.people == n.people && g.enforced.wire.Key == n.enforced.wire.Key && g.staged.wire.Key == n.staged.wire.Key
+		g.people = n.people
+		if same {
+			continue
+		}
+		s.use(g, n)
+		for _, x := range g.whos {
+			s.touchWho(x)
+		}
+	}
+}
+
+// compile makes a group's rulesets.
+func (g *rulegroup) compile() (next rulegroup) {
+	var all []*policy.Prepared
+	staged := false
 	for _, e := range g.entries {
-		staged, people = staged || e.staged > 0, people || e.people > 0
+		staged, next.people = staged || e.staged > 0, next.people || e.people > 0
 		all = append(all, e.policies...)
 	}
 	if len(g.entries) > 1 {
 		slices.SortFunc(all, byPolicy)
 	}
-	active = all
+	active := all
 	if staged {
 		active = slices.DeleteFunc(slices.Clone(all), func(p *policy.Prepared) bool { return p.Policy.Spec.StageOrDefault() == model.StageStaged })
 	}
-	next := rulegroup{enforced: s.compile(active, g.mode)}
+	next.enforced = compile(active, g.mode)
 	if next.staged = next.enforced; staged {
-		next.staged = s.compile(all, g.mode)
+		next.staged = compile(all, g.mode)
 	}
-	same := g.enforced != nil && g.people == people && g.enforced.wire.Key == next.enforced.wire.Key && g.staged.wire.Key == next.staged.wire.Key
-	g.people = people
-	if same {
-		return
-	}
-	s.use(g, &next)
-	for _, x := range g.whos {
-		s.touchWho(x)
-	}
+	return next
 }
 
 // compile makes a ruleset of policies.
-func (s *segments) compile(about []*policy.Prepared, mode model.Mode) *ruleset {
+func compile(about []*policy.Prepared, mode model.Mode) *ruleset {
 	r := policy.Assemble(about, mode)
 	out := &ruleset{wire: policywire.Encode(r)}
 	fleet := policy.EntityBit(model.EntityFleet) | policy.EntityBit(model.EntityWorld)

@@ -121,9 +121,7 @@ func (s *segments) apply(c *change) error {
 	for x := range s.rekey {
 		s.regroup(x)
 	}
-	for g := range s.dirty {
-		s.rebuild(g)
-	}
+	s.rebuild()
 	for text := range s.regrouped {
 		delete(s.lists, text)
 		s.touchPeers(text)
