@@ -68,7 +68,10 @@ func Assemble(about []*Prepared, mode model.Mode) *Ruleset {
 
 // Compile makes rulesets of a world. It fails on a policy Validate would refuse,
 // and where two rules have one id (two policies of one name, as a rule).
-func Compile(w *World) (*Set, error) {
+func Compile(w *World) (*Set, error) { return CompileFor(w, w.Identities.All()) }
+
+// CompileFor is Compile for some of the identities: the Set knows no others.
+func CompileFor(w *World, ids []Identity) (*Set, error) {
 	var list []*Prepared
 	seen := map[RuleID]string{}
 	bySelector := map[string][]int{}
@@ -97,7 +100,7 @@ func Compile(w *World) (*Set, error) {
 	}
 	out := &Set{identities: w.Identities, rulesets: map[Identity]*Ruleset{}}
 	shared := map[string]*Ruleset{}
-	for _, id := range w.Identities.All() {
+	for _, id := range ids {
 		key := string(w.mode(id)) + "\x00" + string(matched[id])
 		if shared[key] == nil {
 			var own []int

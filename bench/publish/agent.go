@@ -24,7 +24,7 @@ import (
 
 // agent opens a session as a host and reports its workloads; what comes after
 // that, it answers until the connection ends.
-func (c *controller) agent(ctx context.Context, n int, h *model.Host) error {
+func (c *fleet) agent(ctx context.Context, n int, h *model.Host) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -53,7 +53,7 @@ func (c *controller) agent(ctx context.Context, n int, h *model.Host) error {
 	if first.GetWelcome() == nil {
 		return errors.New("the first message is no Welcome")
 	}
-	a := &agent{controller: c, stream: st}
+	a := &agent{fleet: c, stream: st}
 	if err := a.send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Facts{Facts: facts(n)}}); err != nil {
 		return err
 	}
@@ -83,10 +83,11 @@ func workloads(n int) *wirepb.WorkloadUpdate {
 }
 
 type agent struct {
-	*controller
+	*fleet
 	sending sync.Mutex
 	stream  *connect.BidiStreamForClient[wirepb.AgentMessage, wirepb.ControllerMessage]
 	policy  map[string]bool // keys of rulesets
+	size    int             // of what came since the last acknowledgement
 }
 
 func (a *agent) send(m *wirepb.AgentMessage) error {
@@ -115,10 +116,11 @@ func (a *agent) answer() {
 			return
 		}
 		if s.GetPolicy() != nil || s.GetIdentity() != nil {
-			a.bytes.Add(int64(proto.Size(s)))
+			a.size += proto.Size(s)
 		}
 		if s.GetIdentity() != nil {
-			a.note()
+			a.say(uint32(a.size))
+			a.size = 0
 		}
 	}
 }

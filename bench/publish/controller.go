@@ -8,6 +8,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,9 @@ type controller struct {
 	address   string
 	running   sync.WaitGroup
 	end       context.CancelFunc
+	dir       string
+	child     *exec.Cmd
+	letGo     io.Closer
 
 	// What agents have acknowledged: sections of identity or policy that are new.
 	acks, bytes atomic.Int64
@@ -45,7 +49,7 @@ type controller struct {
 }
 
 func start(ctx context.Context, dir string) (*controller, error) {
-	c := &controller{acked: make(chan struct{}, 1)}
+	c := &controller{dir: dir, acked: make(chan struct{}, 1)}
 	var err error
 	if c.authority, err = pki.Open(pki.Config{Dir: dir, TrustDomain: trustDomain, Name: "controller"}); err != nil {
 		return nil, err
@@ -78,6 +82,10 @@ func start(ctx context.Context, dir string) (*controller, error) {
 }
 
 func (c *controller) stop() {
+	if c.child != nil {
+		_ = c.letGo.Close()
+		_ = c.child.Wait()
+	}
 	c.end()
 	_ = c.server.Close()
 	c.running.Wait()
@@ -103,7 +111,7 @@ func (c *controller) join(ctx context.Context, n int) (time.Duration, error) {
 	}
 	c.target.Store(int64(n))
 	begin := time.Now()
-	if err := spread(n, func(i int) error { return c.agent(ctx, i, hosts[i]) }); err != nil {
+	if err := c.bring(ctx, hosts); err != nil {
 		return 0, err
 	}
 	// Workloads are reported one host after another, and most reports concern
@@ -170,7 +178,7 @@ func (c *controller) publish(ctx context.Context, name string, port, touched int
 	}
 	out := &outcome{}
 	planned := c.observer.Changed()
-	cpu, begin := used(), time.Now()
+	cpu, begin := c.used(), time.Now()
 	if err := c.store.Update(ctx, store.Change{Actor: "bench"}, p); err != nil {
 		return nil, err
 	}
@@ -192,7 +200,7 @@ func (c *controller) publish(ctx context.Context, name string, port, touched int
 			return nil, err
 		}
 	}
-	out.all, out.cpu = time.Since(begin), used()-cpu
+	out.all, out.cpu = time.Since(begin), c.used()-cpu
 	out.half = time.Unix(0, c.halfway.Load()).Sub(begin)
 	out.bytes = float64(c.bytes.Load()) / float64(touched)
 	return out, sleep(ctx, time.Second)

@@ -1,6 +1,6 @@
 // Command publish measures S5: how long after a policy is written all agents that
-// it touches have acknowledged it. Controller, store and agents are one process on
-// loopback: every agent has its own certificate, TLS connection and session, decodes
+// it touches have acknowledged it. Controller and store are one process, the
+// agents another, on loopback: every agent has its own certificate, TLS connection and session, decodes
 // what it is sent and acknowledges it, and enforces nothing.
 package main
 
@@ -21,16 +21,25 @@ import (
 
 func main() {
 	short := flag.Bool("short", false, "run briefly, with a few agents, to see that it works")
-	agents := flag.Int("agents", 10_000, "how many agents")
+	count := flag.Int("agents", 10_000, "how many agents")
 	runs := flag.Int("runs", 5, "how many changes of each sort")
 	profile := flag.String("profile", "", "write a CPU profile of the changes to this file")
+	of := flag.String("agents-of", "", "be the agents of a controller at this address: for this program itself")
+	dir := flag.String("dir", "", "where that controller's authority is")
 	flag.Parse()
 	if *short {
-		*agents, *runs = 200, 1
+		*count, *runs = 200, 1
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := measure(ctx, *agents, *runs, *profile); err != nil {
+	if *of != "" {
+		if err := agents(ctx, *of, *dir); err != nil {
+			fmt.Fprintln(os.Stderr, "bench/publish: agents:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if err := measure(ctx, *count, *runs, *profile); err != nil {
 		fmt.Fprintln(os.Stderr, "bench/publish:", err)
 		os.Exit(1)
 	}
@@ -40,7 +49,7 @@ func main() {
 const perHost = 10
 
 func measure(ctx context.Context, agents, runs int, profile string) (err error) {
-	if err := files(uint64(2*agents + 1000)); err != nil {
+	if err := files(uint64(agents + 1000)); err != nil {
 		return err
 	}
 	dir, err := os.MkdirTemp("", "weft-publish-")
@@ -111,12 +120,4 @@ func files(n uint64) error {
 		return fmt.Errorf("make room for %d open files: %w; run as root, or with fewer -agents", n, err)
 	}
 	return nil
-}
-
-func used() float64 {
-	var u unix.Rusage
-	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
-		return 0
-	}
-	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
 }
