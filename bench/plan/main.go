@@ -89,7 +89,7 @@ func measure(series *result.Series, s *shape, part, changes int) {
 
 	var planner plan.Planner
 	cpu, at := used(), time.Now()
-	p := planner.Plan(fleet.State)
+	planner.Plan(fleet.State)
 	add("whole plan", "s", time.Since(at).Seconds())
 	add("whole plan, processor", "CPU-s", used()-cpu)
 	most := memory() // of the process, garbage included
@@ -108,7 +108,7 @@ func measure(series *result.Series, s *shape, part, changes int) {
 		gone := []*model.Policy{fleet.Policies[i]}
 		begin := time.Now()
 		fleet.Policies = plan.Splice(fleet.Policies, gone, []*model.Policy{edited})
-		p = planner.Plan(fleet.State)
+		p := planner.Plan(fleet.State)
 		edits = append(edits, time.Since(begin).Seconds()*1e3)
 		must(len(p.Changed) > 0, "an edited policy changed no host")
 

@@ -74,9 +74,13 @@ func facts(n int) *wirepb.HostFacts {
 func workloads(n int) *wirepb.WorkloadUpdate {
 	u := &wirepb.WorkloadUpdate{Full: true}
 	for i := range perHost {
+		role := fmt.Sprintf("r%d", i%5)
+		if n%100 == 0 && i == perHost-1 {
+			role = "monitor" // which every host's rules name
+		}
 		all := n*perHost + i
 		u.Upserts = append(u.Upserts, &wirepb.Workload{Id: fmt.Sprintf("c%d", i), Kind: "container", Name: fmt.Sprintf("c%d", i),
-			Labels:    map[string]string{"app": "all", "part": fmt.Sprintf("p%d", n%100), "role": fmt.Sprintf("r%d", i%5)},
+			Labels:    map[string]string{"app": "all", "part": fmt.Sprintf("p%d", n%100), "role": role},
 			Addresses: []string{fmt.Sprintf("10.%d.%d.%d", all>>16, all>>8&255, all&255)}})
 	}
 	return u

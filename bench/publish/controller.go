@@ -99,7 +99,7 @@ func (c *controller) join(ctx context.Context, n int) (time.Duration, error) {
 	for i := range 100 {
 		all = append(all, scale.Policy(fmt.Sprintf("part-%d", i), fmt.Sprintf("part=p%d,role=r0", i), fmt.Sprintf("part=p%d,role=r1", i), 80))
 	}
-	all = append(all, scale.Policy("all", "app=all", "role=r1", 81))
+	all = append(all, scale.Policy("all", "app=all", "role=monitor", 81))
 	hosts := make([]*model.Host, n)
 	for i := range hosts {
 		hosts[i] = model.MustKind(model.KindHost).New().(*model.Host)
