@@ -87,13 +87,18 @@ func compile(about []*policy.Prepared, mode model.Mode) *ruleset {
 			}
 		}
 	}
-	byText := make(map[string]model.Selector, len(out.selectors))
-	for _, sel := range out.selectors {
-		byText[sel.String()] = sel
+	if len(r.Ingress.Selectors) > 0 && len(r.Egress.Selectors) > 0 { // each is sorted and distinct
+		byText := make(map[string]model.Selector, len(out.selectors))
+		for _, sel := range out.selectors {
+			byText[sel.String()] = sel
+		}
+		out.selectors = out.selectors[:0]
+		for _, text := range slices.Sorted(maps.Keys(byText)) {
+			out.selectors = append(out.selectors, byText[text])
+		}
 	}
-	out.texts, out.selectors = slices.Sorted(maps.Keys(byText)), nil
-	for _, text := range out.texts {
-		out.selectors = append(out.selectors, byText[text])
+	for _, sel := range out.selectors {
+		out.texts = append(out.texts, sel.String())
 	}
 	return out
 }
