@@ -47,6 +47,10 @@ type Inventory interface {
 	Snapshot() (*wirepb.HostFacts, []*wirepb.Workload)
 	// Changed is closed when the next Snapshot may differ.
 	Changed() <-chan struct{}
+	// Complete is closed when the Snapshot holds what every source of it had to
+	// say at first. The controller is told of nothing before: it would take the
+	// labels that are still missing for gone, and the taps that name them with them.
+	Complete() <-chan struct{}
 }
 
 // Reconciler makes a section's whole desired state hold: it changes only the
@@ -60,9 +64,11 @@ type Reporter interface {
 	Report() *wirepb.PolicyReport
 	// Restore takes back a report that could not be sent.
 	Restore(*wirepb.PolicyReport)
+	// Conditions are what a person should know.
+	Conditions() []*wirepb.Condition
 }
 
-// Deps of an Agent. Lines, Policy, CertificateExpires, Problem and Welcome may be nil.
+// Deps of an Agent. Lines, Policy, CertificateExpires, CallerKey, Problem and Welcome may be nil.
 type Deps struct {
 	State *State
 	// HTTP reaches the controller: HTTP/2 over TLS 1.3 with this machine's
@@ -76,6 +82,8 @@ type Deps struct {
 	Policy Reporter
 	// CertificateExpires is when this machine's certificate does.
 	CertificateExpires func() time.Time
+	// CallerKey is the public key by which this machine tells others who calls.
+	CallerKey []byte
 	// Problem is what is wrong with this machine's identity, nil when nothing is.
 	Problem func() error
 	// Welcome sees each welcome before anything else is done with the session.

@@ -38,6 +38,27 @@ func TestAgentReportsWholeThenDifferences(t *testing.T) {
 	}
 }
 
+// Labels that are not known yet, told of too early, would be labels that went.
+func TestAgentReportsNoIncompleteInventory(t *testing.T) {
+	r := newRig(t).open()
+	r.inv.complete = make(chan struct{})
+	r.start()
+	c := r.c
+	c.send <- capture("d1")
+	eventually(t, 5*time.Second, "applied", c.applied("capture", "d1"))
+	r.inv.set("host", "c1")
+	c.send <- capture("d2")
+	eventually(t, 5*time.Second, "applied again", c.applied("capture", "d2"))
+	if !c.get(func() bool { return len(c.updates) == 0 && c.facts == nil })() {
+		t.Errorf("told before it was complete: %v, %v", c.facts, c.updates)
+	}
+	close(r.inv.complete)
+	eventually(t, 5*time.Second, "first report", c.get(func() bool { return len(c.updates) == 1 && c.facts != nil }))
+	if u := c.updates[0]; !u.Full || len(u.Upserts) != 2 {
+		t.Errorf("first report: %v", u)
+	}
+}
+
 func TestAgentLivesThroughAPartition(t *testing.T) {
 	r := newRig(t).open()
 	r.start()

@@ -145,7 +145,10 @@ type inventory struct {
 	mu        sync.Mutex
 	workloads []*wirepb.Workload
 	changed   chan struct{}
+	complete  chan struct{}
 }
+
+func (i *inventory) Complete() <-chan struct{} { return i.complete }
 
 func (i *inventory) Snapshot() (*wirepb.HostFacts, []*wirepb.Workload) {
 	i.mu.Lock()
@@ -212,8 +215,9 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, c: newController(t), dir: t.TempDir(), inv: &inventory{}, capture: &reconciler{}, stop: func() {}}
+	r := &rig{t: t, c: newController(t), dir: t.TempDir(), inv: &inventory{complete: make(chan struct{})}, capture: &reconciler{}, stop: func() {}}
 	r.inv.set("host")
+	close(r.inv.complete)
 	return r
 }
 

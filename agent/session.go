@@ -132,6 +132,8 @@ type session struct {
 	heartbeat time.Duration
 	heard     atomic.Int64 // unix nanoseconds, local clock
 
+	complete bool // the inventory is
+
 	// What has been reported in this session.
 	facts     *wirepb.HostFacts
 	workloads map[string]*wirepb.Workload
@@ -187,6 +189,12 @@ func (s *session) send(ctx context.Context) error {
 	defer beat.Stop()
 	defer lines.Stop()
 	s.sections = map[string]*wirepb.SectionStatus{}
+	complete := a.deps.Inventory.Complete()
+	select {
+	case <-complete:
+		complete, s.complete = nil, true
+	default:
+	}
 	for {
 		// Taken before looking, so that no change between falls through.
 		inventory, applied, conditions := a.deps.Inventory.Changed(), a.applier.changes(), a.conditionChanges()
@@ -196,6 +204,8 @@ func (s *session) send(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		case <-complete:
+			complete, s.complete = nil, true
 		case <-inventory:
 		case <-applied:
 		case <-conditions:
@@ -214,16 +224,8 @@ func (s *session) send(ctx context.Context) error {
 
 // report sends what has changed since it was last sent in this session.
 func (s *session) report() error {
-	facts, workloads := s.agent.deps.Inventory.Snapshot()
-	facts = s.agent.dress(facts)
-	if !proto.Equal(facts, s.facts) {
-		if err := s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Facts{Facts: facts}}); err != nil {
-			return err
-		}
-		s.facts = facts
-	}
-	if u := s.difference(workloads); u != nil {
-		if err := s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Workloads{Workloads: u}}); err != nil {
+	if s.complete {
+		if err := s.reportInventory(); err != nil {
 			return err
 		}
 	}
@@ -235,6 +237,21 @@ func (s *session) report() error {
 			return err
 		}
 		s.sections[st.Name] = st
+	}
+	return nil
+}
+
+func (s *session) reportInventory() error {
+	facts, workloads := s.agent.deps.Inventory.Snapshot()
+	facts = s.agent.dress(facts)
+	if !proto.Equal(facts, s.facts) {
+		if err := s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Facts{Facts: facts}}); err != nil {
+			return err
+		}
+		s.facts = facts
+	}
+	if u := s.difference(workloads); u != nil {
+		return s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Workloads{Workloads: u}})
 	}
 	return nil
 }
@@ -293,10 +310,14 @@ func (s *session) reportPolicy() error {
 // dress adds to the facts what the agent knows of itself.
 func (a *Agent) dress(facts *wirepb.HostFacts) *wirepb.HostFacts {
 	facts = proto.CloneOf(facts)
+	facts.CallerKey = a.deps.CallerKey
 	if a.deps.CertificateExpires != nil {
 		if t := a.deps.CertificateExpires(); !t.IsZero() {
 			facts.CertificateExpires = t.Unix()
 		}
+	}
+	if a.deps.Policy != nil {
+		facts.Conditions = append(facts.Conditions, a.deps.Policy.Conditions()...)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

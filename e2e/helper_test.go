@@ -30,6 +30,14 @@ func helper(name string, args []string) error {
 		return serveNoise(ctx)
 	case "load":
 		return load(ctx, args[0], args[1])
+	case "echo":
+		return echo(ctx, args)
+	case "hold":
+		return hold(ctx, args)
+	case "knock":
+		return knock(ctx, args[0])
+	case "visitors":
+		return visit(ctx, args[0])
 	case "listen": // and answer nobody
 		l, err := net.Listen("tcp", args[0])
 		if err != nil {

@@ -19,6 +19,9 @@ import (
 // Topology is the description of a lab; see package topology.
 type Topology = topology.Topology
 
+// Publish is a port of the host that leads to a container; see package topology.
+type Publish = topology.Publish
+
 // Load reads and checks a topology file.
 func Load(path string) (*Topology, error) { return topology.Load(path) }
 
@@ -244,7 +247,7 @@ func (l *Lab) State() *State {
 		}
 		for _, c := range h.Containers() {
 			hs.Containers = append(hs.Containers, ContainerState{
-				Name: c.Name, NetNS: c.NetNS(), Address: c.address.String(), PID: c.pid, Labels: c.spec.Labels,
+				Name: c.Name, NetNS: c.NetNS(), Address: c.address.String(), PID: c.pid, Labels: c.spec.Labels, Publish: c.spec.Publish,
 			})
 		}
 		s.Hosts = append(s.Hosts, hs)

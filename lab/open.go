@@ -107,7 +107,7 @@ func (l *Lab) learn(s State) {
 		for _, cs := range hs.Containers {
 			a, _ := netip.ParseAddr(cs.Address)
 			h.containers = append(h.containers, &Container{
-				Name: cs.Name, host: h, address: a, pid: cs.PID, spec: topology.Container{Name: cs.Name, Labels: cs.Labels},
+				Name: cs.Name, host: h, address: a, pid: cs.PID, spec: topology.Container{Name: cs.Name, Labels: cs.Labels, Publish: cs.Publish},
 			})
 		}
 		h.mu.Unlock()

@@ -59,6 +59,7 @@ type ContainerState struct {
 	Address string            `json:"address"`
 	PID     int               `json:"pid"`
 	Labels  map[string]string `json:"labels,omitempty"`
+	Publish []Publish         `json:"publish,omitempty"`
 }
 
 // LinkState is one link; Device is its end in the fabric's namespace.

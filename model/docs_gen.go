@@ -98,6 +98,7 @@ var docs = map[string]string{
 	"PolicySpec.egress":            "Egress are the rules for what the subject sends; see ingress.",
 	"PolicySpec.ingress":           "Ingress are the rules for what the subject receives. An empty list allows nothing in the Selective mode; leaving it out says nothing.",
 	"PolicySpec.priority":          "Priority orders policies within the tier, 0 to 10000, lower first; 1000 unless given.",
+	"PolicySpec.promoteAfter":      "PromoteAfter makes a Staged policy Active by itself once it has been in force as Staged on all its hosts for so long, as \"24h\", and would have turned down nothing that was let through. A change, a denial that would be, or a host that is away begins the time anew.",
 	"PolicySpec.stage":             "Stage is Draft, Staged (unless given) or Active.",
 	"PolicySpec.stateful":          "Stateful lets the answers of what is allowed through, unless false: then no connection is tracked for what these rules match, and answers need rules of their own.",
 	"PolicySpec.subject":           "Subject are the workloads the policy is for.",

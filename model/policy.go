@@ -98,6 +98,11 @@ type PolicySpec struct {
 	Priority *int `json:"priority,omitempty"`
 	// Stage is Draft, Staged (unless given) or Active.
 	Stage Stage `json:"stage,omitempty"`
+	// PromoteAfter makes a Staged policy Active by itself once it has been in
+	// force as Staged on all its hosts for so long, as "24h", and would have
+	// turned down nothing that was let through. A change, a denial that would
+	// be, or a host that is away begins the time anew.
+	PromoteAfter string `json:"promoteAfter,omitempty"`
 	// Stateful lets the answers of what is allowed through, unless false: then
 	// no connection is tracked for what these rules match, and answers need
 	// rules of their own.

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Validate checks a policy's spec.
@@ -22,6 +23,7 @@ func (r *Policy) Validate() error {
 	if stages := []Stage{StageDraft, StageStaged, StageActive}; s.Stage != "" && !slices.Contains(stages, s.Stage) {
 		e.add("spec.stage", oneOf(s.Stage, stages))
 	}
+	checkPromotion(&e, s)
 	if s.Subject.Selector == nil {
 		e.add("spec.subject.selector", fmt.Errorf(`is missing; write "*" to take every workload`))
 	}
@@ -47,6 +49,25 @@ func oneOf[T ~string](v T, all []T) error {
 }
 
 var actions = []Action{ActionAllow, ActionDeny, ActionReject, ActionPass, ActionLog}
+
+// Bounds of promoteAfter.
+const (
+	minPromote = time.Minute
+	maxPromote = 365 * 24 * time.Hour
+)
+
+func checkPromotion(e *FieldErrors, s *PolicySpec) {
+	if s.PromoteAfter == "" {
+		return
+	}
+	d, err := time.ParseDuration(s.PromoteAfter)
+	switch {
+	case err != nil || d < minPromote || d > maxPromote:
+		e.add("spec.promoteAfter", fmt.Errorf("%q is no time from 1m to 8760h; write it like 24h or 30m", s.PromoteAfter))
+	case s.StageOrDefault() == StageDraft:
+		e.add("spec.promoteAfter", fmt.Errorf("has no effect on a Draft, which no host knows; use stage: Staged"))
+	}
+}
 
 func checkRules(e *FieldErrors, field string, rules []PolicyRule, egress bool) {
 	seen := map[string]int{}

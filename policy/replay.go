@@ -11,7 +11,19 @@ type Flow struct {
 	Packet Packet
 	Count  uint64 // connections it stands for; 0 counts as 1
 	Denied bool   // what became of it when it was recorded
+	Judge  Judges
 }
+
+// Judges says which ends of a flow are asked.
+type Judges uint8
+
+// Both ends are asked unless the report of one does not tell what the other saw:
+// a published port, a machine that masquerades for its containers.
+const (
+	JudgeBoth Judges = iota
+	JudgeSender
+	JudgeReceiver
+)
 
 // MaxSamples bounds the samples a replay keeps of each deciding rule.
 const MaxSamples = 5
@@ -72,8 +84,11 @@ func (r *Replayer) Add(f *Flow) {
 	r.count = max(f.Count, 1)
 	r.out.Flows += r.count
 	d := Egress
-	v := r.engine.judge(Egress, &f.Packet, r.hit)
-	if v.Allowed() {
+	var v Verdict
+	if f.Judge != JudgeReceiver {
+		v = r.engine.judge(Egress, &f.Packet, r.hit)
+	}
+	if f.Judge == JudgeReceiver || f.Judge == JudgeBoth && v.Allowed() {
 		d = Ingress
 		v = r.engine.judge(Ingress, &f.Packet, r.hit)
 	}

@@ -23,16 +23,20 @@ func TestReplayEqualsReference(t *testing.T) {
 		var flows []*Flow
 		finals := map[RuleID]uint64{}
 		for range 200 {
-			f := &Flow{Packet: g.Packet(w.Identities.All()), Count: uint64(g.IntN(3)), Denied: g.IntN(4) == 0}
+			f := &Flow{Packet: g.Packet(w.Identities.All()), Count: uint64(g.IntN(3)), Denied: g.IntN(4) == 0, Judge: Judges(g.IntN(3))}
 			flows = append(flows, f)
 			n := max(f.Count, 1)
 			want.Flows += n
 			j := w.EvaluateBoth(&f.Packet)
-			finals[j.Egress.ID] += n
-			if j.Egress.Allowed() {
+			sent := f.Judge == JudgeReceiver || j.Egress.Allowed()
+			received := f.Judge == JudgeSender || j.Ingress.Allowed()
+			if f.Judge != JudgeReceiver {
+				finals[j.Egress.ID] += n
+			}
+			if f.Judge != JudgeSender && sent {
 				finals[j.Ingress.ID] += n
 			}
-			switch allowed := j.Egress.Allowed() && j.Ingress.Allowed(); {
+			switch allowed := sent && received; {
 			case allowed && f.Denied:
 				want.NewAllowed += n
 				want.Allowed += n

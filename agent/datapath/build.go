@@ -59,6 +59,7 @@ func (d *Datapath) build() (*State, []*wirepb.ItemStatus) {
 	for a, set := range d.deps.Known() {
 		note(a, 0, set)
 	}
+	d.callers(s, byID)
 	for _, x := range known {
 		s.Addresses = append(s.Addresses, x)
 	}

@@ -19,6 +19,7 @@ type Connection struct {
 	PeerBy       PeerBy
 	// PeerEntities are those of policy.Special.
 	PeerEntities policy.EntitySet
+	Names        []string         // that the subject has looked the peer's address up by
 	Direction    policy.Direction // of its first packet
 	Action       model.Action     // what the policy of Revision says
 	Rule         policy.RuleID    // 0: the default

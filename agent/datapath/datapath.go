@@ -17,20 +17,37 @@ import (
 type Config struct {
 	// CgroupRoot is the directory below which workloads' cgroups are.
 	CgroupRoot string
+	// CallerKey, unless nil, is for telling other machines who calls, and for
+	// believing them.
+	CallerKey *CallerKey
+	// Now is the wall clock; time.Now unless given.
+	Now func() time.Time
 	// Every is how often the connection table is read; 1 s unless given.
 	Every time.Duration
 }
 
 // Deps of a Datapath.
 type Deps struct {
-	// Open opens the driver; called once, when there is something to enforce.
-	Open func() (Driver, error)
+	// Drivers are those that may be used, the preferred first. The first that
+	// opens is, when there is something to enforce.
+	Drivers []Choice
 	// Inventory is what is found on this machine.
 	Inventory func() (*wirepb.HostFacts, []*wirepb.Workload)
 	// Known are addresses that are more than a workload's: resolvers, the
 	// controller, relays, the metadata service.
 	Known func() map[netip.Addr]policy.EntitySet
 	Log   *slog.Logger
+}
+
+// Choice is a driver that may be used.
+type Choice struct {
+	Name string
+	Open func() (Driver, error)
+	// Left says whether the driver has left something in the kernel.
+	Left func() bool
+	// Past is set for one that is not to be used any more, and is named so that
+	// what it has left is taken over.
+	Past bool
 }
 
 // Datapath is the reconciler of the sections "policy" and "identity": it puts
@@ -41,18 +58,22 @@ type Datapath struct {
 
 	mu       sync.Mutex
 	driver   Driver
+	others   []Driver // that were here before, until the first Apply
 	policy   *wirepb.PolicySection
 	identity *wirepb.IdentitySection
 	waiting  time.Time // since when the two do not fit one another
 	rulesets rulesets
 	fleet    fleet
 	state    *State
+	term     uint64 // of the secrets in state
 	talks    talks
+	drift    drift
+	trouble  trouble
 }
 
 // New makes an inert Datapath.
 func New(cfg Config, deps Deps) (*Datapath, error) {
-	if deps.Open == nil || deps.Inventory == nil {
+	if len(deps.Drivers) == 0 || deps.Inventory == nil {
 		return nil, errors.New("datapath needs a driver and an inventory")
 	}
 	if deps.Known == nil {
@@ -61,28 +82,139 @@ func New(cfg Config, deps Deps) (*Datapath, error) {
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	if cfg.Every == 0 {
 		cfg.Every = time.Second
 	}
 	return &Datapath{cfg: cfg, deps: deps, talks: newTalks()}, nil
 }
 
-// Run reads the connection table until ctx ends. What is in force stays.
+// verifyEvery and deepEvery are how often the kernel is compared with what should
+// be there, at a glance and whole.
+const (
+	verifyEvery = 500 * time.Millisecond
+	deepEvery   = 30 * time.Second
+)
+
+// Run reads the connection table, and repairs what somebody has changed, until
+// ctx ends. What is in force stays.
 func (d *Datapath) Run(ctx context.Context, ready func()) error {
-	tick := time.NewTicker(d.cfg.Every)
-	defer tick.Stop()
+	read, verify, deep := time.NewTicker(d.cfg.Every), time.NewTicker(verifyEvery), time.NewTicker(deepEvery)
+	defer read.Stop()
+	defer verify.Stop()
+	defer deep.Stop()
 	defer d.close()
 	ready()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-read.C:
 			if err := d.collect(); err != nil {
 				d.deps.Log.Warn("read the connection table", "error", err)
 			}
+			if err := d.renew(ctx); err != nil {
+				d.deps.Log.Warn("renew the secrets for telling who calls", "error", err)
+			}
+		case <-verify.C:
+			d.verify(false)
+		case <-deep.C:
+			d.verify(true)
 		}
 	}
+}
+
+// remove takes everything away: no policy is about this machine (any more), and
+// then no packet is to be touched.
+func (d *Datapath) remove() error {
+	d.waiting, d.state = time.Time{}, nil
+	if d.driver != nil {
+		if err := d.driver.Remove(); err != nil {
+			return fmt.Errorf("remove policy: %w", err)
+		}
+		d.deps.Log.Info("no policy is about this machine: nothing is judged here any more", "driver", d.driver.Name())
+		d.driver = nil
+	}
+	for _, c := range d.deps.Drivers {
+		if !c.Left() {
+			continue
+		}
+		old, err := c.Open()
+		if err == nil {
+			err = old.Remove()
+		}
+		if err != nil {
+			return fmt.Errorf("remove what the datapath driver %s has left: %w", c.Name, err)
+		}
+	}
+	return nil
+}
+
+// open takes the first driver that opens. Where another has left its work behind,
+// the connections it has tracked are taken over before the new one judges any.
+func (d *Datapath) open(ctx context.Context, s *State) error {
+	var errs []error
+	for _, c := range d.deps.Drivers {
+		if c.Past {
+			continue
+		}
+		driver, err := c.Open()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("open the datapath driver %s: %w", c.Name, err))
+			continue
+		}
+		if len(errs) > 0 {
+			d.deps.Log.Warn("a datapath driver cannot be used here", "error", errors.Join(errs...), "instead", c.Name)
+		}
+		if err := d.takeOver(ctx, driver, s); err != nil {
+			d.deps.Log.Warn("take over connections of another datapath driver; those that are open may break", "error", err)
+		}
+		d.deps.Log.Info("datapath driver", "driver", c.Name)
+		d.driver = driver
+		return nil
+	}
+	return fmt.Errorf("%w; nothing is enforced here that was not before", errors.Join(errs...))
+}
+
+// takeOver hands a driver the connections of those that were here before it. They
+// go on enforcing until it does.
+func (d *Datapath) takeOver(ctx context.Context, driver Driver, s *State) error {
+	for _, c := range d.deps.Drivers {
+		if c.Name == driver.Name() || !c.Left() {
+			continue
+		}
+		old, err := c.Open()
+		if err != nil {
+			return err
+		}
+		d.others = append(d.others, old)
+		if err := old.Apply(ctx, s); err != nil { // it tells connections by the state
+			return err
+		}
+		var list []Connection
+		if err := old.Connections(func(x *Connection) bool { list = append(list, *x); return true }); err != nil {
+			return err
+		}
+		if err := driver.Adopt(s, list); err != nil {
+			return err
+		}
+		d.deps.Log.Info("connections taken over from another datapath driver", "driver", old.Name(), "connections", len(list))
+	}
+	return nil
+}
+
+// removeOthers takes away what other drivers did, once this one does it.
+func (d *Datapath) removeOthers() error {
+	var errs []error
+	for _, old := range d.others {
+		if err := old.Remove(); err != nil {
+			errs = append(errs, fmt.Errorf("remove what the datapath driver %s has left: %w", old.Name(), err))
+		}
+	}
+	d.others = nil
+	return errors.Join(errs...)
 }
 
 func (d *Datapath) close() {
@@ -119,8 +251,11 @@ const patience = 2 * time.Second
 
 // apply makes both sections hold. The lock is held.
 func (d *Datapath) apply(ctx context.Context) ([]*wirepb.ItemStatus, error) {
-	if d.policy == nil || d.identity == nil || d.driver == nil && len(d.identity.Subjects) == 0 {
-		return nil, nil // nothing to enforce, and nothing that was
+	if d.policy == nil || d.identity == nil {
+		return nil, nil
+	}
+	if len(d.identity.Subjects) == 0 && (len(d.identity.Bearers) == 0 || d.cfg.CallerKey == nil) {
+		return nil, d.remove()
 	}
 	fleet, err := readFleet(d.identity, d.fleet)
 	if err != nil {
@@ -143,17 +278,15 @@ func (d *Datapath) apply(ctx context.Context) ([]*wirepb.ItemStatus, error) {
 	d.fleet, d.rulesets = fleet, rulesets
 	state, items := d.build()
 	if d.driver == nil {
-		if d.driver, err = d.deps.Open(); err != nil {
-			d.driver = nil
-			return items, fmt.Errorf("open the datapath driver: %w; nothing is enforced here that was not before", err)
+		if err := d.open(ctx, state); err != nil {
+			return items, err
 		}
-		d.deps.Log.Info("datapath driver", "driver", d.driver.Name())
 	}
 	if err := d.driver.Apply(ctx, state); err != nil {
 		return items, err
 	}
 	d.state = state
-	return items, nil
+	return items, d.removeOthers()
 }
 
 // Report is what has happened since the last one; nil where nothing has. Give it
@@ -198,5 +331,10 @@ func (d *Datapath) collect() error {
 		return err
 	}
 	d.talks.counts(counts)
+	troubles, err := d.driver.Troubles()
+	if err != nil {
+		return err
+	}
+	d.trouble.look(troubles)
 	return nil
 }

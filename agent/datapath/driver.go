@@ -7,7 +7,7 @@ import (
 // Driver puts a State into force. README.md says what each must hold to, and
 // datapathtest tries it.
 //
-// A driver is used by one goroutine, but for Connections and Counts, which may
+// A driver is used by one goroutine at a time, but for Connections and Counts, which may
 // be called at any time.
 type Driver interface {
 	// Name is bpf, nft or fake.
@@ -16,12 +16,23 @@ type Driver interface {
 	// across restarts of the program. Where it fails, the last state applied
 	// holds for every subject on which the new one does not.
 	Apply(ctx context.Context, s *State) error
+	// Adopt takes over connections that another driver has tracked, before the
+	// first Apply of the state: what answers them must pass, and a change that
+	// denies them must reach them, as if they had begun here.
+	Adopt(s *State, connections []Connection) error
 	// Connections visits the connection table, connections turned down lately
 	// included, until visit returns false. What it is handed is its own only
 	// until it returns.
 	Connections(visit func(*Connection) bool) error
 	// Counts returns what each rule has done.
 	Counts() ([]RuleCount, error)
+	// Verify compares what is in the kernel with what the last Apply put there,
+	// repairs it and says what it found, a line for each thing; deep looks at all
+	// of it, and may take a while. Nothing is found before the first Apply.
+	Verify(deep bool) ([]string, error)
+	// Troubles counts what could not be done as it should, by what it means in
+	// words for a person, since the driver's state was made.
+	Troubles() (map[string]uint64, error)
 	// Close lets go of the kernel's objects and leaves them at work.
 	Close() error
 	// Remove takes away all that the driver made, and nothing else.

@@ -18,6 +18,14 @@ type State struct {
 	Subjects []Subject
 	// Addresses say who is where, and what else an address is; by prefix.
 	Addresses []Address
+	// Host is this machine's number among Hosts, the machines that tell one another
+	// who calls, by Number. A driver that cannot read or write options goes by
+	// addresses and ignores them.
+	Host  uint32
+	Hosts []PeerHost
+	// Bearers are workloads here that tell it though no policy is about them, by
+	// Workload.
+	Bearers []Bearer
 }
 
 // Subject is a workload on this machine, and what it is judged by.
@@ -66,6 +74,11 @@ type Address struct {
 func (s *State) Sort() {
 	slices.SortFunc(s.Subjects, func(a, b Subject) int { return cmp.Compare(a.Workload, b.Workload) })
 	slices.SortFunc(s.Addresses, func(a, b Address) int { return model.ComparePrefix(a.Prefix, b.Prefix) })
+	slices.SortFunc(s.Bearers, func(a, b Bearer) int { return cmp.Compare(a.Workload, b.Workload) })
+	slices.SortFunc(s.Hosts, func(a, b PeerHost) int { return cmp.Compare(a.Number, b.Number) })
+	for i := range s.Hosts {
+		s.Hosts[i].sort()
+	}
 }
 
 // Lookup returns who is at an address.
@@ -94,6 +107,12 @@ func (s *State) String() string {
 	}
 	for _, a := range s.Addresses {
 		fmt.Fprintf(&b, "address %s identity %d %s\n", a.Prefix, a.Identity, a.Entities)
+	}
+	for _, x := range s.Bearers {
+		fmt.Fprintf(&b, "bearer %s identity %d cgroup %s\n", x.Workload, x.Identity, x.Cgroup)
+	}
+	for i := range s.Hosts {
+		fmt.Fprintln(&b, &s.Hosts[i])
 	}
 	return b.String()
 }

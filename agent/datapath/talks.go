@@ -82,7 +82,7 @@ func (t *talks) add(c *Connection, staged *Ruleset) {
 		}
 		x = &wirepb.Conversation{Workload: c.Workload, Egress: c.Direction == policy.Egress, Peer: uint32(c.PeerIdentity), PeerAddress: policywire.EncodeAddress(peer),
 			PeerBy: c.PeerBy.String(), Protocol: uint32(c.Protocol), Port: uint32(c.Port), Rule: uint64(c.Rule), Action: string(c.Action), FirstUnix: c.First.Unix(),
-			Process: &wirepb.PolicyProcess{Exe: c.Process.Exe, User: t.user(c.Process)}}
+			Names: c.Names, Process: &wirepb.PolicyProcess{Exe: c.Process.Exe, User: t.user(c.Process)}}
 		if names := c.PeerEntities.String(); names != "" {
 			x.Entities = strings.Split(names, ",")
 		}
@@ -93,7 +93,7 @@ func (t *talks) add(c *Connection, staged *Ruleset) {
 	if staged != nil {
 		v := staged.Table(c.Direction).Judge(
 			&policy.End{Identity: c.Identity, Process: model.PolicyProcess{Exe: c.Process.Exe, User: x.Process.User}},
-			&policy.End{Addr: peer, Identity: c.PeerIdentity, Entities: c.PeerEntities}, c.Protocol, c.Port)
+			&policy.End{Addr: peer, Identity: c.PeerIdentity, Entities: c.PeerEntities, Names: c.Names}, c.Protocol, c.Port)
 		x.StagedAction, x.StagedRule = string(v.Action), 0
 		if v.Rule != nil {
 			x.StagedRule = uint64(v.Rule.ID)

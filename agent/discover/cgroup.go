@@ -38,6 +38,8 @@ type group struct {
 	pid     int // one process in it
 	netns   string
 	foreign bool // its network namespace is not the agent's
+	// starting containers have no network namespace to speak of yet.
+	starting bool
 }
 
 // walker finds workloads in a cgroup tree.
@@ -84,13 +86,21 @@ func (w *walker) group(rel string) (group, bool) {
 	}
 	unit := strings.HasSuffix(rel, ".service")
 	whole := g.id != "" || g.name != "" || unit || known // the whole subtree is one workload
-	g.pid, g.netns = w.process(rel, whole, 0)
+	var at string
+	g.pid, g.netns, at = w.process(rel, whole, 0)
 	if g.pid == 0 {
 		return g, false // nothing runs here
 	}
+	container := g.id != "" || known
+	if container && g.netns == w.own {
+		g.starting = w.starting(rel, at, g.pid)
+		if ns, err := os.Readlink(w.ns(g.pid, "net")); err == nil {
+			g.netns = ns // it may have started between the two looks
+		}
+	}
 	g.foreign = g.netns != "" && g.netns != w.own
 	switch {
-	case g.id != "", known:
+	case container:
 		g.kind = model.WorkloadContainer
 	case unit:
 		g.kind = model.WorkloadUnit
@@ -108,13 +118,13 @@ func (w *walker) group(rel string) (group, bool) {
 const maxPIDs = 8
 
 // process finds one process of a cgroup, with preference for one outside the
-// agent's network namespace. With deep it looks below too.
-func (w *walker) process(rel string, deep bool, depth int) (pid int, netns string) {
+// agent's network namespace. With deep it looks below too, and at is where it is.
+func (w *walker) process(rel string, deep bool, depth int) (pid int, netns, at string) {
 	for i, p := range pids(w.root + rel + "/cgroup.procs") {
 		if i == maxPIDs {
 			break
 		}
-		ns, err := os.Readlink(w.proc + "/" + strconv.Itoa(p) + "/ns/net")
+		ns, err := os.Readlink(w.ns(p, "net"))
 		if err != nil {
 			continue // gone meanwhile
 		}
@@ -122,21 +132,21 @@ func (w *walker) process(rel string, deep bool, depth int) (pid int, netns strin
 			pid, netns = p, ns
 		}
 		if ns != w.own {
-			return pid, netns
+			return pid, netns, rel
 		}
 	}
 	if pid != 0 || !deep || depth > maxDepth {
-		return pid, netns
+		return pid, netns, rel
 	}
 	for _, child := range children(w.root + rel) {
 		if _, id := containerOf(path.Join(rel, child)); id != "" {
 			continue // a container inside a unit, or in Podman's pod, which is named as one is
 		}
-		if pid, netns = w.process(path.Join(rel, child), deep, depth+1); pid != 0 {
-			return pid, netns
+		if pid, netns, at = w.process(path.Join(rel, child), deep, depth+1); pid != 0 {
+			return pid, netns, at
 		}
 	}
-	return 0, ""
+	return 0, "", ""
 }
 
 func children(dir string) []string {

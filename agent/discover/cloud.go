@@ -44,6 +44,7 @@ func (d *Discover) watchCloud(ctx context.Context) {
 		} else {
 			pause = min(2*pause, cloudRefresh)
 		}
+		d.first.heard(cloudVoice)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):

@@ -65,6 +65,7 @@ func (d *Discover) followContainerd(ctx context.Context, c *containerd, capabili
 			if err != nil {
 				return err
 			}
+			d.hear() // a container that has started has its namespaces, which else makes no sound
 		}
 	}
 }

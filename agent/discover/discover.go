@@ -53,6 +53,9 @@ type Discover struct {
 
 	parts  parts
 	timing timing // of engines
+	first  voices
+
+	complete chan struct{}
 
 	mu        sync.Mutex
 	facts     *wirepb.HostFacts
@@ -99,7 +102,7 @@ func New(cfg Config, deps Deps) (*Discover, error) {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Discover{cfg: cfg, log: deps.Log, timing: usualTiming, poke: make(chan struct{}, 1), facts: &wirepb.HostFacts{}, changed: make(chan struct{}),
-		parts: parts{engines: map[string]map[string]container{}, troubs: map[string]string{}}}, nil
+		complete: make(chan struct{}), parts: parts{engines: map[string]map[string]container{}, troubs: map[string]string{}}}, nil
 }
 
 // Snapshot returns the present facts and workloads, sorted by id. They are
@@ -116,6 +119,10 @@ func (d *Discover) Changed() <-chan struct{} {
 	defer d.mu.Unlock()
 	return d.changed
 }
+
+// Complete is closed when the Snapshot holds what the cloud and each engine have
+// said, or that they do not answer.
+func (d *Discover) Complete() <-chan struct{} { return d.complete }
 
 // Workload returns the present state of one workload, or nil.
 func (d *Discover) Workload(id string) *wirepb.Workload {
@@ -144,6 +151,7 @@ func (d *Discover) Run(ctx context.Context, ready func()) error {
 		s.cost = time.Since(began)
 	}
 	look(true)
+	spoken := d.first.expect(d.cfg)
 	ready()
 	var sources sync.WaitGroup
 	defer sources.Wait()
@@ -160,11 +168,18 @@ func (d *Discover) Run(ctx context.Context, ready func()) error {
 	if d.cfg.ContainerdSocket != "-" {
 		sources.Go(func() { d.watchContainerd(ctx, d.cfg.ContainerdSocket) })
 	}
-	d.loop(ctx, s, look)
+	d.loop(ctx, s, look, spoken)
 	return nil
 }
 
-func (d *Discover) loop(ctx context.Context, s *scanner, look func(resync bool)) {
+func (d *Discover) loop(ctx context.Context, s *scanner, look func(resync bool), spoken <-chan struct{}) {
+	late := time.NewTimer(completeWithin)
+	defer late.Stop()
+	whole := func() {
+		spoken = nil
+		look(false)
+		close(d.complete)
+	}
 	resync := time.NewTicker(d.cfg.Resync)
 	defer resync.Stop()
 	timer := time.NewTimer(time.Hour)
@@ -195,6 +210,11 @@ func (d *Discover) loop(ctx context.Context, s *scanner, look func(resync bool))
 			arm()
 		case <-resync.C:
 			look(true)
+		case <-spoken:
+			late.Stop()
+			whole()
+		case <-late.C:
+			whole()
 		}
 	}
 }

@@ -81,6 +81,34 @@ func TestEveryCloudIsKnown(t *testing.T) {
 	}
 }
 
+// The inventory is complete when the cloud has answered, and engines have or cannot.
+func TestInventoryIsCompleteOnceAllHaveSpoken(t *testing.T) {
+	answer := make(chan struct{})
+	cloud := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		<-answer
+		clouds["azure"].serve(w, r)
+	}))
+	defer cloud.Close()
+	docker := unixServer(t, "docker.sock", &http.Server{Handler: http.HandlerFunc(healthyDocker)})
+	d := newTestDiscover(t, Config{MetadataURL: cloud.URL, LabelsDir: "-", Resync: time.Hour, DockerSockets: []string{docker, "/nowhere/docker.sock"}, ContainerdSocket: "/nowhere/containerd.sock"})
+	ctx, cancel := context.WithCancel(t.Context())
+	done, ready := make(chan struct{}), make(chan struct{})
+	go func() { defer close(done); d.Run(ctx, func() { close(ready) }) }()
+	defer func() { cancel(); <-done }()
+	<-ready
+	waitEngine(t, d, strings.Repeat("0a", 32), func(c container) bool { return c.name == "web" })
+	select {
+	case <-d.Complete():
+		t.Error("complete without the cloud")
+	default:
+	}
+	close(answer)
+	<-d.Complete()
+	if facts, _ := d.Snapshot(); facts.Labels["cloud.provider"] != "azure" {
+		t.Errorf("complete: %v", facts)
+	}
+}
+
 func TestNoCloudIsAnErrorAndNoRedirectIsFollowed(t *testing.T) {
 	elsewhere := httptest.NewServer(http.HandlerFunc(clouds["azure"].serve))
 	defer elsewhere.Close()

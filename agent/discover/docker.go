@@ -80,6 +80,7 @@ func (d *Discover) followDocker(ctx context.Context, e *docker, capability, sock
 					return err
 				}
 				wait = false
+				d.hear() // a container that has started has its namespaces, which else makes no sound
 			}
 		}
 	}

@@ -76,6 +76,7 @@ func (d *Discover) setEngine(socket string, known map[string]container) {
 	changed := !maps.EqualFunc(d.parts.engines[socket], known, func(a, b container) bool { return reflect.DeepEqual(a, b) })
 	d.parts.engines[socket] = known
 	d.parts.mu.Unlock()
+	d.first.heard(socket)
 	if changed {
 		d.hear()
 	}
@@ -93,6 +94,7 @@ func (d *Discover) keepEngine(ctx context.Context, capability, socket string, fo
 		}
 		if err != nil && ctx.Err() == nil {
 			d.say(capability, d.engineTrouble(socket, err))
+			d.first.heard(socket)
 		}
 		select {
 		case <-ctx.Done():

@@ -104,16 +104,22 @@ func (m *machine) group(rel, name, labels string) string {
 // own where isolated.
 func (m *machine) start(dir string, isolated bool) *exec.Cmd {
 	m.t.Helper()
+	var own uintptr
+	if isolated {
+		own = unix.CLONE_NEWNET
+	}
+	return m.begin(dir, own, exec.Command("sleep", "600"))
+}
+
+// begin starts a command in a cgroup, with namespaces of its own.
+func (m *machine) begin(dir string, own uintptr, cmd *exec.Cmd) *exec.Cmd {
+	m.t.Helper()
 	f, err := os.Open(dir)
 	if err != nil {
 		m.t.Fatal(err)
 	}
 	defer f.Close()
-	cmd := exec.Command("sleep", "600")
-	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(f.Fd()), Pdeathsig: unix.SIGKILL}
-	if isolated {
-		cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWNET
-	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(f.Fd()), Pdeathsig: unix.SIGKILL, Cloneflags: own}
 	if err := cmd.Start(); err != nil {
 		m.t.Fatal(err)
 	}
@@ -182,6 +188,11 @@ func (m *machine) run(cfg Config) *Discover {
 	return d
 }
 
+// heard bounds the wait for what is heard of. On an idle machine it takes a
+// moment; what is not heard is found by the next resync or the next refresh of an
+// engine's list, both of which are far behind it.
+const heard = 10 * time.Second
+
 func waitFor(t *testing.T, d *Discover, within time.Duration, what string, ok func([]*wirepb.Workload) bool) time.Duration {
 	t.Helper()
 	began := time.Now()
@@ -199,7 +210,7 @@ func waitFor(t *testing.T, d *Discover, within time.Duration, what string, ok fu
 	}
 }
 
-func TestContainersAndUnitsAreFoundWithinASecond(t *testing.T) {
+func TestContainersAndUnitsAreHeardOf(t *testing.T) {
 	if !inOwnNetwork(t) {
 		return
 	}
@@ -210,7 +221,7 @@ func TestContainersAndUnitsAreFoundWithinASecond(t *testing.T) {
 	dir := m.group("containers/web", "web", "app=web,tier=front,bad key=x")
 	web := m.start(dir, true)
 	m.wire(web, ours, "10.99.0.2/24")
-	took := waitFor(t, d, time.Second, "container with device and address", func(ws []*wirepb.Workload) bool {
+	took := waitFor(t, d, heard, "container with device and address", func(ws []*wirepb.Workload) bool {
 		i := find(ws, "/containers/web")
 		return i >= 0 && slices.Equal(ws[i].Interfaces, []string{ours}) && slices.Equal(ws[i].Addresses, []string{"10.99.0.2"})
 	})
@@ -226,7 +237,7 @@ func TestContainersAndUnitsAreFoundWithinASecond(t *testing.T) {
 	m.start(m.group("system.slice/docker-"+id+".scope", "", ""), true)
 	m.start(m.group("plain", "", ""), false)
 	m.group("empty", "empty", "")
-	waitFor(t, d, time.Second, "units and a Docker container", func(ws []*wirepb.Workload) bool {
+	waitFor(t, d, heard, "units and a Docker container", func(ws []*wirepb.Workload) bool {
 		return find(ws, "/units/cron") >= 0 && find(ws, "/system.slice/nginx.service") >= 0 && find(ws, id) >= 0
 	})
 	_, ws := d.Snapshot()
@@ -241,5 +252,60 @@ func TestContainersAndUnitsAreFoundWithinASecond(t *testing.T) {
 	}
 
 	m.stop(web)
-	waitFor(t, d, time.Second, "container gone", func(ws []*wirepb.Workload) bool { return find(ws, "/containers/web") < 0 })
+	waitFor(t, d, heard, "container gone", func(ws []*wirepb.Workload) bool { return find(ws, "/containers/web") < 0 })
+}
+
+// A runtime's child is in the container's cgroup before it has namespaces of its
+// own: until then it is not on the host's network, though it seems to be.
+func TestContainerThatStartsIsNotOnTheHostsNetwork(t *testing.T) {
+	if !inOwnNetwork(t) {
+		return
+	}
+	m := newMachine(t)
+	for i, c := range []struct {
+		what    string
+		own     uintptr
+		below   string // where in the container's cgroup
+		network string
+	}{
+		{"starts", 0, "", ""},
+		{"on the host's network", unix.CLONE_NEWNS, "", "host"},
+		{"on the host's network, with cgroups of its own", unix.CLONE_NEWNS, "/init.scope", "host"},
+		{"on its own network", unix.CLONE_NEWNS | unix.CLONE_NEWNET, "", ""},
+	} {
+		id := fmt.Sprintf("%064x", i)
+		rel := "/system.slice/docker-" + id + ".scope"
+		dir := m.group(rel+c.below, "", "")
+		hold, release, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A shell and its child, who ends with the pipe.
+		cmd := exec.Command("sh", "-c", "cat <&3 & wait")
+		cmd.ExtraFiles = []*os.File{hold}
+		m.begin(dir, c.own, cmd)
+		var both []int
+		for len(both) < 2 {
+			both = pids(dir + "/cgroup.procs")
+		}
+		d, err := New(Config{CgroupRoot: m.root, LabelsDir: "-"}, Deps{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newScanner(d)
+		_, ws := s.scan(true)
+		if w := byID(ws, id); w.Kind != "container" || w.Labels["container.network"] != c.network {
+			t.Errorf("%s: %v", c.what, w)
+		}
+		w := &walker{root: m.root, proc: s.proc, own: s.own}
+		for _, pid := range both {
+			if got, want := w.starting(rel, rel+c.below, pid), c.own == 0; got != want {
+				t.Errorf("%s: process %d of %v starts: %v", c.what, pid, both, got)
+			}
+		}
+		s.close()
+		hold.Close()
+		release.Close()
+		m.stop(cmd)
+	}
 }

@@ -126,7 +126,7 @@ func (s *scanner) workload(g group) *wirepb.Workload {
 	w.ContainerName = cmp.Or(c.name, g.name, short, baseName(g.path))
 	w.Name = w.ContainerName
 	network := ""
-	if !g.foreign {
+	if !g.foreign && !g.starting {
 		network = "host"
 	}
 	for k, v := range c.labels {

@@ -35,6 +35,7 @@ type Conn struct {
 	onClose func(err error) // once; err is the first that was seen, nil after a plain Close
 	once    sync.Once
 	first   atomic.Pointer[error]
+	goodbye atomic.Bool // the peer ended it, whatever failed before or after
 }
 
 // Path says how the connection travels. It never changes.
@@ -62,10 +63,14 @@ func (c *Conn) explain(err error) error {
 	if cause := c.cause.Load(); cause != nil {
 		return *cause
 	}
-	// No fault of the path: a deadline of the user's, and a peer that has said
-	// goodbye (crypto/tls gives io.EOF for close_notify alone).
+	// No fault of the path: a deadline of the user's, and a peer that has ended
+	// the connection (crypto/tls gives io.EOF for close_notify, and for an end
+	// between two records).
 	var timeout net.Error
-	if !(errors.As(err, &timeout) && timeout.Timeout()) && err != io.EOF {
+	switch {
+	case err == io.EOF:
+		c.goodbye.Store(true)
+	case !errors.As(err, &timeout) || !timeout.Timeout():
 		c.first.CompareAndSwap(nil, &err)
 	}
 	return err
@@ -78,7 +83,7 @@ func (c *Conn) Close() error {
 		if c.onClose == nil {
 			return
 		}
-		if first := c.first.Load(); first != nil {
+		if first := c.first.Load(); first != nil && !c.goodbye.Load() {
 			c.onClose(*first)
 		} else {
 			c.onClose(nil)

@@ -69,11 +69,14 @@ func (t *Transport) acceptDirect(ctx context.Context, listener net.Listener) {
 			conn.Close()
 			continue
 		}
-		conn = t.deps.Track(conn)
 		path := Path{Kind: PathDirect, Remote: conn.RemoteAddr().String()}
-		if !t.life.start(func(ctx context.Context) { t.accept(ctx, conn, path, identity.HasRole(model.RoleHost)) }) {
+		raw := newLingering(t.deps.Track(conn), conn.(*net.TCPConn).CloseWrite)
+		if !t.life.start(func(ctx context.Context) {
+			t.accept(ctx, raw, path, identity.HasRole(model.RoleHost))
+			<-raw.ended
+		}) {
 			<-t.pending
-			conn.Close()
+			raw.Close()
 			return
 		}
 	}
@@ -82,9 +85,12 @@ func (t *Transport) acceptDirect(ctx context.Context, listener net.Listener) {
 // accept does TLS with whoever came, over either path, and serves the stream.
 // The caller took a place in pending, which is given back after the handshake.
 func (t *Transport) accept(ctx context.Context, raw net.Conn, path Path, check identity.Check) {
-	stop := context.AfterFunc(ctx, func() { raw.Close() })
-	defer stop()
 	conn := tls.Server(raw, t.deps.Identity.ServerTLS([]string{alpnStream, alpnProbe}, check))
+	// The goodbye first; a peer that does not take it must not hold us.
+	defer context.AfterFunc(ctx, func() {
+		time.AfterFunc(lingerFor, func() { raw.Close() })
+		conn.Close()
+	})()
 	err := t.greet(ctx, conn)
 	<-t.pending
 	if err != nil {

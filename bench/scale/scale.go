@@ -24,11 +24,12 @@ const uplink = 8
 // New makes a fleet of so many hosts and nobody on them.
 func New(hosts int) *Fleet {
 	f := &Fleet{given: map[string]policy.Identity{}}
-	f.State = plan.State{TrustDomain: "weft.bench", Interfaces: map[string][]model.Interface{}, Number: f.number,
+	f.State = plan.State{TrustDomain: "weft.bench", Interfaces: map[string][]model.Interface{}, CallerKeys: map[string][]byte{}, Number: f.number,
 		Failsafe: policy.FailsafeOptions{ControllerPort: 7443}}
 	for i := range hosts {
 		name := HostName(i)
 		f.Hosts = append(f.Hosts, &model.Host{Metadata: model.Metadata{Name: name, UID: "uid-" + name}})
+		f.CallerKeys[name] = []byte(fmt.Sprintf("%032d", i))
 		f.Interfaces[name] = []model.Interface{{Name: "eth0", Uplink: true, Addresses: []string{fmt.Sprintf("10.200.%d.%d/%d", i/250, i%250+1, uplink)}}}
 	}
 	return f

@@ -22,6 +22,7 @@ import (
 
 	"weft/bench/charge"
 	"weft/bench/fleet"
+	"weft/bench/offload"
 	"weft/bench/result"
 	"weft/lab"
 )
@@ -130,7 +131,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 	for range b.runs {
 		b.baseline = map[string]float64{}
 		for _, on := range []bool{true, false} {
-			if err := errors.Join(offloads(b.source, on), offloads(b.sink, on)); err != nil {
+			if err := errors.Join(offload.Set(b.source.NetNS(), "eth0", on), offload.Set(b.sink.NetNS(), "eth0", on)); err != nil {
 				return err
 			}
 			for _, c := range contenders {

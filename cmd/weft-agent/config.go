@@ -43,6 +43,10 @@ type config struct {
 	// Attach is how BPF programs are attached to interfaces: auto, tcx (kernel
 	// 6.6 and later) or clsact; auto unless given.
 	Attach string `yaml:"attach,omitempty"`
+	// Datapath is what enforces policy: auto, bpf or nft (nftables, which knows
+	// no processes and no domain names); auto, unless given, takes bpf where the
+	// kernel can.
+	Datapath string `yaml:"datapath,omitempty"`
 	// Listen is where a tool's host accepts streams from agents directly.
 	Listen string `yaml:"listen"`
 	// Labels are this host's own.
@@ -84,6 +88,7 @@ func (f *flags) register(cmd *cobra.Command) {
 	set.StringVar(&f.config.StateDir, "state-dir", "", "directory of keys and last-known-good state (default /var/lib/weft-agent)")
 	set.StringVar(&f.config.CgroupRoot, "cgroup-root", "", "cgroup2 directory below which workloads are looked for (default: all)")
 	set.StringVar(&f.config.BPFDir, "bpf-dir", "", "directory on a BPF file system for pinned objects (default /sys/fs/bpf/weft)")
+	set.StringVar(&f.config.Datapath, "datapath", "", "what enforces policy: auto, bpf or nft (default auto)")
 	set.StringVar(&f.config.Listen, "listen", "", "where a tool's host accepts streams directly (default :7444)")
 	set.StringArrayVar(&f.labels, "labels", nil, "labels of this host, key=value,…; may be given again")
 	set.StringVar(&f.config.LabelsDir, "labels-dir", "", "directory of files with labels (default /etc/weft/labels.d; - for none)")
@@ -120,6 +125,7 @@ func (f *flags) overlay(c *config) error {
 	over(&c.CgroupRoot, f.config.CgroupRoot)
 	over(&c.BPFDir, f.config.BPFDir)
 	over(&c.Listen, f.config.Listen)
+	over(&c.Datapath, f.config.Datapath)
 	over(&c.LabelsDir, f.config.LabelsDir)
 	over(&c.Metadata, f.config.Metadata)
 	over(&c.Log, f.config.Log)
@@ -175,6 +181,9 @@ func (c config) check() error {
 		if !filepath.IsAbs(dir) {
 			fault(field, "%q is no absolute path", dir)
 		}
+	}
+	if c.Datapath != "" && !slices.Contains([]string{"auto", "bpf", "nft"}, c.Datapath) {
+		fault("datapath", "%q is none of auto, bpf, nft", c.Datapath)
 	}
 	if c.Attach != "" && !slices.Contains([]string{"auto", "tcx", "clsact"}, c.Attach) {
 		fault("attach", "%q is none of auto, tcx, clsact", c.Attach)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync/atomic"
 
 	"weft/agent/capture"
 	"weft/agent/deliver"
@@ -26,6 +27,7 @@ type lines struct {
 	taps    *capture.Capture
 	landing *deliver.Deliver
 	streams *transport.Transport
+	applied atomic.Bool // a capture section was, so that taps holds what there is
 }
 
 func newLines(c config, found *discover.Discover, part func(string) *slog.Logger) (*lines, error) {
@@ -73,6 +75,7 @@ func (l *lines) applyDeliver(ctx context.Context, s *wirepb.Section) ([]*wirepb.
 
 func (l *lines) applyCapture(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {
 	_, workloads := l.found.Snapshot()
+	defer l.applied.Store(true)
 	return l.taps.Apply(ctx, s.GetCapture(), tappable(workloads))
 }
 
@@ -116,7 +119,12 @@ func (l *lines) accept(ctx context.Context, conn net.Conn, peer wire.Identity) {
 	}
 }
 
+// report is nil while an earlier agent's lines are not taken over yet: that there
+// are none would be a lie, and their accounts would seem to begin anew.
 func (l *lines) report() *wirepb.LineReport {
+	if !l.applied.Load() {
+		return nil
+	}
 	return &wirepb.LineReport{Lines: l.taps.Lines()}
 }
 

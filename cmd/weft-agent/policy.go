@@ -17,6 +17,7 @@ import (
 
 	"weft/agent/datapath"
 	"weft/agent/datapath/bpf"
+	"weft/agent/datapath/nft"
 	"weft/agent/discover"
 	"weft/model"
 	"weft/policy"
@@ -26,7 +27,8 @@ import (
 // segments wires the reconciler of "policy" and "identity".
 type segments struct {
 	*datapath.Datapath
-	places *places
+	places    *places
+	callerKey *datapath.CallerKey
 }
 
 func newSegments(c config, found *discover.Discover, part func(string) *slog.Logger) (*segments, error) {
@@ -36,13 +38,31 @@ func newSegments(c config, found *discover.Discover, part func(string) *slog.Log
 	}
 	s := &segments{places: &places{controller: c.Controller}}
 	var err error
-	s.Datapath, err = datapath.New(datapath.Config{CgroupRoot: root}, datapath.Deps{
-		Open: func() (datapath.Driver, error) {
-			return bpf.Open(bpf.Config{CgroupRoot: root, PinDir: filepath.Join(c.BPFDir, "policy")}, bpf.Deps{Log: part("datapath")})
-		},
+	if s.callerKey, err = datapath.OpenCallerKey(filepath.Join(c.StateDir, "caller.key")); err != nil {
+		part("datapath").Warn("draw a key that lasts until the next start", "error", err)
+		if s.callerKey, err = datapath.NewCallerKey(); err != nil {
+			return nil, err
+		}
+	}
+	s.Datapath, err = datapath.New(datapath.Config{CgroupRoot: root, CallerKey: s.callerKey, Now: clock}, datapath.Deps{
+		Drivers:   drivers(c, root, part("datapath")),
 		Inventory: found.Snapshot, Known: s.places.known, Log: part("datapath"),
 	})
 	return s, err
+}
+
+// drivers are those that this machine may use, the preferred first. The others
+// are named too, so that what they have left is taken over and removed.
+func drivers(c config, root string, log *slog.Logger) []datapath.Choice {
+	kernel := bpf.Config{CgroupRoot: root, PinDir: filepath.Join(c.BPFDir, "policy"), NamesFile: filepath.Join(c.StateDir, "names.json")}
+	choices := []datapath.Choice{
+		{Name: "bpf", Open: func() (datapath.Driver, error) { return bpf.Open(kernel, bpf.Deps{Log: log}) }, Left: func() bool { return bpf.Left(kernel) }},
+		{Name: "nft", Open: func() (datapath.Driver, error) { return nft.New(nft.Config{}), nil }, Left: func() bool { return nft.Left(nft.Config{}) }},
+	}
+	for i := range choices {
+		choices[i].Past = c.Datapath != "" && c.Datapath != "auto" && c.Datapath != choices[i].Name
+	}
+	return choices
 }
 
 func (s *segments) applyPolicy(ctx context.Context, m *wirepb.Section) ([]*wirepb.ItemStatus, error) {

@@ -38,8 +38,9 @@ func explainPacket(cmd *cobra.Command, o *options, args []string, f packetFlags)
 		return err
 	}
 	q := &api.ExplainRequest{Process: model.PolicyProcess{Exe: f.process}, PeerProcess: model.PolicyProcess{Exe: f.peerProcess}}
+	told := ""
 	if f.flow != "" {
-		if q, err = flowQuestion(cmd, cl, f.flow); err != nil {
+		if q, told, err = flowQuestion(cmd, cl, f.flow); err != nil {
 			return err
 		}
 	} else {
@@ -54,30 +55,41 @@ func explainPacket(cmd *cobra.Command, o *options, args []string, f packetFlags)
 		return show.JSON(cmd.OutOrStdout(), x)
 	}
 	fmt.Fprint(cmd.OutOrStdout(), x.Text)
+	if told != "" {
+		x.Notes = append(x.Notes, told)
+	}
 	for _, n := range x.Notes {
 		fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", wrap("Note: "+n+".", "", 78))
 	}
 	return nil
 }
 
-// flowQuestion asks about a recorded conversation as the policies are now.
-func flowQuestion(cmd *cobra.Command, cl *client.Client, id string) (*api.ExplainRequest, error) {
+// flowQuestion asks about a recorded conversation as the policies are now. It
+// tells too how its host knew the other end.
+func flowQuestion(cmd *cobra.Command, cl *client.Client, id string) (q *api.ExplainRequest, told string, err error) {
 	list, err := cl.Conversations(cmd.Context(), client.ConversationFilter{ID: id})
 	if err != nil {
-		return nil, explainProblem(err)
+		return nil, "", explainProblem(err)
 	}
 	if len(list.Items) == 0 {
-		return nil, fmt.Errorf("no conversation %s is remembered; weft policy denies lists ids", id)
+		return nil, "", fmt.Errorf("no conversation %s is remembered; weft policy denies lists ids", id)
 	}
 	c := &list.Items[0]
-	q := &api.ExplainRequest{Source: c.Workload, Destination: flowPeer(c), Service: serviceName(c), Process: c.Process}
+	q = &api.ExplainRequest{Source: c.Workload, Destination: flowPeer(c), Service: serviceName(c), Process: c.Process}
 	if q.Destination == "" {
-		return nil, errors.New("nothing is known of the other end of this conversation")
+		return nil, "", errors.New("nothing is known of the other end of this conversation")
 	}
 	if c.PolicyDirection() == policy.Ingress {
 		q.Source, q.Destination, q.Process, q.PeerProcess = q.Destination, q.Source, model.PolicyProcess{}, q.Process
 	}
-	return q, nil
+	return q, toldBy[c.PeerBy], nil
+}
+
+// toldBy says what told who the other end of a conversation was.
+var toldBy = map[string]string{
+	"address": "the other end was known by its address alone, which all share that hide behind it",
+	"option":  "the other end was told by its own host, sealed in the connection's first packet",
+	"socket":  "the other end was known by its socket, on the same machine",
 }
 
 func flowPeer(c *observe.Conversation) string {

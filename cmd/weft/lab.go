@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"weft/cmd/weft/inlab"
 	"weft/lab"
 )
 
@@ -24,7 +25,7 @@ func newLabCommand() *cobra.Command {
 		Example: "  sudo weft lab up hybrid.yaml\n  sudo weft lab exec web-1 -- ip address\n  sudo weft lab down",
 	}
 	c.AddCommand(newLabUpCommand(), newLabDownCommand(), newLabListCommand(), newLabExecCommand(), newLabPcapCommand(), newLabServeCommand(),
-		newLabStartCommand(), newLabLinkCommand())
+		newLabStartCommand(), newLabLinkCommand(), newLabMatrixCommand(), newLabWorkerCommand())
 	return c
 }
 
@@ -48,7 +49,7 @@ func newLabListCommand() *cobra.Command {
 				if output == "json" {
 					return printJSON(cmd.OutOrStdout(), l.State())
 				}
-				return printLab(cmd.OutOrStdout(), l.State())
+				return printLab(cmd.OutOrStdout(), l)
 			}
 			switch output {
 			case "json":
@@ -90,8 +91,10 @@ func printLabs(w io.Writer, labs []lab.Listed) error {
 	return tw.Flush()
 }
 
-// printLab prints the hosts and containers of a lab.
-func printLab(w io.Writer, s *lab.State) error {
+// printLab prints the hosts and containers of a lab, and where its controller
+// answers.
+func printLab(w io.Writer, l *lab.Lab) error {
+	s := l.State()
 	fmt.Fprintf(w, "lab %s (%s)\n", s.ID, s.Name)
 	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(tw, "HOST\tKIND\tSTATE\tADDRESSES\tNAMESPACE")
@@ -108,7 +111,13 @@ func printLab(w io.Writer, s *lab.State) error {
 			fmt.Fprintf(tw, "%s/%s\tcontainer\tup\t%s\t%s\n", h.Name, c.Name, c.Address, nsName(c.NetNS))
 		}
 	}
-	return tw.Flush()
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	if socket, ok := inlab.Socket(l); ok {
+		fmt.Fprintf(w, "\nexport WEFT_SERVER=unix://%s\n", socket)
+	}
+	return nil
 }
 
 func nsName(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }

@@ -15,18 +15,22 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"weft/cmd/weft/inlab"
 	"weft/lab"
 )
 
 func newLabUpCommand() *cobra.Command {
 	var foreground, check bool
+	var agents labAgents
 	var readyFD int
 	c := &cobra.Command{
 		Use:     "up FILE",
 		Short:   "Bring a lab up from a topology file",
-		Example: "  sudo weft lab up hybrid.yaml\n  sudo weft lab up hybrid.yaml --foreground",
+		Example: "  sudo weft lab up hybrid.yaml\n  sudo weft lab up hybrid.yaml --foreground\n  sudo weft lab up --agents examples/two-node/topology.yaml",
 		Long: "Bring a lab up from a topology file. A background process owns the lab until\n" +
-			"weft lab down; with --foreground this process does, until it is interrupted.",
+			"weft lab down; with --foreground this process does, until it is interrupted.\n" +
+			"With --agents a controller runs on the host named controller, and an agent on\n" +
+			"every other host.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			topo, err := lab.Load(args[0])
@@ -38,37 +42,42 @@ func newLabUpCommand() *cobra.Command {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s is good\n", args[0])
 				return nil
 			case readyFD > 0:
-				return runLabOwner(cmd.Context(), topo, os.NewFile(uintptr(readyFD), "ready"))
+				return runLabOwner(cmd.Context(), topo, agents, os.NewFile(uintptr(readyFD), "ready"))
 			case foreground:
-				return runLab(cmd.Context(), cmd.OutOrStdout(), topo)
+				return runLab(cmd.Context(), cmd.OutOrStdout(), topo, agents)
 			}
-			return startLabOwner(cmd.OutOrStdout(), args[0])
+			return startLabOwner(cmd.OutOrStdout(), args[0], agents)
 		},
 	}
 	c.Flags().BoolVar(&foreground, "foreground", false, "stay, log to standard error, and take the lab down at the end")
 	c.Flags().BoolVar(&check, "check", false, "only check the file")
+	c.Flags().BoolVar(&agents.wanted, "agents", false, "run a controller and agents in it")
+	c.Flags().StringArrayVar(&agents.args, "agent-arg", nil, "one more argument for every agent; may be repeated")
 	c.Flags().IntVar(&readyFD, "ready-fd", 0, "")
 	c.Flags().MarkHidden("ready-fd")
 	return c
 }
 
 // runLab owns a lab in the foreground.
-func runLab(ctx context.Context, out io.Writer, topo *lab.Topology) error {
+func runLab(ctx context.Context, out io.Writer, topo *lab.Topology, agents labAgents) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	l, err := lab.Up(ctx, topo, lab.Options{Log: log})
 	if err != nil {
 		return err
 	}
-	if err := printLab(out, l.State()); err != nil {
-		return errors.Join(err, l.Down())
+	running, err := agents.up(ctx, l)
+	if err == nil {
+		err = printLab(out, l)
 	}
-	<-ctx.Done()
-	return l.Down()
+	if err == nil {
+		<-ctx.Done()
+	}
+	return errors.Join(err, running.Close(), l.Down())
 }
 
 // startLabOwner starts this program again as the owner of a lab and waits
 // until the lab is up or has failed.
-func startLabOwner(out io.Writer, file string) error {
+func startLabOwner(out io.Writer, file string, agents labAgents) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -78,7 +87,7 @@ func startLabOwner(out io.Writer, file string) error {
 		return err
 	}
 	defer read.Close()
-	owner := exec.Command(self, "lab", "up", "--ready-fd", "3", file)
+	owner := exec.Command(self, append([]string{"lab", "up", "--ready-fd", "3", file}, agents.flags()...)...)
 	owner.ExtraFiles = []*os.File{write}
 	owner.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := owner.Start(); err != nil {
@@ -101,12 +110,12 @@ func startLabOwner(out io.Writer, file string) error {
 	if err != nil {
 		return err
 	}
-	return printLab(out, l.State())
+	return printLab(out, l)
 }
 
 // runLabOwner owns a lab in the background. It tells the one who started it
 // how it went and then speaks only to the log in the lab's run directory.
-func runLabOwner(ctx context.Context, topo *lab.Topology, ready *os.File) error {
+func runLabOwner(ctx context.Context, topo *lab.Topology, agents labAgents, ready *os.File) error {
 	syscall.CloseOnExec(int(ready.Fd()))
 	early := &lateWriter{}
 	l, err := lab.Up(ctx, topo, lab.Options{Log: slog.New(slog.NewTextHandler(early, nil))})
@@ -122,6 +131,10 @@ func runLabOwner(ctx context.Context, topo *lab.Topology, ready *os.File) error 
 		// A panic belongs in the log too.
 		err = unix.Dup3(int(log.Fd()), 2, 0)
 	}
+	var running *inlab.Fleet
+	if err == nil {
+		running, err = agents.up(ctx, l)
+	}
 	if err != nil {
 		fmt.Fprint(ready, err)
 		return errors.Join(err, l.Down())
@@ -129,7 +142,7 @@ func runLabOwner(ctx context.Context, topo *lab.Topology, ready *os.File) error 
 	fmt.Fprint(ready, "up "+l.ID)
 	ready.Close()
 	<-ctx.Done()
-	return l.Down()
+	return errors.Join(running.Close(), l.Down())
 }
 
 // lateWriter keeps what is written until it is told where to.

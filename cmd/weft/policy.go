@@ -17,15 +17,16 @@ import (
 func newPolicyCommand(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "policy",
-		Short: "Compare, replay and propose policies, and show what they deny",
-		Example: `  weft policy diff -f orders-db.yaml
+		Short: "Import, compare, replay and propose policies, and show what they deny",
+		Example: `  weft policy import --from kubernetes netpols.yaml > policies.yaml
+  weft policy diff -f orders-db.yaml
   weft policy replay -f policies/ --since 7d
   weft policy propose --group orders > proposed.yaml
   weft policy denies --staged`,
-		Args: exactly(0, "diff, replay, propose or denies"),
+		Args: exactly(0, "import, diff, replay, propose or denies"),
 		RunE: func(cmd *cobra.Command, _ []string) error { return usage(cmd.Help()) },
 	}
-	c.AddCommand(newPolicyDiffCommand(o), newPolicyReplayCommand(o), newPolicyProposeCommand(o), newPolicyDeniesCommand(o))
+	c.AddCommand(newPolicyImportCommand(), newPolicyDiffCommand(o), newPolicyReplayCommand(o), newPolicyProposeCommand(o), newPolicyDeniesCommand(o))
 	return c
 }
 

@@ -87,13 +87,10 @@ func TestUnknownTargetFailsAtOnce(t *testing.T) {
 	tool := f.agent(t, "ids", fast, echo) // never connects
 	web := f.agent(t, "web", fast, nil)
 	web.apply(t, false, r)
-	began := time.Now()
+	// The relay's own answer, not a time that has run out.
 	_, err := web.Dial(t.Context(), "line", tool.peer())
-	if err == nil || !strings.Contains(err.Error(), "has no session with this relay") {
+	if err == nil || !strings.Contains(err.Error(), "has no session with this relay") || timedOut(err) {
 		t.Errorf("got %v", err)
-	}
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("took %s", took)
 	}
 	// A host that is no tool's says so too.
 	app := f.agent(t, "app", fast, nil)
@@ -245,21 +242,13 @@ func TestRelayRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.stop()
-	began := time.Now()
-	if err := roundTrip(conn, "hello"); err == nil {
-		t.Error("a stream outlived its relay")
+	if err := roundTrip(conn, "hello"); err == nil || timedOut(err) {
+		t.Errorf("a stream outlived its relay: %v", err)
 	}
-	if took := time.Since(began); took > 500*time.Millisecond {
-		t.Errorf("the stream took %s to break", took)
-	}
-	time.Sleep(500 * time.Millisecond)
+	time.Sleep(500 * time.Millisecond) // some attempts fail
 	r.start(t)
-	began = time.Now()
 	if err := roundTrip(dial(t, web, tool), "again"); err != nil {
 		t.Fatal(err)
-	}
-	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("dialling worked again after %s", took)
 	}
 }
 
@@ -283,13 +272,9 @@ func TestFailOverToTheOtherRelay(t *testing.T) {
 		t.Errorf("%d sessions at the second relay: a source needs one only", got)
 	}
 	r1.stop()
-	began := time.Now()
 	conn := dial(t, web, tool)
 	if err := roundTrip(conn, "hello"); err != nil || conn.Path().Relay != "r2" {
 		t.Errorf("got %+v, %v", conn.Path(), err)
-	}
-	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("failing over took %s", took)
 	}
 	r1.start(t)
 	eventually(t, 5*time.Second, func() error {
@@ -364,6 +349,40 @@ func TestDirectPathIsTakenWhenItOpens(t *testing.T) {
 	}
 }
 
+// TestGoodbyeOfABusyStream stops a tool that has not read all that was sent: the
+// source must hear that this is the end, not that the path broke, and take the
+// path again.
+func TestGoodbyeOfABusyStream(t *testing.T) {
+	f := newFleet(t)
+	r := f.relay(t, "r1", relay.Config{})
+	deaf := func(ctx context.Context, _ net.Conn, _ wire.Identity) { <-ctx.Done() }
+	tool := f.agent(t, "ids", fast, deaf)
+	web := f.agent(t, "web", fast, nil)
+	tool.apply(t, true, r)
+	web.apply(t, false, r)
+	for range 3 {
+		conn := dial(t, web, tool, tool.ListenAddr().String())
+		if got := conn.Path().Kind; got != transport.PathDirect {
+			t.Fatalf("path is %s", got)
+		}
+		if _, err := conn.Write(make([]byte, 100<<10)); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() {
+			_, err := conn.Read(make([]byte, 1))
+			conn.Close()
+			ended <- err
+		}()
+		tool.stop()
+		if err := <-ended; err != io.EOF {
+			t.Errorf("the stream ends with %v", err)
+		}
+		tool = startAgent(t, tool.id, fast, deaf)
+		tool.apply(t, true, r)
+	}
+}
+
 // forwarder is a way to a tool that can be cut.
 type forwarder struct {
 	net.Listener
@@ -389,12 +408,20 @@ func (f *forwarder) serve() {
 		f.mu.Lock()
 		f.conns = append(f.conns, a, b)
 		f.mu.Unlock()
+		// Each end is passed on by itself: to close a connection of which
+		// something is unread is to reset it.
+		var open sync.WaitGroup
 		for _, pair := range [][2]net.Conn{{a, b}, {b, a}} {
-			go func() {
+			open.Go(func() {
 				io.Copy(pair[0], pair[1])
-				pair[0].Close()
-			}()
+				pair[0].(*net.TCPConn).CloseWrite()
+			})
 		}
+		go func() {
+			open.Wait()
+			a.Close()
+			b.Close()
+		}()
 	}
 }
 

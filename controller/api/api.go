@@ -86,6 +86,8 @@ type API struct {
 	handler http.Handler
 	// pending is held while what waits for confirmation is read and changed.
 	pending sync.Mutex
+	// quiet is Run's own, by the policy's name.
+	quiet map[string]*quiet
 }
 
 // New builds the API.

@@ -15,11 +15,13 @@ import (
 // lookEvery is how late a rollback may be.
 const lookEvery = 500 * time.Millisecond
 
-// Run rolls back what was not confirmed in time, until ctx ends.
+// Run rolls back what was not confirmed in time, and promotes staged policies
+// whose quiet time is over, until ctx ends.
 func (a *API) Run(ctx context.Context, ready func()) error {
 	ready()
-	tick := time.NewTicker(lookEvery)
+	tick, promotion := time.NewTicker(lookEvery), time.NewTicker(promoteEvery)
 	defer tick.Stop()
+	defer promotion.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -27,6 +29,10 @@ func (a *API) Run(ctx context.Context, ready func()) error {
 		case <-tick.C:
 			if err := a.expire(ctx); err != nil && ctx.Err() == nil {
 				a.log.Warn("roll back what was not confirmed; trying again", "error", err)
+			}
+		case now := <-promotion.C:
+			if err := a.promote(ctx, now); err != nil && ctx.Err() == nil {
+				a.log.Warn("look for policies to promote; trying again", "error", err)
 			}
 		}
 	}

@@ -327,19 +327,39 @@ func newTalk(w *plan.World, f *fleet, list []*observe.Conversation) *talk {
 			peer.Entities |= policy.EntityBit(model.Entity(e))
 		}
 		p := newPacket(subject, peer, c.Protocol, c.Port)
+		agreed := false // the other end's report names the same two
 		if c.PolicyDirection() == policy.Egress {
 			if r := received[talkKey{c.Workload, c.Peer, c.Protocol, c.Port}]; r != nil {
-				p.Destination.Process = r.Process
+				p.Destination.Process, agreed = r.Process, true
 			}
 		} else {
 			p.Source, p.Destination = peer, subject
 			// A name was looked up by the receiver, not by the sender.
 			p.Source.Names = nil
 			t.twice[i] = sent[talkKey{c.Peer, c.Workload, c.Protocol, c.Port}]
+			agreed = t.twice[i]
 		}
 		t.flows[i] = policy.Flow{Packet: *p, Count: max(c.Connections, 1), Denied: c.Action != model.ActionAllow}
+		if !agreed {
+			t.flows[i].Judge = f.judges(c, workloads)
+		}
 	}
 	return t
+}
+
+// judges says which ends can be judged by a report that the other end does not
+// confirm. What goes between a workload that is behind its machine and another
+// machine is known to that one as traffic of the first machine: only the reporting
+// end is judged by it, and the other by its own report, which names the machine.
+func (f *fleet) judges(c *observe.Conversation, workloads map[string]*model.Workload) policy.Judges {
+	subject, peer := workloads[c.Workload], workloads[c.Peer]
+	switch {
+	case subject == nil || peer == nil || subject.Spec.Host == peer.Spec.Host || !f.ofWorkload(subject).local:
+		return policy.JudgeBoth
+	case c.PolicyDirection() == policy.Egress:
+		return policy.JudgeSender
+	}
+	return policy.JudgeReceiver
 }
 
 // identity finds who an end is in this world: by its name while it is there, by

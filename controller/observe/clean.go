@@ -28,6 +28,9 @@ func cleanFacts(f *wirepb.HostFacts) *wirepb.HostFacts {
 	for _, i := range f.Interfaces {
 		i.Addresses = i.Addresses[:min(len(i.Addresses), MaxAddresses)]
 	}
+	if len(f.CallerKey) != 32 {
+		f.CallerKey = nil
+	}
 	f.Conditions = f.Conditions[:min(len(f.Conditions), 64)]
 	return f
 }

@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"bytes"
 	"maps"
 	"slices"
 	"unsafe"
@@ -18,6 +19,7 @@ type inventory struct {
 	stale      bool                  // hosts may be others
 	workloads  []*model.Workload     // by name; replaced, never changed
 	interfaces map[string][]model.Interface
+	callerKeys map[string][]byte // as interfaces: replaced, never changed
 }
 
 type described struct {
@@ -25,6 +27,7 @@ type described struct {
 	workloads  []*model.Workload
 	interfaces []model.Interface
 	known      bool // the host has reported interfaces
+	callerKey  []byte
 }
 
 func (v *inventory) dirty(uid string) {
@@ -45,7 +48,7 @@ func (o *Observer) takeStock() {
 		v.byHost = map[string]*described{}
 	}
 	var gone, come []*model.Workload
-	rewired := first
+	rewired, rekeyed := first, first
 	replace := func(uid string, next *described) {
 		last := v.byHost[uid]
 		if last != nil {
@@ -57,6 +60,7 @@ func (o *Observer) takeStock() {
 			v.byHost[uid] = next
 		}
 		rewired = rewired || !last.wiredAs(next)
+		rekeyed = rekeyed || !last.keyedAs(next)
 	}
 	if first || v.stale {
 		there := make(map[string]bool, len(o.intent.Hosts))
@@ -90,6 +94,14 @@ func (o *Observer) takeStock() {
 			}
 		}
 	}
+	if rekeyed {
+		v.callerKeys = map[string][]byte{}
+		for _, d := range v.byHost {
+			if len(d.callerKey) > 0 {
+				v.callerKeys[d.host.Metadata.Name] = d.callerKey
+			}
+		}
+	}
 	v.stale = false
 	clear(v.reported)
 }
@@ -100,6 +112,18 @@ func (d *described) wiredAs(o *described) bool {
 		return !(d != nil && d.known) && !(o != nil && o.known)
 	}
 	return d.known == o.known && len(d.interfaces) == len(o.interfaces) && unsafe.SliceData(d.interfaces) == unsafe.SliceData(o.interfaces)
+}
+
+// keyedAs says whether both have the same key; nil has none.
+func (d *described) keyedAs(o *described) bool {
+	var a, b []byte
+	if d != nil {
+		a = d.callerKey
+	}
+	if o != nil {
+		b = o.callerKey
+	}
+	return bytes.Equal(a, b)
 }
 
 // describe makes what is known of a host, with what has not changed since last.
@@ -113,7 +137,7 @@ func (o *Observer) describe(h *model.Host, last *described) *described {
 		out.workloads = seen.describe(h)
 	}
 	if seen.facts != nil {
-		out.known, out.interfaces = true, interfaces(seen.facts)
+		out.known, out.interfaces, out.callerKey = true, interfaces(seen.facts), seen.facts.CallerKey
 	}
 	if last == nil {
 		return out
@@ -149,6 +173,15 @@ func (o *Observer) Interfaces() map[string][]model.Interface {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.interfaces()
+}
+
+// CallerKeys returns the public keys by which hosts tell one another who calls,
+// by host name. They are shared: change nothing.
+func (o *Observer) CallerKeys() map[string][]byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.takeStock()
+	return o.inventoried.callerKeys
 }
 
 func (o *Observer) interfaces() map[string][]model.Interface {

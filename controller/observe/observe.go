@@ -229,7 +229,7 @@ func (o *Observer) Facts(id wire.Identity, f *wirepb.HostFacts) {
 
 // inventoryFacts is the part of the facts that plans and labels depend on.
 func inventoryFacts(f *wirepb.HostFacts) *wirepb.HostFacts {
-	return &wirepb.HostFacts{Interfaces: f.GetInterfaces(), Labels: f.GetLabels()}
+	return &wirepb.HostFacts{Interfaces: f.GetInterfaces(), Labels: f.GetLabels(), CallerKey: f.GetCallerKey()}
 }
 
 // Workloads records a full or partial report of a host's workloads. The error

@@ -27,10 +27,27 @@ func (h holders) one() policy.Identity {
 	return h[0]
 }
 
+// places are the hosts on which an address is claimed, each once for every claim.
+type places []*hostPart
+
+// one is the only host there is, else nil.
+func (p places) one() *hostPart {
+	for _, h := range p {
+		if h != p[0] {
+			return nil
+		}
+	}
+	if len(p) == 0 {
+		return nil
+	}
+	return p[0]
+}
+
 // book is the fleet's: who claims what, and, while a host needs all of it, the
 // whole in order.
 type book struct {
 	claims map[netip.Addr]holders
+	places map[netip.Addr]places      // the hosts of those who claim, in step with claims
 	owners map[netip.Addr][]*hostPart // hosts whose own book has the address too
 	moved  map[netip.Addr]policy.Identity
 	list   []*address // ascending, without what is ambiguous; nil until needed
@@ -44,7 +61,7 @@ type book struct {
 const bookShards = 256
 
 func newBook() book {
-	return book{claims: map[netip.Addr]holders{}, owners: map[netip.Addr][]*hostPart{}, moved: map[netip.Addr]policy.Identity{}}
+	return book{claims: map[netip.Addr]holders{}, places: map[netip.Addr]places{}, owners: map[netip.Addr][]*hostPart{}, moved: map[netip.Addr]policy.Identity{}}
 }
 
 func (b *book) shard(a netip.Addr) int {
@@ -66,6 +83,8 @@ func (s *segments) claim(h *hostPart, m *member) {
 	for _, a := range m.fleet {
 		s.book.note(a)
 		s.book.claims[a] = append(s.book.claims[a], m.who.id)
+		s.callers.touch(h, s.book.places[a].one())
+		s.book.places[a] = append(s.book.places[a], h)
 	}
 	for _, a := range m.own {
 		if len(h.own[a]) == 0 {
@@ -78,8 +97,11 @@ func (s *segments) claim(h *hostPart, m *member) {
 func (s *segments) unclaim(h *hostPart, m *member) {
 	for _, a := range m.fleet {
 		s.book.note(a)
-		if s.book.claims[a] = remove(s.book.claims[a], m.who.id); len(s.book.claims[a]) == 0 {
+		s.book.claims[a], s.book.places[a] = remove(s.book.claims[a], m.who.id), remove(s.book.places[a], h)
+		s.callers.touch(h, s.book.places[a].one())
+		if len(s.book.claims[a]) == 0 {
 			delete(s.book.claims, a)
+			delete(s.book.places, a)
 		}
 	}
 	for _, a := range m.own {

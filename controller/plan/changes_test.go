@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -71,7 +72,7 @@ func drop[T any](r *rand.Rand, list []T) []T {
 
 // step changes one thing.
 func (w *town) step() string {
-	switch w.r.IntN(14) {
+	switch w.r.IntN(17) {
 	case 0, 1, 2:
 		w.come()
 		return "come"
@@ -124,6 +125,28 @@ func (w *town) step() string {
 		h.Spec.Revoked = !h.Spec.Revoked // back again, too: the plan does not mind
 		w.Hosts[i] = &h
 		return "revoked"
+	case 14, 15: // a host has a key, another one, or none any more
+		next := maps.Clone(w.CallerKeys)
+		if next == nil {
+			next = map[string][]byte{}
+		}
+		h := w.Hosts[w.r.IntN(len(w.Hosts))].Metadata.Name
+		if next[h] = []byte(fmt.Sprintf("key %d of %s", w.n, h)); w.r.IntN(4) == 0 {
+			delete(next, h)
+		}
+		w.n++
+		w.CallerKeys = next
+		return "key"
+	case 16: // a host is another of the same name, or two have one number
+		w.n++
+		w.Hosts = slices.Clone(w.Hosts)
+		i := w.r.IntN(len(w.Hosts))
+		h := *w.Hosts[i]
+		if h.Metadata.UID = fmt.Sprintf("uid-%d", w.n); w.r.IntN(3) == 0 {
+			h.Metadata.UID = w.Hosts[w.r.IntN(len(w.Hosts))].Metadata.UID
+		}
+		w.Hosts[i] = &h
+		return "another host"
 	case 12:
 		next := map[string][]model.Interface{}
 		for k, v := range w.Interfaces {
@@ -169,6 +192,10 @@ func TestPlansAreOfThePresentStateAlone(t *testing.T) {
 		var planner Planner
 		var last *Plan
 		bodies := map[string]string{}
+		w.CallerKeys = map[string][]byte{}
+		for _, h := range w.Hosts {
+			w.CallerKeys[h.Metadata.Name] = []byte("key of " + h.Metadata.Name)
+		}
 		var done []string
 		for range steps {
 			for range 1 + w.r.IntN(3) {

@@ -133,10 +133,7 @@ func (s *segments) drop(text string, g *rulegroup) {
 		return
 	}
 	delete(s.uses, text)
-	delete(s.lists, text)
-	if s.entries[text] == nil {
-		s.ids.Forget(text)
-	}
+	s.unasked[text] = true
 }
 
 // texts are the selectors of peers in both rulesets, sorted and distinct.
@@ -186,14 +183,14 @@ func (s *segments) touchWho(x *who) {
 // touchPeers has those hosts written again whose rulesets name a selector, since
 // its members, or their addresses, are others.
 func (s *segments) touchPeers(text string) {
+	for p := range s.packsOf[text] {
+		p.stale = true
+	}
 	for _, g := range s.uses[text] {
 		for _, x := range g.whos {
 			for _, h := range x.where {
 				if part := s.hosts[h.host]; part != nil {
 					s.touched[part] = true
-					if part.pack != nil {
-						part.pack.stale = true
-					}
 				}
 			}
 		}

@@ -207,7 +207,5 @@ func (s *segments) detach(e *entry) {
 	delete(s.entries, e.text)
 	s.targets.delete(e.target.key)
 	delete(s.retarget, e.target)
-	if len(s.uses[e.text]) == 0 {
-		s.ids.Forget(e.text)
-	}
+	s.unasked[e.text] = true
 }

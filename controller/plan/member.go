@@ -18,6 +18,7 @@ type hostPart struct {
 	subjects []*wirepb.PolicySubject
 	digest   [32]byte // of the subjects
 	pack     *pack
+	caller   caller
 }
 
 func (h *hostPart) find(id string) (int, bool) {
@@ -35,6 +36,7 @@ func (s *segments) leave(w *model.Workload) {
 	h.members = slices.Delete(h.members, i, i+1)
 	s.unclaim(h, m)
 	s.touched[h] = true
+	s.callers.touch(h, nil)
 	s.workloads.delete(w.Metadata.Name)
 	x := m.who
 	x.count--
@@ -62,6 +64,7 @@ func (s *segments) enter(w *model.Workload, x *who) {
 	h.members = slices.Insert(h.members, i, m)
 	s.claim(h, m)
 	s.touched[h] = true
+	s.callers.touch(h, nil)
 	s.workloads.set(w.Metadata.Name, x.id)
 	x.count++
 	x.where.add(h.name, 1)

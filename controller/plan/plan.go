@@ -49,6 +49,9 @@ type State struct {
 	Workloads []*model.Workload
 	// Interfaces are those of each host, by the host's name.
 	Interfaces map[string][]model.Interface
+	// CallerKeys are the public keys by which hosts tell one another who calls, by
+	// the host's name. One without has no part in it.
+	CallerKeys map[string][]byte
 	// Filter compiles an expression; nil refuses every filter.
 	Filter func(expression string) (Filter, error)
 	// Failsafe says what no policy may take away; the ports of relays are added.

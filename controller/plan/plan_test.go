@@ -124,7 +124,7 @@ func dump(p *Plan) string {
 	for _, host := range names(p.Hosts) {
 		for _, name := range Sections {
 			s := p.Hosts.Get(host).Sections[name]
-			if len(s.GetPolicy().GetRulesets())+len(s.GetIdentity().GetSubjects()) == 0 && (name == SectionPolicy || name == SectionIdentity) {
+			if len(s.GetPolicy().GetRulesets())+len(s.GetIdentity().GetSubjects())+len(s.GetIdentity().GetHosts()) == 0 && (name == SectionPolicy || name == SectionIdentity) {
 				continue // most scenarios have none
 			}
 			fmt.Fprintf(&b, "host %s %s %.12s\n", host, name, s.Digest)

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -48,6 +49,8 @@ func (p *Planner) Plan(s State) *Plan {
 	s.Taps, taps = compare(last.Taps, s.Taps)
 	s.Policies, c.policies = compare(last.Policies, s.Policies)
 	s.Workloads, c.workloads = compare(last.Workloads, s.Workloads)
+	c.keys = s.CallerKeys
+	rekeyed := !sameKeys(last.CallerKeys, s.CallerKeys)
 	c.interfaces, c.rewired = s.Interfaces, rewired(last.Interfaces, s.Interfaces)
 	was := p.live
 	if first || !hosts.empty() {
@@ -60,6 +63,9 @@ func (p *Planner) Plan(s State) *Plan {
 		if !maps.Equal(was, p.live) {
 			c.hosts = p.live
 		}
+	}
+	if rekeyed || !hosts.empty() {
+		c.named = s.Hosts
 	}
 	if c.hosts != nil {
 		_, c.workloads = compare(alive(last.Workloads, was), alive(s.Workloads, p.live))
@@ -118,6 +124,12 @@ func rewired(last, next map[string][]model.Interface) []string {
 	return out
 }
 
+// sameKeys says whether hosts have the same keys; a map that is the same is not
+// looked through.
+func sameKeys(last, next map[string][]byte) bool {
+	return len(last) == len(next) && (reflect.ValueOf(last).Pointer() == reflect.ValueOf(next).Pointer() || maps.EqualFunc(last, next, bytes.Equal))
+}
+
 // tapped says whether a workload that has come or gone is at an end of a tap.
 func (p *Planner) tapped(d *difference[*model.Workload]) bool {
 	for _, list := range [][]*model.Workload{d.gone, d.come} {
@@ -156,7 +168,7 @@ func (p *Planner) segment(next *Plan, c *change, sections map[string][]*wirepb.S
 		targets, identities, labels = nil, nil, nil
 		c.policies = difference[*model.Policy]{come: slices.Concat(p.failsafe, p.state.Policies)}
 		c.workloads = difference[*model.Workload]{come: alive(p.state.Workloads, p.live)}
-		c.hosts, c.rewired = p.live, nil
+		c.hosts, c.rewired, c.named = p.live, nil, p.state.Hosts
 	}
 	g := p.segments
 	g.targets, g.workloads, g.labels = edit(targets), edit(identities), edit(labels)

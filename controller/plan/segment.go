@@ -43,9 +43,11 @@ type segments struct {
 	lists      map[string]*memberList
 	hosts      map[string]*hostPart
 	everybody  map[*hostPart]bool
-	packs      map[string]*pack // by digest of the policy section
+	packs      map[string]*pack          // by digest of the policy section
+	packsOf    map[string]map[*pack]bool // by selector of peers
 	interfaces map[string][]model.Interface
 	book       book
+	callers    callers
 
 	// What is to be done in this plan.
 	rekey     map[*who]bool
@@ -53,9 +55,10 @@ type segments struct {
 	stale     map[*entry]bool
 	dirty     map[*rulegroup]bool
 	regrouped map[string]bool // selectors whose members have changed
+	unasked   map[string]bool // selectors that are not asked for any more, if they stay so
 	retarget  map[*target]bool
 	touched   map[*hostPart]bool
-	reread    map[*hostPart]bool // only addresses have changed
+	reread    map[*hostPart]bool // addresses, or who calls, have changed
 
 	// What comes out.
 	put       func(host, section string, s *wirepb.Section)
@@ -68,9 +71,9 @@ func newSegments(number Number, r *Resolver, groups []*model.Group) *segments {
 	s := &segments{number: number, resolver: r, modes: modesOf(r, groups), keys: map[string]int{}, ids: policy.NewIdentities(),
 		byText: map[string]*who{}, byID: map[policy.Identity]*who{}, entries: map[string]*entry{}, drafts: map[string]*draft{},
 		rules: map[policy.RuleID]struct{}{}, groups: map[string]*rulegroup{}, uses: map[string][]*rulegroup{}, lists: map[string]*memberList{},
-		hosts: map[string]*hostPart{}, everybody: map[*hostPart]bool{}, book: newBook(),
-		rekey: map[*who]bool{}, idle: map[*who]bool{}, stale: map[*entry]bool{}, dirty: map[*rulegroup]bool{}, regrouped: map[string]bool{},
-		retarget: map[*target]bool{}, touched: map[*hostPart]bool{}, reread: map[*hostPart]bool{}, packs: map[string]*pack{}}
+		hosts: map[string]*hostPart{}, everybody: map[*hostPart]bool{}, book: newBook(), callers: newCallers(),
+		rekey: map[*who]bool{}, idle: map[*who]bool{}, stale: map[*entry]bool{}, dirty: map[*rulegroup]bool{}, regrouped: map[string]bool{}, unasked: map[string]bool{},
+		retarget: map[*target]bool{}, touched: map[*hostPart]bool{}, reread: map[*hostPart]bool{}, packs: map[string]*pack{}, packsOf: map[string]map[*pack]bool{}}
 	s.keys[LabelKind]++
 	for k := range groupKeys(groups) {
 		s.keys[k]++
@@ -85,6 +88,8 @@ type change struct {
 	hosts      map[string]bool // all that there are; nil where they are as before
 	rewired    []string        // hosts whose interfaces have changed
 	interfaces map[string][]model.Interface
+	named      []*model.Host // all, where numbers or keys may be others; else nil
+	keys       map[string][]byte
 }
 
 // apply takes a change over. After an error the segments are of no use.
@@ -122,6 +127,7 @@ func (s *segments) apply(c *change) error {
 		s.regroup(x)
 	}
 	s.rebuild()
+	s.callers.regrouped(s.regrouped)
 	for text := range s.regrouped {
 		delete(s.lists, text)
 		s.touchPeers(text)
@@ -132,14 +138,27 @@ func (s *segments) apply(c *change) error {
 	for h := range s.touched {
 		s.write(h)
 	}
+	s.tellCallers()
 	for h := range s.reread {
-		if s.touched[h] {
-			continue
-		}
 		s.put(h.name, SectionIdentity, s.identitySection(h))
 	}
+	s.unask()
 	s.clear()
 	return nil
+}
+
+// unask forgets selectors that nothing names. It is done last: what lets go of one
+// may be followed by another that takes it up, and that keeps what is known of it.
+func (s *segments) unask() {
+	for text := range s.unasked {
+		if len(s.uses[text]) > 0 {
+			continue
+		}
+		delete(s.lists, text)
+		if s.entries[text] == nil {
+			s.ids.Forget(text)
+		}
+	}
 }
 
 func (s *segments) clear() {
@@ -148,9 +167,11 @@ func (s *segments) clear() {
 	clear(s.stale)
 	clear(s.dirty)
 	clear(s.regrouped)
+	clear(s.unasked)
 	clear(s.retarget)
 	clear(s.touched)
 	clear(s.reread)
+	clear(s.callers.touched)
 	s.put = nil
 }
 
@@ -180,22 +201,31 @@ func (s *segments) arrange(c *change) {
 			s.touched[h] = true
 		}
 	}
-	if c.hosts == nil {
-		return
+	if c.hosts != nil {
+		s.rehost(c.hosts)
 	}
+	if c.named != nil {
+		s.callers.name(s.hosts, c.named, c.keys)
+	}
+}
+
+// rehost takes over which hosts there are.
+func (s *segments) rehost(hosts map[string]bool) {
 	for name, h := range s.hosts {
-		if !c.hosts[name] {
+		if !hosts[name] {
 			delete(s.hosts, name)
 			s.unpack(h)
 			delete(s.everybody, h)
 			delete(s.touched, h)
+			s.callers.forget(h)
 		}
 	}
-	for name := range c.hosts {
+	for name := range hosts {
 		if s.hosts[name] == nil {
 			h := &hostPart{name: name, own: map[netip.Addr]holders{}}
 			s.hosts[name] = h
 			s.touched[h] = true
+			s.callers.adopt(h)
 		}
 	}
 }

@@ -41,6 +41,15 @@ func (s *scene) mode(group string, mode model.Mode) *scene {
 	return s
 }
 
+// keys gives hosts what they tell one another by who calls.
+func (s *scene) keys(hosts ...string) *scene {
+	s.CallerKeys = map[string][]byte{}
+	for _, h := range hosts {
+		s.CallerKeys[h] = []byte("key of " + h)
+	}
+	return s
+}
+
 // shop is three hosts: containers behind NAT that share private addresses, one
 // on the uplink's own network, and a database on the machine itself.
 func shop() *scene {
@@ -62,6 +71,8 @@ var segmentScenarios = map[string]*scene{
 		policy("out", `{stage: Active, subject: {selector: app=web}, egress: [{action: Deny, to: [{entities: [world]}]}]}`),
 	"policy-nobody":       shop().policy("none", `{subject: {selector: app=none}, ingress: []}`),
 	"policy-same-address": shop().host("twin", "site=two", "10.0.1.1/24").policy("db", dbFromWeb).policy("w", `{stage: Active, subject: {selector: app=web}, egress: [{action: Allow, to: [{ipBlocks: [{cidr: 10.0.0.0/8}]}]}]}`),
+	"policy-callers":      shop().host("alone", "", "10.0.3.1/24").keys("a", "b", "db", "alone").policy("db", dbFromWeb),
+	"policy-some-callers": shop().keys("a", "db").policy("db", dbFromWeb).policy("w", `{stage: Active, subject: {selector: app=web}, egress: [{action: Allow, to: [{entities: [fleet]}]}]}`),
 	"policy-revoked":      shop().revoke("b").policy("db", dbFromWeb).policy("w", `{stage: Active, subject: {selector: app=api}, egress: []}`),
 }
 
@@ -90,6 +101,45 @@ func numbers() Number {
 			given[k] = policy.Identity(len(given) + 1)
 		}
 		return given[k], nil
+	}
+}
+
+// Who calls is told between pairs: each finds the other in its section, with all
+// that lives there; and a host whose rules ask about nobody of another is none.
+func TestPeersAreMutual(t *testing.T) {
+	s := shop().host("far", "site=far", "10.9.0.1/24").container("far", "x", "app=x").keys("a", "b", "db", "far").policy("db", dbFromWeb)
+	s.Number = numbers()
+	var planner Planner
+	p := planner.Plan(s.State)
+	of := func(name string) map[uint32]*wirepb.PeerHost {
+		out := map[uint32]*wirepb.PeerHost{}
+		for _, h := range p.Hosts.Get(name).Sections[SectionIdentity].GetIdentity().GetHosts() {
+			out[h.Number] = h
+		}
+		return out
+	}
+	for _, x := range []string{"a", "b", "db", "far"} {
+		for _, y := range []string{"a", "b", "db", "far"} {
+			want := x != y && x != "far" && y != "far" && (x == "db" || y == "db")
+			there, back := of(x)[HostNumber("uid-"+y)], of(y)[HostNumber("uid-"+x)]
+			if (there != nil) != want || (back != nil) != want {
+				t.Errorf("%s and %s: %v, %v", x, y, there, back)
+			}
+		}
+	}
+	web := uint32(p.Identity("a:web"))
+	if m := of("db")[HostNumber("uid-a")]; !slices.Contains(m.Identities, web) || len(m.Addresses) != 2 || string(m.CallerKey) != "key of a" {
+		t.Errorf("what db knows of a: %v", m)
+	}
+	// A container with labels that its host has already makes nobody's section anew.
+	last := p
+	s.container("a", "more", "app=web", "172.18.0.9")
+	p = planner.Plan(s.State)
+	if p.Hosts.Get("db").Sections[SectionIdentity] != last.Hosts.Get("db").Sections[SectionIdentity] {
+		t.Error("the section of db was written again")
+	}
+	if n := len(p.Hosts.Get("a").Sections[SectionIdentity].GetIdentity().GetBearers()); n != 4 {
+		t.Errorf("%d bearers on a", n)
 	}
 }
 

@@ -32,7 +32,8 @@ type pack struct {
 	wire      []*wirepb.AddressIdentity
 	digest    [32]byte
 	hosts     int
-	stale     bool // members of a selector, or addresses, are others
+	asks      *asks // nil where no rule has a selector of peers
+	stale     bool  // members of a selector, or addresses, are others
 }
 
 // packOf returns the pack of a set of rulesets.
@@ -57,6 +58,14 @@ func (s *segments) packOf(used map[*ruleset]bool) *pack {
 			out.Rulesets = append(out.Rulesets, byKey[k].wire)
 		}
 		p.policy = &wirepb.Section_Policy{Policy: out}
+		if p.asks = s.callers.asksOf(byKey); p.asks != nil {
+			for _, text := range p.asks.texts {
+				if s.packsOf[text] == nil {
+					s.packsOf[text] = map[*pack]bool{}
+				}
+				s.packsOf[text][p] = true
+			}
+		}
 	}
 	s.fill(p, byKey)
 	return p
@@ -99,7 +108,8 @@ func (s *segments) fill(p *pack, rulesets map[string]*ruleset) {
 	sum.Sum(p.digest[:0])
 }
 
-// write makes both sections of a host.
+// write makes the policy section of a host, and what its identity section is made
+// of.
 func (s *segments) write(h *hostPart) {
 	used := map[*ruleset]bool{}
 	h.subjects = nil
@@ -131,7 +141,8 @@ func (s *segments) write(h *hostPart) {
 		delete(s.everybody, h)
 	}
 	s.put(h.name, SectionPolicy, &wirepb.Section{Name: SectionPolicy, Digest: p.key, Body: p.policy})
-	s.put(h.name, SectionIdentity, s.identitySection(h))
+	s.callers.ask(h, p.asks)
+	s.reread[h] = true
 }
 
 // unpack lets go of a host's pack.
@@ -141,6 +152,13 @@ func (s *segments) unpack(h *hostPart) {
 	}
 	if h.pack.hosts--; h.pack.hosts == 0 {
 		delete(s.packs, h.pack.key)
+		if h.pack.asks != nil {
+			for _, text := range h.pack.asks.texts {
+				if delete(s.packsOf[text], h.pack); len(s.packsOf[text]) == 0 {
+					delete(s.packsOf, text)
+				}
+			}
+		}
 	}
 	h.pack = nil
 }
@@ -176,6 +194,7 @@ func (s *segments) identitySection(h *hostPart) *wirepb.Section {
 		}
 		sum.Write(text)
 	}
+	s.writeCallers(h, out, sum)
 	return &wirepb.Section{Name: SectionIdentity, Digest: hex.EncodeToString(sum.Sum(nil)), Body: &wirepb.Section_Identity{Identity: out}}
 }
 

@@ -135,7 +135,7 @@ func (s *Service) replan(have *intent) {
 	p := s.planner.Plan(plan.State{
 		TrustDomain: s.cfg.TrustDomain, Hosts: i.Hosts, Relays: i.Relays, Groups: i.Groups, Policies: i.Policies, Taps: i.Taps,
 		Workloads: s.deps.Observer.Workloads(), Interfaces: s.deps.Observer.Interfaces(), Filter: s.deps.Filter,
-		Failsafe: s.cfg.Failsafe, Number: s.deps.Number,
+		Failsafe: s.cfg.Failsafe, Number: s.deps.Number, CallerKeys: s.deps.Observer.CallerKeys(),
 	})
 	changed := make(map[string]bool, len(p.Changed))
 	for _, name := range p.Changed {

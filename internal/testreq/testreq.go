@@ -6,6 +6,7 @@ package testreq
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +20,9 @@ const (
 	NetNS   = "netns"   // may make network namespaces
 	BPF     = "bpf"     // may load BPF programs; implies root
 	Cgroup2 = "cgroup2" // a cgroup2 tree is mounted
+	// PostgreSQL is the server as Debian installs it, which is not on PATH; see
+	// PostgreSQLBin.
+	PostgreSQL = "postgresql"
 )
 
 var probes = map[string]func() string{
@@ -55,6 +59,12 @@ var probes = map[string]func() string{
 		}
 		return "no cgroup2 tree"
 	},
+	PostgreSQL: func() string {
+		if PostgreSQLBin() == "" {
+			return "no /usr/lib/postgresql/*/bin/postgres"
+		}
+		return ""
+	},
 }
 
 // Need skips the test unless everything named is here. A name that is none of
@@ -83,4 +93,14 @@ func missing(name string) string {
 		return "not on PATH"
 	}
 	return ""
+}
+
+// PostgreSQLBin is the directory of the newest PostgreSQL that Debian's packages
+// have installed; empty where there is none.
+func PostgreSQLBin() string {
+	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
+	if err != nil || len(found) == 0 {
+		return ""
+	}
+	return filepath.Dir(slices.Max(found))
 }

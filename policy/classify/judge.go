@@ -26,6 +26,18 @@ func (t *Table) Judge(subject, peer *policy.End, protocol uint8, port uint16) Ve
 			heads[i] = t.Chains[chain]
 		}
 	}
+	if len(peer.Names) > 0 && len(t.Names) > 0 {
+		if n := t.ForNames(peer.Names); n != nil {
+			if chain := n.Classes[n.Any].lookup(protocol, port); chain >= 0 {
+				heads[4] = n.Chains[chain]
+			}
+		}
+	}
+	return t.decide(heads, &subject.Process, &peer.Process)
+}
+
+// decide merges the chains by rank and returns what the first final step says.
+func (t *Table) decide(heads [5]Chain, subject, peer *model.PolicyProcess) Verdict {
 	var logged *policy.Rule
 	var passed model.Tier
 	for {
@@ -41,7 +53,7 @@ func (t *Table) Judge(subject, peer *policy.End, protocol uint8, port uint16) Ve
 		s := heads[first][0]
 		heads[first] = heads[first][1:]
 		r := s.Rule
-		if passed != "" && r.Tier == passed || !policy.ProcessMatches(r.Processes, &subject.Process) || !policy.ProcessMatches(s.Peer, &peer.Process) {
+		if passed != "" && r.Tier == passed || !policy.ProcessMatches(r.Processes, subject) || !policy.ProcessMatches(s.Peer, peer) {
 			continue
 		}
 		switch r.Action {
@@ -56,14 +68,14 @@ func (t *Table) Judge(subject, peer *policy.End, protocol uint8, port uint16) Ve
 		}
 	}
 	for _, d := range t.Defaults {
-		if policy.ProcessMatches(d.Processes, &subject.Process) {
+		if policy.ProcessMatches(d.Processes, subject) {
 			return Verdict{Action: d.Action, Stateful: true, Logged: logged}
 		}
 	}
 	return Verdict{Action: model.ActionDeny, Stateful: true, Logged: logged}
 }
 
-// ClassesOf returns the peer's class in each dimension.
+// ClassesOf returns the peer's class in each dimension but the last, names.
 func (t *Table) ClassesOf(peer *policy.End) [5]int {
 	out := [5]int{t.Any}
 	switch class, ok := t.Identities[peer.Identity]; {
@@ -75,22 +87,15 @@ func (t *Table) ClassesOf(peer *policy.End) [5]int {
 		out[1] = t.Fleet
 	}
 	if peer.Addr.IsValid() {
-		a := peer.Addr.Unmap()
-		for i := len(t.Blocks) - 1; i >= 0; i-- {
-			if b := &t.Blocks[i]; b.Prefix.Contains(a) {
-				out[2] = b.World
-				if peer.Identity != 0 {
-					out[2] = b.Managed
-				}
-				break
+		if i, ok := t.lpm.Lookup(peer.Addr.Unmap()); ok {
+			out[2] = t.Blocks[i].World
+			if peer.Identity != 0 {
+				out[2] = t.Blocks[i].Managed
 			}
 		}
 	}
 	if set := peer.Entities & t.EntityMask; set != 0 {
 		out[3] = t.Entities[set]
-	}
-	if len(peer.Names) > 0 && len(t.Names) > 0 {
-		out[4] = t.ClassOfNames(peer.Names)
 	}
 	return out
 }

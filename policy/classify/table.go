@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/RoaringBitmap/roaring/v2"
+	"github.com/gaissmai/bart"
 
 	"weft/model"
 	"weft/policy"
@@ -30,14 +31,13 @@ type Table struct {
 	Identities map[policy.Identity]int
 	// Blocks are one longest-prefix table; sorted, a prefix before those in it.
 	Blocks []Block
+	lpm    *bart.Table[int] // places in Blocks
 	// Entities are the classes of every set of the special entities that the
 	// rules name; EntityMask holds those.
 	Entities   map[policy.EntitySet]int
 	EntityMask policy.EntitySet
-	// Names are the peers by name; ClassOfNames makes classes of them.
+	// Names are the peers by name; ForNames makes tables of them.
 	Names []Names
-
-	build *builder
 }
 
 // Block is a range of addresses, with its class for peers of no workload and
@@ -66,19 +66,24 @@ type builder struct {
 	passes    map[model.Tier]bool // tiers with a Pass rule
 }
 
-// Build makes the table of one direction.
-func Build(t *policy.Table, members Members) *Table {
-	out := &Table{Rules: t.Rules, Defaults: t.Defaults, Classes: []Class{nil}, Identities: map[policy.Identity]int{}, Entities: map[policy.EntitySet]int{}}
-	b := &builder{table: out, classes: map[string]int{}, byEntries: map[string]int{"": 0}, chains: map[string]int{}, portKeys: map[int][]PortKey{}, passes: map[model.Tier]bool{}}
-	out.build = b
-	var anyPeer, world, fleet []Step
-	entities := map[policy.EntitySet][]Step{}
-	bySelector := map[string][]Step{}
-	for _, r := range t.Rules {
+func newBuilder(rules []*policy.Rule, defaults []policy.Default) *builder {
+	b := &builder{classes: map[string]int{}, byEntries: map[string]int{"": 0}, chains: map[string]int{}, portKeys: map[int][]PortKey{}, passes: map[model.Tier]bool{},
+		table: &Table{lpm: &bart.Table[int]{}, Rules: rules, Defaults: defaults, Classes: []Class{nil}, Identities: map[policy.Identity]int{}, Entities: map[policy.EntitySet]int{}}}
+	for _, r := range rules {
 		if r.Action == model.ActionPass {
 			b.passes[r.Tier] = true
 		}
 	}
+	return b
+}
+
+// Build makes the table of one direction.
+func Build(t *policy.Table, members Members) *Table {
+	b := newBuilder(t.Rules, t.Defaults)
+	out := b.table
+	var anyPeer, world, fleet []Step
+	entities := map[policy.EntitySet][]Step{}
+	bySelector := map[string][]Step{}
 	for rank, r := range t.Rules {
 		if len(r.Peers) == 0 {
 			anyPeer = append(anyPeer, Step{Rank: rank, Rule: r})
@@ -164,26 +169,26 @@ func (b *builder) blocks(t *policy.Table) {
 		return out
 	}
 	for _, e := range t.Blocks {
+		b.table.lpm.Insert(e.Prefix, len(b.table.Blocks))
 		b.table.Blocks = append(b.table.Blocks, Block{Prefix: e.Prefix, World: b.class(steps(e.World)), Managed: b.class(steps(e.Managed))})
 	}
 }
 
-// ClassOfNames returns the class of an address looked up by these names. It adds
-// to Classes and Chains where such a class is new: the caller must hold the
-// table alone.
-func (t *Table) ClassOfNames(names []string) int {
+// ForNames returns a table of what is about an address looked up by these names
+// and nothing else, in its class Any; nil where no rule is.
+func (t *Table) ForNames(names []string) *Table {
 	var steps []Step
 	for i := range t.Names {
 		if policy.NameMatches(t.Names[i].Patterns, names) {
 			steps = append(steps, t.Names[i].step)
 		}
 	}
-	return t.build.class(steps)
-}
-
-// HasName says whether any rule is about one of these names.
-func (t *Table) HasName(names []string) bool {
-	return slices.ContainsFunc(t.Names, func(n Names) bool { return policy.NameMatches(n.Patterns, names) })
+	if len(steps) == 0 {
+		return nil
+	}
+	b := newBuilder(t.Rules, t.Defaults)
+	b.table.Any = b.class(steps)
+	return b.table
 }
 
 // String counts what the table holds.

@@ -868,8 +868,11 @@ type HostFacts struct {
 	Capabilities       map[string]string      `protobuf:"bytes,8,rep,name=capabilities,proto3" json:"capabilities,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	CertificateExpires int64                  `protobuf:"varint,9,opt,name=certificate_expires,json=certificateExpires,proto3" json:"certificate_expires,omitempty"` // unix seconds
 	Conditions         []*Condition           `protobuf:"bytes,10,rep,name=conditions,proto3" json:"conditions,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// caller_key is an X25519 public key (RFC 7748): what this machine and another
+	// derive the secrets from under which they tell each other who calls.
+	CallerKey     []byte `protobuf:"bytes,11,opt,name=caller_key,json=callerKey,proto3" json:"caller_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HostFacts) Reset() {
@@ -968,6 +971,13 @@ func (x *HostFacts) GetCertificateExpires() int64 {
 func (x *HostFacts) GetConditions() []*Condition {
 	if x != nil {
 		return x.Conditions
+	}
+	return nil
+}
+
+func (x *HostFacts) GetCallerKey() []byte {
+	if x != nil {
+		return x.CallerKey
 	}
 	return nil
 }
@@ -2995,10 +3005,15 @@ func (x *PolicyPort) GetLast() uint32 {
 // holds back a pair of sections that do not fit one another (a ruleset or the
 // members of a selector are missing) and goes on with the pair it has.
 type IdentitySection struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Subjects      []*PolicySubject       `protobuf:"bytes,1,rep,name=subjects,proto3" json:"subjects,omitempty"`   // workloads on this host, by id
-	Selectors     []*SelectorMembers     `protobuf:"bytes,2,rep,name=selectors,proto3" json:"selectors,omitempty"` // of every selector in the rulesets, by text
-	Addresses     []*AddressIdentity     `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"` // by prefix
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Subjects  []*PolicySubject       `protobuf:"bytes,1,rep,name=subjects,proto3" json:"subjects,omitempty"`   // workloads on this host, by id
+	Selectors []*SelectorMembers     `protobuf:"bytes,2,rep,name=selectors,proto3" json:"selectors,omitempty"` // of every selector in the rulesets, by text
+	Addresses []*AddressIdentity     `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"` // by prefix
+	// host is this machine's number among hosts, the machines that tell one another
+	// by an option of TCP who calls. 0 where it does not take part.
+	Host          uint32      `protobuf:"varint,4,opt,name=host,proto3" json:"host,omitempty"`
+	Hosts         []*PeerHost `protobuf:"bytes,5,rep,name=hosts,proto3" json:"hosts,omitempty"`     // by number
+	Bearers       []*Bearer   `protobuf:"bytes,6,rep,name=bearers,proto3" json:"bearers,omitempty"` // by id; subjects are not among them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3054,6 +3069,150 @@ func (x *IdentitySection) GetAddresses() []*AddressIdentity {
 	return nil
 }
 
+func (x *IdentitySection) GetHost() uint32 {
+	if x != nil {
+		return x.Host
+	}
+	return 0
+}
+
+func (x *IdentitySection) GetHosts() []*PeerHost {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *IdentitySection) GetBearers() []*Bearer {
+	if x != nil {
+		return x.Bearers
+	}
+	return nil
+}
+
+// PeerHost is a machine that says who calls, and is told.
+type PeerHost struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`                       // never given to another machine
+	CallerKey     []byte                 `protobuf:"bytes,2,opt,name=caller_key,json=callerKey,proto3" json:"caller_key,omitempty"` // of its facts
+	Addresses     [][]byte               `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`                  // 4 or 16 bytes, of it and of workloads on it, as seen from here
+	Identities    []uint32               `protobuf:"varint,4,rep,packed,name=identities,proto3" json:"identities,omitempty"`        // that live there, ascending: all that it may speak for
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerHost) Reset() {
+	*x = PeerHost{}
+	mi := &file_wire_agent_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerHost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerHost) ProtoMessage() {}
+
+func (x *PeerHost) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerHost.ProtoReflect.Descriptor instead.
+func (*PeerHost) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *PeerHost) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *PeerHost) GetCallerKey() []byte {
+	if x != nil {
+		return x.CallerKey
+	}
+	return nil
+}
+
+func (x *PeerHost) GetAddresses() [][]byte {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *PeerHost) GetIdentities() []uint32 {
+	if x != nil {
+		return x.Identities
+	}
+	return nil
+}
+
+// Bearer is a workload that no policy is about and whose connections say who
+// calls, for a policy of the machines they go to.
+type Bearer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Workload      string                 `protobuf:"bytes,1,opt,name=workload,proto3" json:"workload,omitempty"` // id on this host
+	Identity      uint32                 `protobuf:"varint,2,opt,name=identity,proto3" json:"identity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bearer) Reset() {
+	*x = Bearer{}
+	mi := &file_wire_agent_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bearer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bearer) ProtoMessage() {}
+
+func (x *Bearer) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bearer.ProtoReflect.Descriptor instead.
+func (*Bearer) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *Bearer) GetWorkload() string {
+	if x != nil {
+		return x.Workload
+	}
+	return ""
+}
+
+func (x *Bearer) GetIdentity() uint32 {
+	if x != nil {
+		return x.Identity
+	}
+	return 0
+}
+
 type PolicySubject struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Workload      string                 `protobuf:"bytes,1,opt,name=workload,proto3" json:"workload,omitempty"` // id on this host
@@ -3066,7 +3225,7 @@ type PolicySubject struct {
 
 func (x *PolicySubject) Reset() {
 	*x = PolicySubject{}
-	mi := &file_wire_agent_proto_msgTypes[40]
+	mi := &file_wire_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3078,7 +3237,7 @@ func (x *PolicySubject) String() string {
 func (*PolicySubject) ProtoMessage() {}
 
 func (x *PolicySubject) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[40]
+	mi := &file_wire_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3091,7 +3250,7 @@ func (x *PolicySubject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicySubject.ProtoReflect.Descriptor instead.
 func (*PolicySubject) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{40}
+	return file_wire_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PolicySubject) GetWorkload() string {
@@ -3132,7 +3291,7 @@ type SelectorMembers struct {
 
 func (x *SelectorMembers) Reset() {
 	*x = SelectorMembers{}
-	mi := &file_wire_agent_proto_msgTypes[41]
+	mi := &file_wire_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3144,7 +3303,7 @@ func (x *SelectorMembers) String() string {
 func (*SelectorMembers) ProtoMessage() {}
 
 func (x *SelectorMembers) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[41]
+	mi := &file_wire_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3157,7 +3316,7 @@ func (x *SelectorMembers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectorMembers.ProtoReflect.Descriptor instead.
 func (*SelectorMembers) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{41}
+	return file_wire_agent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SelectorMembers) GetSelector() string {
@@ -3184,7 +3343,7 @@ type AddressIdentity struct {
 
 func (x *AddressIdentity) Reset() {
 	*x = AddressIdentity{}
-	mi := &file_wire_agent_proto_msgTypes[42]
+	mi := &file_wire_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3196,7 +3355,7 @@ func (x *AddressIdentity) String() string {
 func (*AddressIdentity) ProtoMessage() {}
 
 func (x *AddressIdentity) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[42]
+	mi := &file_wire_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3209,7 +3368,7 @@ func (x *AddressIdentity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressIdentity.ProtoReflect.Descriptor instead.
 func (*AddressIdentity) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{42}
+	return file_wire_agent_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AddressIdentity) GetAddress() []byte {
@@ -3241,7 +3400,7 @@ type PolicyReport struct {
 
 func (x *PolicyReport) Reset() {
 	*x = PolicyReport{}
-	mi := &file_wire_agent_proto_msgTypes[43]
+	mi := &file_wire_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3253,7 +3412,7 @@ func (x *PolicyReport) String() string {
 func (*PolicyReport) ProtoMessage() {}
 
 func (x *PolicyReport) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[43]
+	mi := &file_wire_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3266,7 +3425,7 @@ func (x *PolicyReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyReport.ProtoReflect.Descriptor instead.
 func (*PolicyReport) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{43}
+	return file_wire_agent_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *PolicyReport) GetDriver() string {
@@ -3316,7 +3475,7 @@ type RuleCount struct {
 
 func (x *RuleCount) Reset() {
 	*x = RuleCount{}
-	mi := &file_wire_agent_proto_msgTypes[44]
+	mi := &file_wire_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3328,7 +3487,7 @@ func (x *RuleCount) String() string {
 func (*RuleCount) ProtoMessage() {}
 
 func (x *RuleCount) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[44]
+	mi := &file_wire_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3341,7 +3500,7 @@ func (x *RuleCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleCount.ProtoReflect.Descriptor instead.
 func (*RuleCount) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{44}
+	return file_wire_agent_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RuleCount) GetRule() uint64 {
@@ -3399,7 +3558,7 @@ type Conversation struct {
 
 func (x *Conversation) Reset() {
 	*x = Conversation{}
-	mi := &file_wire_agent_proto_msgTypes[45]
+	mi := &file_wire_agent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3411,7 +3570,7 @@ func (x *Conversation) String() string {
 func (*Conversation) ProtoMessage() {}
 
 func (x *Conversation) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[45]
+	mi := &file_wire_agent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3424,7 +3583,7 @@ func (x *Conversation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conversation.ProtoReflect.Descriptor instead.
 func (*Conversation) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{45}
+	return file_wire_agent_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Conversation) GetWorkload() string {
@@ -3615,7 +3774,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x03mac\x18\x02 \x01(\tR\x03mac\x12\x10\n" +
 	"\x03mtu\x18\x03 \x01(\rR\x03mtu\x12\x1c\n" +
 	"\taddresses\x18\x04 \x03(\tR\taddresses\x12\x16\n" +
-	"\x06uplink\x18\x05 \x01(\bR\x06uplink\"\xa9\x04\n" +
+	"\x06uplink\x18\x05 \x01(\bR\x06uplink\"\xc8\x04\n" +
 	"\tHostFacts\x12\x0e\n" +
 	"\x02os\x18\x01 \x01(\tR\x02os\x12\x16\n" +
 	"\x06kernel\x18\x02 \x01(\tR\x06kernel\x12\x12\n" +
@@ -3631,7 +3790,9 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\n" +
 	"conditions\x18\n" +
 	" \x03(\v2\x17.weft.wire.v1.ConditionR\n" +
-	"conditions\x1a9\n" +
+	"conditions\x12\x1d\n" +
+	"\n" +
+	"caller_key\x18\v \x01(\fR\tcallerKey\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a?\n" +
@@ -3797,11 +3958,25 @@ const file_wire_agent_proto_rawDesc = "" +
 	"PolicyPort\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\rR\x05first\x12\x12\n" +
-	"\x04last\x18\x03 \x01(\rR\x04last\"\xc4\x01\n" +
+	"\x04last\x18\x03 \x01(\rR\x04last\"\xb6\x02\n" +
 	"\x0fIdentitySection\x127\n" +
 	"\bsubjects\x18\x01 \x03(\v2\x1b.weft.wire.v1.PolicySubjectR\bsubjects\x12;\n" +
 	"\tselectors\x18\x02 \x03(\v2\x1d.weft.wire.v1.SelectorMembersR\tselectors\x12;\n" +
-	"\taddresses\x18\x03 \x03(\v2\x1d.weft.wire.v1.AddressIdentityR\taddresses\"y\n" +
+	"\taddresses\x18\x03 \x03(\v2\x1d.weft.wire.v1.AddressIdentityR\taddresses\x12\x12\n" +
+	"\x04host\x18\x04 \x01(\rR\x04host\x12,\n" +
+	"\x05hosts\x18\x05 \x03(\v2\x16.weft.wire.v1.PeerHostR\x05hosts\x12.\n" +
+	"\abearers\x18\x06 \x03(\v2\x14.weft.wire.v1.BearerR\abearers\"\x7f\n" +
+	"\bPeerHost\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1d\n" +
+	"\n" +
+	"caller_key\x18\x02 \x01(\fR\tcallerKey\x12\x1c\n" +
+	"\taddresses\x18\x03 \x03(\fR\taddresses\x12\x1e\n" +
+	"\n" +
+	"identities\x18\x04 \x03(\rR\n" +
+	"identities\"@\n" +
+	"\x06Bearer\x12\x1a\n" +
+	"\bworkload\x18\x01 \x01(\tR\bworkload\x12\x1a\n" +
+	"\bidentity\x18\x02 \x01(\rR\bidentity\"y\n" +
 	"\rPolicySubject\x12\x1a\n" +
 	"\bworkload\x18\x01 \x01(\tR\bworkload\x12\x1a\n" +
 	"\bidentity\x18\x02 \x01(\rR\bidentity\x12\x18\n" +
@@ -3868,7 +4043,7 @@ func file_wire_agent_proto_rawDescGZIP() []byte {
 	return file_wire_agent_proto_rawDescData
 }
 
-var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_wire_agent_proto_goTypes = []any{
 	(*JoinRequest)(nil),       // 0: weft.wire.v1.JoinRequest
 	(*JoinResponse)(nil),      // 1: weft.wire.v1.JoinResponse
@@ -3910,15 +4085,17 @@ var file_wire_agent_proto_goTypes = []any{
 	(*PolicyBlock)(nil),       // 37: weft.wire.v1.PolicyBlock
 	(*PolicyPort)(nil),        // 38: weft.wire.v1.PolicyPort
 	(*IdentitySection)(nil),   // 39: weft.wire.v1.IdentitySection
-	(*PolicySubject)(nil),     // 40: weft.wire.v1.PolicySubject
-	(*SelectorMembers)(nil),   // 41: weft.wire.v1.SelectorMembers
-	(*AddressIdentity)(nil),   // 42: weft.wire.v1.AddressIdentity
-	(*PolicyReport)(nil),      // 43: weft.wire.v1.PolicyReport
-	(*RuleCount)(nil),         // 44: weft.wire.v1.RuleCount
-	(*Conversation)(nil),      // 45: weft.wire.v1.Conversation
-	nil,                       // 46: weft.wire.v1.HostFacts.LabelsEntry
-	nil,                       // 47: weft.wire.v1.HostFacts.CapabilitiesEntry
-	nil,                       // 48: weft.wire.v1.Workload.LabelsEntry
+	(*PeerHost)(nil),          // 40: weft.wire.v1.PeerHost
+	(*Bearer)(nil),            // 41: weft.wire.v1.Bearer
+	(*PolicySubject)(nil),     // 42: weft.wire.v1.PolicySubject
+	(*SelectorMembers)(nil),   // 43: weft.wire.v1.SelectorMembers
+	(*AddressIdentity)(nil),   // 44: weft.wire.v1.AddressIdentity
+	(*PolicyReport)(nil),      // 45: weft.wire.v1.PolicyReport
+	(*RuleCount)(nil),         // 46: weft.wire.v1.RuleCount
+	(*Conversation)(nil),      // 47: weft.wire.v1.Conversation
+	nil,                       // 48: weft.wire.v1.HostFacts.LabelsEntry
+	nil,                       // 49: weft.wire.v1.HostFacts.CapabilitiesEntry
+	nil,                       // 50: weft.wire.v1.Workload.LabelsEntry
 }
 var file_wire_agent_proto_depIdxs = []int32{
 	6,  // 0: weft.wire.v1.AgentMessage.hello:type_name -> weft.wire.v1.Hello
@@ -3928,16 +4105,16 @@ var file_wire_agent_proto_depIdxs = []int32{
 	28, // 4: weft.wire.v1.AgentMessage.lines:type_name -> weft.wire.v1.LineReport
 	8,  // 5: weft.wire.v1.AgentMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
 	29, // 6: weft.wire.v1.AgentMessage.relay:type_name -> weft.wire.v1.RelayReport
-	43, // 7: weft.wire.v1.AgentMessage.policy:type_name -> weft.wire.v1.PolicyReport
+	45, // 7: weft.wire.v1.AgentMessage.policy:type_name -> weft.wire.v1.PolicyReport
 	7,  // 8: weft.wire.v1.ControllerMessage.welcome:type_name -> weft.wire.v1.Welcome
 	14, // 9: weft.wire.v1.ControllerMessage.section:type_name -> weft.wire.v1.Section
 	8,  // 10: weft.wire.v1.ControllerMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
 	15, // 11: weft.wire.v1.Hello.sections:type_name -> weft.wire.v1.SectionStatus
 	9,  // 12: weft.wire.v1.HostFacts.interfaces:type_name -> weft.wire.v1.Interface
-	46, // 13: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
-	47, // 14: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
+	48, // 13: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
+	49, // 14: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
 	11, // 15: weft.wire.v1.HostFacts.conditions:type_name -> weft.wire.v1.Condition
-	48, // 16: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
+	50, // 16: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
 	12, // 17: weft.wire.v1.WorkloadUpdate.upserts:type_name -> weft.wire.v1.Workload
 	20, // 18: weft.wire.v1.Section.capture:type_name -> weft.wire.v1.CaptureSection
 	23, // 19: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
@@ -3974,23 +4151,25 @@ var file_wire_agent_proto_depIdxs = []int32{
 	35, // 50: weft.wire.v1.PolicyDefault.processes:type_name -> weft.wire.v1.PolicyProcess
 	37, // 51: weft.wire.v1.PolicyPeer.blocks:type_name -> weft.wire.v1.PolicyBlock
 	35, // 52: weft.wire.v1.PolicyPeer.processes:type_name -> weft.wire.v1.PolicyProcess
-	40, // 53: weft.wire.v1.IdentitySection.subjects:type_name -> weft.wire.v1.PolicySubject
-	41, // 54: weft.wire.v1.IdentitySection.selectors:type_name -> weft.wire.v1.SelectorMembers
-	42, // 55: weft.wire.v1.IdentitySection.addresses:type_name -> weft.wire.v1.AddressIdentity
-	44, // 56: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
-	45, // 57: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
-	35, // 58: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
-	0,  // 59: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
-	2,  // 60: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
-	4,  // 61: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
-	1,  // 62: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
-	3,  // 63: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
-	5,  // 64: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
-	62, // [62:65] is the sub-list for method output_type
-	59, // [59:62] is the sub-list for method input_type
-	59, // [59:59] is the sub-list for extension type_name
-	59, // [59:59] is the sub-list for extension extendee
-	0,  // [0:59] is the sub-list for field type_name
+	42, // 53: weft.wire.v1.IdentitySection.subjects:type_name -> weft.wire.v1.PolicySubject
+	43, // 54: weft.wire.v1.IdentitySection.selectors:type_name -> weft.wire.v1.SelectorMembers
+	44, // 55: weft.wire.v1.IdentitySection.addresses:type_name -> weft.wire.v1.AddressIdentity
+	40, // 56: weft.wire.v1.IdentitySection.hosts:type_name -> weft.wire.v1.PeerHost
+	41, // 57: weft.wire.v1.IdentitySection.bearers:type_name -> weft.wire.v1.Bearer
+	46, // 58: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
+	47, // 59: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
+	35, // 60: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
+	0,  // 61: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
+	2,  // 62: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
+	4,  // 63: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
+	1,  // 64: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
+	3,  // 65: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
+	5,  // 66: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
+	64, // [64:67] is the sub-list for method output_type
+	61, // [61:64] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_wire_agent_proto_init() }
@@ -4026,7 +4205,7 @@ func file_wire_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_agent_proto_rawDesc), len(file_wire_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   49,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -40,11 +40,52 @@ func (d *Driver) hooks() []hook {
 // work: there is no instant without one.
 func (d *Driver) attach(namespaces []string) error {
 	for _, h := range d.hooks() {
+		if d.carrying && h.name == carrier {
+			continue
+		}
 		if err := d.attachOne(h); err != nil {
 			return fmt.Errorf("attach %s: %w", h.name, err)
 		}
 	}
 	return d.noteSockets(namespaces)
+}
+
+// carrier is the hook that says who calls.
+const carrier = "tcp"
+
+// carry leaves that one alone at work.
+func (d *Driver) carry() error {
+	for _, h := range d.hooks() {
+		if h.name == carrier {
+			if d.carrying {
+				continue
+			}
+			if err := d.attachOne(h); err != nil {
+				return fmt.Errorf("attach %s: %w", h.name, err)
+			}
+			d.carrying = true
+			continue
+		}
+		if l := d.links[h.name]; l != nil {
+			l.Close()
+			delete(d.links, h.name)
+		}
+		l, err := link.LoadPinnedLink(d.pin(filepath.Join("links", h.name)), nil)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = errors.Join(l.Unpin(), l.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("take down %s: %w", h.name, err)
+		}
+	}
+	d.attached = false
+	if d.edge != nil {
+		return d.edge.attach(d.pin("links"), nil)
+	}
+	return nil
 }
 
 // noteSockets tells the programs who is at each socket that they have not seen
@@ -78,13 +119,24 @@ func iterate(p *ebpf.Program) error {
 	return err
 }
 
+// attachOne puts one program to work. The link is held, so that a pin that is
+// deleted takes nothing down while this program runs.
 func (d *Driver) attachOne(h hook) error {
 	pin := d.pin(filepath.Join("links", h.name))
 	l, err := link.LoadPinnedLink(pin, nil)
 	switch {
-	case err == nil:
-		defer l.Close()
-		return l.Update(h.program)
+	case err == nil && d.isOurs(l):
+		if err := l.Update(h.program); err != nil {
+			l.Close()
+			return err
+		}
+		d.hold(h.name, l)
+		return nil
+	case err == nil: // somebody has detached it
+		l.Close()
+		if err := os.Remove(pin); err != nil {
+			return fmt.Errorf("remove the pin of a dead link: %w", err)
+		}
 	case !errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("open the pinned link: %w", err)
 	}
@@ -92,9 +144,71 @@ func (d *Driver) attachOne(h hook) error {
 	if err != nil {
 		return err
 	}
-	defer l.Close()
 	if err := l.Pin(pin); err != nil {
+		l.Close()
 		return fmt.Errorf("pin the link: %w", err)
 	}
+	d.hold(h.name, l)
 	return nil
+}
+
+func (d *Driver) hold(name string, l link.Link) {
+	if old := d.links[name]; old != nil {
+		old.Close()
+	}
+	d.links[name] = l
+}
+
+// isOurs says whether a link is at work on our cgroup.
+func (d *Driver) isOurs(l link.Link) bool {
+	info, err := l.Info()
+	if err != nil || info.Cgroup() == nil {
+		return false
+	}
+	c, err := findCgroup(d.cfg.CgroupRoot)
+	return err == nil && info.Cgroup().CgroupId == c.id
+}
+
+// verifyHooks repairs links that somebody has detached, given another program or
+// unpinned.
+func (d *Driver) verifyHooks() (found []string, err error) {
+	for _, h := range d.hooks() {
+		l, pin := d.links[h.name], d.pin(filepath.Join("links", h.name))
+		if l == nil || !d.isOurs(l) {
+			found = append(found, "the program "+h.name+" was detached")
+			os.Remove(pin)
+			if err := d.attachOne(h); err != nil {
+				return found, fmt.Errorf("attach %s again: %w", h.name, err)
+			}
+			continue
+		}
+		info, err := l.Info()
+		if err != nil {
+			return found, fmt.Errorf("look at the link %s: %w", h.name, err)
+		}
+		ours, err := h.program.Info()
+		if err != nil {
+			return found, fmt.Errorf("look at the program %s: %w", h.name, err)
+		}
+		if id, _ := ours.ID(); id != info.Program {
+			found = append(found, "the link "+h.name+" was given another program")
+			if err := l.Update(h.program); err != nil {
+				return found, fmt.Errorf("put the program %s back: %w", h.name, err)
+			}
+		}
+		if _, err := os.Stat(pin); errors.Is(err, os.ErrNotExist) {
+			found = append(found, "the pin of the link "+h.name+" was removed")
+			// The held link does not know that its pin is gone.
+			fresh, err := link.AttachCgroup(link.CgroupOptions{Path: d.cfg.CgroupRoot, Attach: h.attach, Program: h.program})
+			if err != nil {
+				return found, fmt.Errorf("attach %s again: %w", h.name, err)
+			}
+			if err := fresh.Pin(pin); err != nil {
+				fresh.Close()
+				return found, fmt.Errorf("pin %s again: %w", h.name, err)
+			}
+			d.hold(h.name, fresh)
+		}
+	}
+	return found, nil
 }

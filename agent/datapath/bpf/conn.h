@@ -112,26 +112,20 @@ static __noinline int know_peer(void *ctx, const struct conn_key *k, const struc
 {
 	if (!k || !own || !c)
 		return 0;
-	c->peer_identity = c->peer_entities = 0;
-	know_address(k, c);
+	peer_by_address(k, own, c);
 	int loopback = is_loopback(k->remote, k->family), same = same_address(k->local, k->remote);
-	int machine = own->flags & SLOT_MACHINE_NETNS;
-	if (loopback && machine)
-		c->peer_entities |= ENT_HOST;
 	// A socket that listens on every address would be found for any: look for
 	// one only where the address is this namespace's own.
-	if (!loopback && !same && !(machine && c->peer_entities & ENT_HOST))
+	if (!loopback && !same && !(own->flags & SLOT_MACHINE_NETNS && c->peer_entities & ENT_HOST))
 		return 0;
 	__u32 slot = local_peer(ctx, k, c);
 	struct slot *peer = slot ? bpf_map_lookup_elem(&slots, &slot) : 0;
 	if (peer) {
 		c->peer_identity = peer->identity;
-		c->peer_by = 1;
+		c->peer_by = BY_SOCKET;
+		c->peer_entities &= ~ENT_SELF;
 		if (slot == c->slot)
 			c->peer_entities |= ENT_SELF;
-	} else if (loopback || same) {
-		c->peer_identity = own->identity;
-		c->peer_entities |= ENT_SELF;
 	}
 	return 0;
 }
@@ -205,4 +199,28 @@ static __always_inline void tell_sender(struct __sk_buff *skb, const struct conn
 	if (n)
 		bpf_skb_load_bytes_relative(skb, 0, e->head, n, BPF_HDR_START_NET);
 	bpf_ringbuf_submit(e, 0);
+}
+
+// hand_over_lookup gives user space an answer of a resolver.
+static __noinline int hand_over_lookup(struct __sk_buff *skb, struct conn *c, const struct packet *p)
+{
+	if (!c || !p)
+		return 0;
+	__u32 at = p->transport + 8, length = p->length;
+	if (length <= at)
+		return 0;
+	length -= at;
+	if (length > LOOKUP_MAX)
+		length = LOOKUP_MAX;
+	struct lookup *l = bpf_ringbuf_reserve(&lookups, sizeof(*l), 0);
+	if (!l) {
+		TROUBLE(lookups_lost);
+		return 0;
+	}
+	l->slot = c->slot;
+	l->length = length;
+	if (length && bpf_skb_load_bytes_relative(skb, at, l->message, length, BPF_HDR_START_NET))
+		l->length = 0;
+	bpf_ringbuf_submit(l, 0);
+	return 0;
 }

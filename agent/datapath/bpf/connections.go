@@ -149,6 +149,9 @@ func (d *Driver) describe(k *policyConnKey, c *policyConn, out *datapath.Connect
 		Received: datapath.Count{Packets: c.ReceivedPackets, Bytes: c.ReceivedBytes},
 		RTT:      time.Duration(c.RttUs) * time.Microsecond, Retransmits: c.Retransmits,
 	}
+	if out.Direction == policy.Egress {
+		out.Names = d.namesOf(workload, out.Remote.Addr())
+	}
 	if k.Protocol == unix.IPPROTO_TCP {
 		out.TCPState = tcpState(c.Flags)
 	}

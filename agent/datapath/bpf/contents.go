@@ -276,8 +276,8 @@ func blockKey(table uint32, p netip.Prefix) policyBlockKey {
 	return k
 }
 
-func addressKey(p netip.Prefix) policyAddressKey {
-	k := policyAddressKey{Prefixlen: uint32(8 + p.Bits())}
+func addressKey(book uint32, p netip.Prefix) policyAddressKey {
+	k := policyAddressKey{Prefixlen: uint32(40 + p.Bits()), Book: book}
 	k.Family, k.Address = addressBytes(p.Addr())
 	return k
 }
@@ -299,12 +299,26 @@ func readAddress(family uint8, raw [16]uint8) netip.Addr {
 	return netip.AddrFrom16(raw)
 }
 
-// addressContents are the addresses of a state.
-func addressContents(s *datapath.State) map[policyAddressKey]policyAddress {
+// addressContents are the addresses of a state, as a page of a book.
+func addressContents(book uint32, s *datapath.State) map[policyAddressKey]policyAddress {
 	out := make(map[policyAddressKey]policyAddress, len(s.Addresses))
 	for _, a := range s.Addresses {
 		p := netip.PrefixFrom(a.Prefix.Addr().Unmap(), cmp.Or(min(a.Prefix.Bits(), a.Prefix.Addr().Unmap().BitLen()), 0)).Masked()
-		out[addressKey(p)] = policyAddress{Identity: uint32(a.Identity), Entities: uint32(a.Entities&policy.Special) >> entityShift}
+		out[addressKey(book, p)] = policyAddress{Identity: uint32(a.Identity), Entities: uint32(a.Entities&policy.Special) >> entityShift}
 	}
 	return out
+}
+
+// renumbered says whether an address that both have is another identity's now.
+func renumbered(before, now []datapath.Address) bool {
+	ids := make(map[netip.Prefix]policy.Identity, len(before))
+	for _, a := range before {
+		ids[a.Prefix] = a.Identity
+	}
+	for _, a := range now {
+		if id, ok := ids[a.Prefix]; ok && id != a.Identity {
+			return true
+		}
+	}
+	return false
 }

@@ -70,11 +70,7 @@ static __noinline int judge_edge(struct conn_key *k, __be16 port, __u32 length)
 	c->first_ns = c->last_ns = bpf_ktime_get_boot_ns();
 	c->direction = DIR_INGRESS;
 	c->policy_port = port;
-	know_address(k, c);
-	if (is_loopback(k->remote, k->family) || same_address(k->local, k->remote)) {
-		c->peer_identity = own->identity;
-		c->peer_entities |= ENT_SELF | (own->flags & SLOT_MACHINE_NETNS ? ENT_HOST : 0);
-	}
+	peer_by_address(k, own, c);
 	ask(f, k, c, own->tables[DIR_INGRESS]);
 	c->received_packets = 1;
 	c->received_bytes = length;
@@ -91,21 +87,33 @@ out:
 	return pass;
 }
 
+// at_socket says whether a protocol is judged at its socket.
+static __always_inline int at_socket(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP || protocol == IPPROTO_UDPLITE;
+}
+
 SEC("netfilter")
 int weft_edge(struct bpf_nf_ctx *ctx)
 {
 	struct sk_buff *skb = ctx->skb;
 	struct bpf_dynptr data;
 	__u32 zero = 0, at = sizeof(struct iphdr);
+	int six = ctx->state->pf == PF_INET6;
+	__u8 protocol;
 	if (bpf_dynptr_from_skb(skb, 0, &data))
 		return NF_DROP;
-	struct conn_key k = {.netns = skb->dev->nd_net.net->net_cookie};
-	if (ctx->state->pf == PF_INET6) {
+	// Nearly every packet ends here.
+	if (bpf_dynptr_read(&protocol, 1, &data, six ? offsetof(struct ipv6hdr, nexthdr) : offsetof(struct iphdr, protocol), 0))
+		return NF_DROP;
+	if (at_socket(protocol))
+		return NF_ACCEPT;
+	struct conn_key k = {.netns = skb->dev->nd_net.net->net_cookie, .protocol = protocol};
+	if (six) {
 		struct ipv6hdr ip6;
 		if (bpf_dynptr_read(&ip6, sizeof(ip6), &data, 0, 0))
 			return NF_DROP;
 		k.family = 6;
-		k.protocol = ip6.nexthdr;
 		__builtin_memcpy(k.local, &ip6.daddr, 16);
 		__builtin_memcpy(k.remote, &ip6.saddr, 16);
 		at = sizeof(ip6);
@@ -114,13 +122,10 @@ int weft_edge(struct bpf_nf_ctx *ctx)
 		if (bpf_dynptr_read(&ip, sizeof(ip), &data, 0, 0))
 			return NF_DROP;
 		k.family = 4;
-		k.protocol = ip.protocol;
 		__builtin_memcpy(k.local, &ip.daddr, 4);
 		__builtin_memcpy(k.remote, &ip.saddr, 4);
 		at = ip.ihl * 4;
 	}
-	if (k.protocol == IPPROTO_TCP || k.protocol == IPPROTO_UDP || k.protocol == IPPROTO_SCTP || k.protocol == IPPROTO_UDPLITE)
-		return NF_ACCEPT; // judged at the socket
 	__be16 port = 0;
 	if (k.protocol == IPPROTO_ICMP || k.protocol == IPPROTO_ICMPV6) {
 		__u8 icmp[8];

@@ -22,6 +22,7 @@ type edgeAddress struct {
 type edgeAddressKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
+	Book      uint32
 	Family    uint8
 	Address   [16]uint8
 	Pad       [3]uint8
@@ -91,7 +92,7 @@ type edgeConn struct {
 	PeerExe         uint32
 	PeerUid         uint32
 	PeerFlags       uint32
-	Pad             uint32
+	PeerHost        uint32
 }
 
 type edgeConnKey struct {
@@ -215,6 +216,8 @@ type edgeSlot struct {
 	Identity uint32
 	Tables   [2]uint32
 	Flags    uint32
+	Book     uint32
+	Pad      uint32
 }
 
 type edgeStep struct {
@@ -241,14 +244,15 @@ type edgeTable struct {
 }
 
 type edgeTrouble struct {
-	_         structs.HostLayout
-	TableFull uint64
-	Malformed uint64
-	Fragments uint64
-	NoSteps   uint64
-	PathsFull uint64
-	NoSubject uint64
-	NoFrame   uint64
+	_           structs.HostLayout
+	TableFull   uint64
+	Malformed   uint64
+	Fragments   uint64
+	NoSteps     uint64
+	PathsFull   uint64
+	NoSubject   uint64
+	NoFrame     uint64
+	LookupsLost uint64
 }
 
 type edgeVerdict struct {
@@ -277,6 +281,7 @@ const (
 	edgeMapFrames     = "frames"
 	edgeMapIdentities = "identities"
 	edgeMapKnownFiles = "known_files"
+	edgeMapLookups    = "lookups"
 	edgeMapNames      = "names"
 	edgeMapNamespaces = "namespaces"
 	edgeMapOwners     = "owners"
@@ -292,6 +297,7 @@ const (
 	edgeMapVerdicts   = "verdicts"
 	edgeProgWeftEdge  = "weft_edge"
 	edgeVarEventType  = "event_type"
+	edgeVarLookupType = "lookup_type"
 )
 
 // loadEdge returns the embedded CollectionSpec for edge.
@@ -357,6 +363,7 @@ type edgeMapSpecs struct {
 	Frames     *ebpf.MapSpec `ebpf:"frames"`
 	Identities *ebpf.MapSpec `ebpf:"identities"`
 	KnownFiles *ebpf.MapSpec `ebpf:"known_files"`
+	Lookups    *ebpf.MapSpec `ebpf:"lookups"`
 	Names      *ebpf.MapSpec `ebpf:"names"`
 	Namespaces *ebpf.MapSpec `ebpf:"namespaces"`
 	Owners     *ebpf.MapSpec `ebpf:"owners"`
@@ -376,7 +383,8 @@ type edgeMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type edgeVariableSpecs struct {
-	EventType *ebpf.VariableSpec `ebpf:"event_type"`
+	EventType  *ebpf.VariableSpec `ebpf:"event_type"`
+	LookupType *ebpf.VariableSpec `ebpf:"lookup_type"`
 }
 
 // edgeObjects contains all objects after they have been loaded into the kernel.
@@ -413,6 +421,7 @@ type edgeMaps struct {
 	Frames     *ebpf.Map `ebpf:"frames"`
 	Identities *ebpf.Map `ebpf:"identities"`
 	KnownFiles *ebpf.Map `ebpf:"known_files"`
+	Lookups    *ebpf.Map `ebpf:"lookups"`
 	Names      *ebpf.Map `ebpf:"names"`
 	Namespaces *ebpf.Map `ebpf:"namespaces"`
 	Owners     *ebpf.Map `ebpf:"owners"`
@@ -444,6 +453,7 @@ func (m *edgeMaps) Close() error {
 		m.Frames,
 		m.Identities,
 		m.KnownFiles,
+		m.Lookups,
 		m.Names,
 		m.Namespaces,
 		m.Owners,
@@ -464,7 +474,8 @@ func (m *edgeMaps) Close() error {
 //
 // It can be passed to loadEdgeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type edgeVariables struct {
-	EventType *ebpf.Variable `ebpf:"event_type"`
+	EventType  *ebpf.Variable `ebpf:"event_type"`
+	LookupType *ebpf.Variable `ebpf:"lookup_type"`
 }
 
 // edgePrograms contains all programs after they have been loaded into the kernel.

@@ -80,7 +80,7 @@ func compareKernel(t *testing.T, d *Driver, seed uint64, packets int) (compared 
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, now := &wanted{contents: newContents()}, newNumbers(d.numbers.last)
+	want, now := &wanted{contents: newContents(), options: &options{}}, newNumbers(d.numbers.last)
 	enc := &encoder{contents: want.contents, old: d.numbers, now: now, resolve: resolveTest}
 	tables := map[*policy.Ruleset][2]uint32{}
 	for _, r := range set.Rulesets() {

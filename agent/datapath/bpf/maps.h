@@ -18,6 +18,7 @@
 // Entities: bits of policy.EntitySet, shifted so that host is the first.
 #define ENT_HOST 1
 #define ENT_SELF 2
+#define ENT_DNS 4
 
 // Direction of a connection's first packet, seen from the subject.
 #define DIR_INGRESS 0
@@ -45,6 +46,7 @@ struct trouble {
 	__u64 paths_full;   // an executable without a number
 	__u64 no_subject;   // a socket of no subject
 	__u64 no_frame;	    // turned down for want of room to think
+	__u64 lookups_lost; // answers of resolvers that nobody has read
 };
 
 struct {
@@ -68,6 +70,8 @@ struct slot {
 	__u32 identity;
 	__u32 tables[2]; // by direction; 0 is no subject
 	__u32 flags;	 // SLOT_…
+	__u32 book;	 // of addresses
+	__u32 pad;
 };
 
 #define SLOT_MACHINE_NETNS 1 // its sockets are in the machine's own namespace
@@ -90,8 +94,13 @@ struct {
 } namespaces SEC(".maps");
 
 // address: IPv4 in the first four bytes, the rest zero.
+//
+// A book is what addresses mean to tables of one time. Where numbers of identities
+// change, a new one is written beside the old, and subjects are turned over to it
+// together with their tables.
 struct address_key {
-	__u32 prefixlen; // 8 for the family, and the address's own
+	__u32 prefixlen; // 40 for book and family, and the address's own
+	__u32 book;
 	__u8 family;     // 4 or 6
 	__u8 address[16];
 	__u8 pad[3];
@@ -265,6 +274,7 @@ struct {
 
 // process: who made a socket, or bound or connected it last.
 #define PROC_KNOWN 1
+#define PROC_OPTION 2 // its SYN carries who calls
 struct process {
 	__u32 flags;
 	__u32 pid;
@@ -346,6 +356,11 @@ struct conn_key {
 #define CONN_CLOSED 64 // the socket is gone
 #define CONN_MIDSTREAM 128 // its first packets were not seen
 
+// What told who the peer is: its address, its own socket here, an option of the SYN.
+#define BY_ADDRESS 0
+#define BY_SOCKET 1
+#define BY_OPTION 2
+
 struct conn {
 	__u64 rule;
 	__u64 first_ns, last_ns; // CLOCK_BOOTTIME
@@ -360,7 +375,7 @@ struct conn {
 	__u32 retransmits;
 	__u8 direction;
 	__u8 action;
-	__u8 peer_by; // 0 address, 1 socket, 2 option
+	__u8 peer_by; // BY_…
 	__u8 stateless;
 	__be16 translated_port;
 	__be16 policy_port; // network order
@@ -369,7 +384,7 @@ struct conn {
 	__u32 peer_exe;
 	__u32 peer_uid;
 	__u32 peer_flags; // PROC_…
-	__u32 pad;
+	__u32 peer_host;  // that said so, where peer_by is 2
 };
 
 struct {
@@ -429,6 +444,21 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 18);
 } events SEC(".maps");
+
+// lookups hands user space the answers of the machine's resolvers to subjects.
+#define LOOKUP_MAX 1472
+struct lookup {
+	__u32 slot;
+	__u32 length;
+	__u8 message[LOOKUP_MAX];
+};
+
+const struct lookup *lookup_type __attribute__((unused));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 19);
+} lookups SEC(".maps");
 
 // answerers are the sockets by which user space tells senders, by cookie: what
 // they send is no workload's.

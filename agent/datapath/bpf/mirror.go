@@ -19,17 +19,33 @@ const batch = 1024
 
 // newMirror reads what a map holds.
 func newMirror[K, V comparable](m *ebpf.Map) (*mirror[K, V], error) {
-	out := &mirror[K, V]{kernel: m, have: map[K]V{}}
+	out := &mirror[K, V]{kernel: m}
+	_, err := out.refresh()
+	return out, err
+}
+
+// refresh reads the map again and returns how many entries are not what we wrote.
+func (m *mirror[K, V]) refresh() (changed int, err error) {
+	now := make(map[K]V, len(m.have))
 	var key K
 	var value V
-	it := m.Iterate()
+	it := m.kernel.Iterate()
 	for it.Next(&key, &value) {
-		out.have[key] = value
+		now[key] = value
+		if old, ok := m.have[key]; !ok || old != value {
+			changed++
+		}
 	}
 	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("read map %s: %w", m, err)
+		return 0, fmt.Errorf("read map %s: %w", m.kernel, err)
 	}
-	return out, nil
+	for k := range m.have {
+		if _, ok := now[k]; !ok {
+			changed++
+		}
+	}
+	m.have = now
+	return changed, nil
 }
 
 // put writes what is new or another.

@@ -15,14 +15,14 @@ struct packet {
 	__u8 no_ports; // a later fragment, or headers that do not reach the ports
 	__u8 pad[2];
 	__u32 length; // from the network header on
-	__u32 seq, ack;
-	__u32 payload;
+	__u32 transport; // where its header begins
 };
 
 #define EXTENSIONS 8
 
 static __always_inline int read_transport(struct __sk_buff *skb, __u32 at, struct packet *p)
 {
+	p->transport = at;
 	if (p->protocol == IPPROTO_TCP) {
 		struct tcphdr tcp;
 		if (bpf_skb_load_bytes_relative(skb, at, &tcp, sizeof(tcp), BPF_HDR_START_NET))
@@ -30,10 +30,6 @@ static __always_inline int read_transport(struct __sk_buff *skb, __u32 at, struc
 		p->source_port = tcp.source;
 		p->destination_port = tcp.dest;
 		p->tcp_flags = ((__u8 *)&tcp)[13];
-		p->seq = bpf_ntohl(tcp.seq);
-		p->ack = bpf_ntohl(tcp.ack_seq);
-		__u32 header = at + tcp.doff * 4;
-		p->payload = p->length > header ? p->length - header : 0;
 	} else if (p->protocol == IPPROTO_UDP || p->protocol == IPPROTO_SCTP || p->protocol == IPPROTO_UDPLITE) {
 		__be16 ports[2];
 		if (bpf_skb_load_bytes_relative(skb, at, ports, sizeof(ports), BPF_HDR_START_NET))

@@ -44,6 +44,8 @@ volatile const __u32 mptcp;
 #include "judge.h"
 #include "process.h"
 #include "table.h"
+#include "siphash.h"
+#include "option.h"
 #include "conn.h"
 
 static __always_inline __u64 netns_of(struct __sk_buff *skb, const struct process *p)
@@ -153,6 +155,8 @@ static __always_inline int judge_first(struct frame *f, struct __sk_buff *skb, s
 	if (c->translated_port)
 		c->policy_port = c->translated_port;
 	know_peer(skb, k, own, c);
+	if (!egress && begins && p->protocol == IPPROTO_TCP && !c->peer_by)
+		know_option(skb, p, k, c);
 	ask(f, k, c, own->tables[c->direction & 1]);
 	if (!begins && (c->action != ACT_ALLOW || c->stateless)) {
 		// No connection that is tracked: the packet as it is, by stateless rules.
@@ -229,11 +233,45 @@ static __noinline int again(struct __sk_buff *skb, struct conn_key *k, __u32 rev
 		give_frame(f);
 		return 1;
 	}
-	c->slot = number;
-	c->identity = own->identity;
-	if (c->peer_by == 0)
-		know_address(k, c);
-	ask(f, k, c, own->tables[c->direction & 1]);
+	// Worked out aside: another CPU may be at the same line.
+	struct conn *x = &f->conn;
+	*x = *c;
+	x->slot = number;
+	x->identity = own->identity;
+	recheck_option(x);
+	if (!(x->process.flags & PROC_KNOWN)) {
+		// Taken over from another driver, or older than the programs and spoke
+		// before it was noted.
+		struct bpf_sock *sk = skb->sk ? bpf_sk_fullsock(skb->sk) : 0;
+		struct process *made = sk ? bpf_sk_storage_get(&processes, sk, 0, 0) : 0;
+		if (made)
+			c->process = x->process = *made;
+	}
+	if (x->peer_by != BY_OPTION) {
+		// Numbers of identities may all be others. Where the peer was a socket that
+		// is gone now, it stays what it was.
+		int socket = x->peer_by == BY_SOCKET;
+		x->peer_by = 0;
+		know_peer(skb, k, own, x);
+		if (socket && !x->peer_by) {
+			x->peer_identity = c->peer_identity;
+			x->peer_entities = c->peer_entities;
+			x->peer_by = BY_SOCKET;
+		}
+	}
+	ask(f, k, x, own->tables[x->direction & 1]);
+	c->slot = x->slot;
+	c->identity = x->identity;
+	c->peer_identity = x->peer_identity;
+	c->peer_entities = x->peer_entities;
+	c->peer_by = x->peer_by;
+	c->peer_host = x->peer_host;
+	c->peer_flags = x->peer_flags;
+	c->peer_exe = x->peer_exe;
+	c->peer_uid = x->peer_uid;
+	c->rule = x->rule;
+	c->action = x->action;
+	c->stateless = x->stateless;
 	c->revision = revision;
 	give_frame(f);
 	return 1;
@@ -268,6 +306,8 @@ static __always_inline int handle(struct __sk_buff *skb, int egress)
 		return 0;
 	}
 	count_packet(c, &p, egress);
+	if (!egress && p.protocol == IPPROTO_UDP && c->direction == DIR_EGRESS && c->policy_port == bpf_htons(53) && c->peer_entities & ENT_DNS)
+		hand_over_lookup(skb, c, &p);
 	return 1;
 }
 
@@ -331,7 +371,7 @@ static __noinline int is_rejected(struct bpf_sock_addr *ctx, struct conn_key *k)
 	read_current(&c->process);
 	c->direction = DIR_EGRESS;
 	c->policy_port = k->remote_port;
-	know_address(k, c);
+	know_address(k, own, c);
 	// Within a namespace the peer is known by its socket, which this hook may not
 	// look up: that is left to the packet too.
 	if (is_loopback(k->remote, k->family) || (own->flags & SLOT_MACHINE_NETNS && c->peer_entities & ENT_HOST))
@@ -466,10 +506,17 @@ SEC("sockops")
 int weft_tcp(struct bpf_sock_ops *ops)
 {
 	__u32 op = ops->op;
+	if (op == BPF_SOCK_OPS_HDR_OPT_LEN_CB)
+		return reserve_option(ops);
+	if (op == BPF_SOCK_OPS_WRITE_HDR_OPT_CB)
+		return write_option(ops);
 	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB || op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB || op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
 		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG);
-		if (op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		if (op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
+			offer_option(ops);
 			return 1;
+		}
+		end_option(ops);
 	} else if (op != BPF_SOCK_OPS_STATE_CB && op != BPF_SOCK_OPS_RETRANS_CB) {
 		return 1;
 	}

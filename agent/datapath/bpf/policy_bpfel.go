@@ -22,6 +22,7 @@ type policyAddress struct {
 type policyAddressKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
+	Book      uint32
 	Family    uint8
 	Address   [16]uint8
 	Pad       [3]uint8
@@ -40,6 +41,24 @@ type policyBlockKey struct {
 	Family    uint8
 	Address   [16]uint8
 	Pad       [3]uint8
+}
+
+type policyCallee struct {
+	_      structs.HostLayout
+	Secret [2]uint64
+	Host   uint32
+	Pad    uint32
+}
+
+type policyCalleeKey struct {
+	_       structs.HostLayout
+	Address [16]uint8
+	Family  uint32
+}
+
+type policyCaller struct {
+	_       structs.HostLayout
+	Secrets [3][2]uint64
 }
 
 type policyChain struct {
@@ -91,7 +110,7 @@ type policyConn struct {
 	PeerExe         uint32
 	PeerUid         uint32
 	PeerFlags       uint32
-	Pad             uint32
+	PeerHost        uint32
 }
 
 type policyConnKey struct {
@@ -182,6 +201,13 @@ type policyIdentityKey struct {
 	Identity uint32
 }
 
+type policyLookup struct {
+	_       structs.HostLayout
+	Slot    uint32
+	Length  uint32
+	Message [1472]uint8
+}
+
 type policyName struct {
 	_     structs.HostLayout
 	Table uint32
@@ -194,6 +220,17 @@ type policyNameKey struct {
 	Family  uint8
 	Address [16]uint8
 	Pad     [3]uint8
+}
+
+type policyOptionCounts struct {
+	_           structs.HostLayout
+	Written     uint64
+	NoRoom      uint64
+	Accepted    uint64
+	UnknownHost uint64
+	WrongTag    uint64
+	NotResident uint64
+	Replayed    uint64
 }
 
 type policyPath struct {
@@ -220,6 +257,12 @@ type policyProcess struct {
 	Comm  [16]int8
 }
 
+type policyResident struct {
+	_        structs.HostLayout
+	Host     uint32
+	Identity uint32
+}
+
 type policyScratchPath struct {
 	_    structs.HostLayout
 	Name [512]int8
@@ -230,6 +273,15 @@ type policySlot struct {
 	Identity uint32
 	Tables   [2]uint32
 	Flags    uint32
+	Book     uint32
+	Pad      uint32
+}
+
+type policySpentKey struct {
+	_        structs.HostLayout
+	Tag      [2]uint32
+	Host     uint32
+	Identity uint32
 }
 
 type policyStep struct {
@@ -256,14 +308,15 @@ type policyTable struct {
 }
 
 type policyTrouble struct {
-	_         structs.HostLayout
-	TableFull uint64
-	Malformed uint64
-	Fragments uint64
-	NoSteps   uint64
-	PathsFull uint64
-	NoSubject uint64
-	NoFrame   uint64
+	_           structs.HostLayout
+	TableFull   uint64
+	Malformed   uint64
+	Fragments   uint64
+	NoSteps     uint64
+	PathsFull   uint64
+	NoSubject   uint64
+	NoFrame     uint64
+	LookupsLost uint64
 }
 
 type policyVerdict struct {
@@ -280,7 +333,10 @@ type policyVerdict struct {
 const (
 	policyMapAddresses     = "addresses"
 	policyMapAnswerers     = "answerers"
+	policyMapBadges        = "badges"
 	policyMapBlocks        = "blocks"
+	policyMapCallees       = "callees"
+	policyMapCallers       = "callers"
 	policyMapCgroups       = "cgroups"
 	policyMapConditions    = "conditions"
 	policyMapConns         = "conns"
@@ -292,16 +348,20 @@ const (
 	policyMapFrames        = "frames"
 	policyMapIdentities    = "identities"
 	policyMapKnownFiles    = "known_files"
+	policyMapLookups       = "lookups"
 	policyMapNames         = "names"
 	policyMapNamespaces    = "namespaces"
+	policyMapOptions       = "options"
 	policyMapOwners        = "owners"
 	policyMapPathNumber    = "path_number"
 	policyMapPaths         = "paths"
 	policyMapPorts         = "ports"
 	policyMapProcesses     = "processes"
+	policyMapResidents     = "residents"
 	policyMapRetired       = "retired"
 	policyMapScratchPaths  = "scratch_paths"
 	policyMapSlots         = "slots"
+	policyMapSpent         = "spent"
 	policyMapSteps         = "steps"
 	policyMapTables        = "tables"
 	policyMapTrouble       = "trouble"
@@ -316,10 +376,12 @@ const (
 	policyProgWeftJudge    = "weft_judge"
 	policyProgWeftSendmsg4 = "weft_sendmsg4"
 	policyProgWeftSendmsg6 = "weft_sendmsg6"
+	policyProgWeftSiphash  = "weft_siphash"
 	policyProgWeftSockets  = "weft_sockets"
 	policyProgWeftSubflows = "weft_subflows"
 	policyProgWeftTcp      = "weft_tcp"
 	policyVarEventType     = "event_type"
+	policyVarLookupType    = "lookup_type"
 	policyVarMptcp         = "mptcp"
 	policyVarNetnsHelper   = "netns_helper"
 )
@@ -376,6 +438,7 @@ type policyProgramSpecs struct {
 	WeftJudge    *ebpf.ProgramSpec `ebpf:"weft_judge"`
 	WeftSendmsg4 *ebpf.ProgramSpec `ebpf:"weft_sendmsg4"`
 	WeftSendmsg6 *ebpf.ProgramSpec `ebpf:"weft_sendmsg6"`
+	WeftSiphash  *ebpf.ProgramSpec `ebpf:"weft_siphash"`
 	WeftSockets  *ebpf.ProgramSpec `ebpf:"weft_sockets"`
 	WeftSubflows *ebpf.ProgramSpec `ebpf:"weft_subflows"`
 	WeftTcp      *ebpf.ProgramSpec `ebpf:"weft_tcp"`
@@ -387,7 +450,10 @@ type policyProgramSpecs struct {
 type policyMapSpecs struct {
 	Addresses    *ebpf.MapSpec `ebpf:"addresses"`
 	Answerers    *ebpf.MapSpec `ebpf:"answerers"`
+	Badges       *ebpf.MapSpec `ebpf:"badges"`
 	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
+	Callees      *ebpf.MapSpec `ebpf:"callees"`
+	Callers      *ebpf.MapSpec `ebpf:"callers"`
 	Cgroups      *ebpf.MapSpec `ebpf:"cgroups"`
 	Conditions   *ebpf.MapSpec `ebpf:"conditions"`
 	Conns        *ebpf.MapSpec `ebpf:"conns"`
@@ -399,16 +465,20 @@ type policyMapSpecs struct {
 	Frames       *ebpf.MapSpec `ebpf:"frames"`
 	Identities   *ebpf.MapSpec `ebpf:"identities"`
 	KnownFiles   *ebpf.MapSpec `ebpf:"known_files"`
+	Lookups      *ebpf.MapSpec `ebpf:"lookups"`
 	Names        *ebpf.MapSpec `ebpf:"names"`
 	Namespaces   *ebpf.MapSpec `ebpf:"namespaces"`
+	Options      *ebpf.MapSpec `ebpf:"options"`
 	Owners       *ebpf.MapSpec `ebpf:"owners"`
 	PathNumber   *ebpf.MapSpec `ebpf:"path_number"`
 	Paths        *ebpf.MapSpec `ebpf:"paths"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
 	Processes    *ebpf.MapSpec `ebpf:"processes"`
+	Residents    *ebpf.MapSpec `ebpf:"residents"`
 	Retired      *ebpf.MapSpec `ebpf:"retired"`
 	ScratchPaths *ebpf.MapSpec `ebpf:"scratch_paths"`
 	Slots        *ebpf.MapSpec `ebpf:"slots"`
+	Spent        *ebpf.MapSpec `ebpf:"spent"`
 	Steps        *ebpf.MapSpec `ebpf:"steps"`
 	Tables       *ebpf.MapSpec `ebpf:"tables"`
 	Trouble      *ebpf.MapSpec `ebpf:"trouble"`
@@ -420,6 +490,7 @@ type policyMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type policyVariableSpecs struct {
 	EventType   *ebpf.VariableSpec `ebpf:"event_type"`
+	LookupType  *ebpf.VariableSpec `ebpf:"lookup_type"`
 	Mptcp       *ebpf.VariableSpec `ebpf:"mptcp"`
 	NetnsHelper *ebpf.VariableSpec `ebpf:"netns_helper"`
 }
@@ -446,7 +517,10 @@ func (o *policyObjects) Close() error {
 type policyMaps struct {
 	Addresses    *ebpf.Map `ebpf:"addresses"`
 	Answerers    *ebpf.Map `ebpf:"answerers"`
+	Badges       *ebpf.Map `ebpf:"badges"`
 	Blocks       *ebpf.Map `ebpf:"blocks"`
+	Callees      *ebpf.Map `ebpf:"callees"`
+	Callers      *ebpf.Map `ebpf:"callers"`
 	Cgroups      *ebpf.Map `ebpf:"cgroups"`
 	Conditions   *ebpf.Map `ebpf:"conditions"`
 	Conns        *ebpf.Map `ebpf:"conns"`
@@ -458,16 +532,20 @@ type policyMaps struct {
 	Frames       *ebpf.Map `ebpf:"frames"`
 	Identities   *ebpf.Map `ebpf:"identities"`
 	KnownFiles   *ebpf.Map `ebpf:"known_files"`
+	Lookups      *ebpf.Map `ebpf:"lookups"`
 	Names        *ebpf.Map `ebpf:"names"`
 	Namespaces   *ebpf.Map `ebpf:"namespaces"`
+	Options      *ebpf.Map `ebpf:"options"`
 	Owners       *ebpf.Map `ebpf:"owners"`
 	PathNumber   *ebpf.Map `ebpf:"path_number"`
 	Paths        *ebpf.Map `ebpf:"paths"`
 	Ports        *ebpf.Map `ebpf:"ports"`
 	Processes    *ebpf.Map `ebpf:"processes"`
+	Residents    *ebpf.Map `ebpf:"residents"`
 	Retired      *ebpf.Map `ebpf:"retired"`
 	ScratchPaths *ebpf.Map `ebpf:"scratch_paths"`
 	Slots        *ebpf.Map `ebpf:"slots"`
+	Spent        *ebpf.Map `ebpf:"spent"`
 	Steps        *ebpf.Map `ebpf:"steps"`
 	Tables       *ebpf.Map `ebpf:"tables"`
 	Trouble      *ebpf.Map `ebpf:"trouble"`
@@ -478,7 +556,10 @@ func (m *policyMaps) Close() error {
 	return _PolicyClose(
 		m.Addresses,
 		m.Answerers,
+		m.Badges,
 		m.Blocks,
+		m.Callees,
+		m.Callers,
 		m.Cgroups,
 		m.Conditions,
 		m.Conns,
@@ -490,16 +571,20 @@ func (m *policyMaps) Close() error {
 		m.Frames,
 		m.Identities,
 		m.KnownFiles,
+		m.Lookups,
 		m.Names,
 		m.Namespaces,
+		m.Options,
 		m.Owners,
 		m.PathNumber,
 		m.Paths,
 		m.Ports,
 		m.Processes,
+		m.Residents,
 		m.Retired,
 		m.ScratchPaths,
 		m.Slots,
+		m.Spent,
 		m.Steps,
 		m.Tables,
 		m.Trouble,
@@ -512,6 +597,7 @@ func (m *policyMaps) Close() error {
 // It can be passed to loadPolicyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type policyVariables struct {
 	EventType   *ebpf.Variable `ebpf:"event_type"`
+	LookupType  *ebpf.Variable `ebpf:"lookup_type"`
 	Mptcp       *ebpf.Variable `ebpf:"mptcp"`
 	NetnsHelper *ebpf.Variable `ebpf:"netns_helper"`
 }
@@ -530,6 +616,7 @@ type policyPrograms struct {
 	WeftJudge    *ebpf.Program `ebpf:"weft_judge"`
 	WeftSendmsg4 *ebpf.Program `ebpf:"weft_sendmsg4"`
 	WeftSendmsg6 *ebpf.Program `ebpf:"weft_sendmsg6"`
+	WeftSiphash  *ebpf.Program `ebpf:"weft_siphash"`
 	WeftSockets  *ebpf.Program `ebpf:"weft_sockets"`
 	WeftSubflows *ebpf.Program `ebpf:"weft_subflows"`
 	WeftTcp      *ebpf.Program `ebpf:"weft_tcp"`
@@ -547,6 +634,7 @@ func (p *policyPrograms) Close() error {
 		p.WeftJudge,
 		p.WeftSendmsg4,
 		p.WeftSendmsg6,
+		p.WeftSiphash,
 		p.WeftSockets,
 		p.WeftSubflows,
 		p.WeftTcp,

@@ -36,14 +36,28 @@ static __always_inline void count_rule(__u64 rule, __u64 connections, __u64 pack
 }
 
 // know_address fills what the peer's address says.
-static __always_inline void know_address(const struct conn_key *k, struct conn *c)
+static __always_inline void know_address(const struct conn_key *k, const struct slot *own, struct conn *c)
 {
-	struct address_key a = {.prefixlen = k->family == 4 ? 8 + 32 : 8 + 128, .family = k->family};
+	struct address_key a = {.prefixlen = k->family == 4 ? 40 + 32 : 40 + 128, .book = own->book, .family = k->family};
 	__builtin_memcpy(a.address, k->remote, 16);
 	struct address *known = bpf_map_lookup_elem(&addresses, &a);
 	if (known) {
 		c->peer_identity = known->identity;
 		c->peer_entities = known->entities;
+	}
+}
+
+// peer_by_address is who the peer is where nothing but its address tells.
+static __always_inline void peer_by_address(const struct conn_key *k, const struct slot *own, struct conn *c)
+{
+	c->peer_identity = c->peer_entities = 0;
+	know_address(k, own, c);
+	int loopback = is_loopback(k->remote, k->family);
+	if (loopback && own->flags & SLOT_MACHINE_NETNS)
+		c->peer_entities |= ENT_HOST;
+	if (loopback || same_address(k->local, k->remote)) {
+		c->peer_identity = own->identity;
+		c->peer_entities |= ENT_SELF;
 	}
 }
 

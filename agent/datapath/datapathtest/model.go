@@ -1,6 +1,7 @@
 package datapathtest
 
 import (
+	"errors"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -18,7 +19,7 @@ func RunFake(t *testing.T, k *fake.Kernel, open Factory) {
 	s := &Site{T: t, Root: "/machine", Machine: "machine", Dir: "/bin"}
 	s.populate("outside", "c1", "c2", "/outside")
 	s.caller = &thought{site: s, kernel: k, held: map[int]*thoughtConn{}}
-	run(t, s, Options{SeesSockets: true, Processes: true, Rejects: true}, open)
+	run(t, s, Options{SeesSockets: true, Processes: true, Rejects: true, Accounts: true}, open)
 }
 
 // thought makes attempts by offering packets to a fake kernel.
@@ -56,6 +57,10 @@ func (c *thought) Talk(_ *Endpoint, held int) (Outcome, error) {
 }
 
 func (c *thought) Close(*Endpoint, int) {}
+
+func (c *thought) Lookup(from, resolver *Endpoint) (Outcome, error) {
+	return "", errors.New("there is no resolver to think of")
+}
 
 func (c *thought) Another(*Endpoint) {}
 

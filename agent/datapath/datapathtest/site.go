@@ -30,6 +30,8 @@ import (
 //	│     c1    c2  10.78.0.11, .12 │
 //	└───────────────────────────────┘
 type Site struct {
+	// more are label sets that nobody has: they move the numbers of the others.
+	more      []map[string]string
 	T         testing.TB
 	Root      string // directory of the machine's cgroup
 	Machine   string // path of its network namespace
@@ -46,6 +48,8 @@ type Caller interface {
 	// Talk uses a connection that is held, and Close ends it.
 	Talk(from *Endpoint, held int) (Outcome, error)
 	Close(from *Endpoint, held int)
+	// Lookup asks a resolver for OutsideName.
+	Lookup(from, resolver *Endpoint) (Outcome, error)
 	// Another starts another program, or the same one elsewhere, for an endpoint.
 	Another(e *Endpoint)
 }

@@ -2,6 +2,7 @@ package datapathtest
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"testing"
 )
@@ -34,6 +35,14 @@ func (s sockets) Close(from *Endpoint, held int) {
 		return
 	}
 	from.process.tell(order{Do: "close", Handle: held})
+}
+
+func (s sockets) Lookup(from, resolver *Endpoint) (Outcome, error) {
+	r, err := from.process.tell(order{Do: "lookup", Network: OutsideName, Address: netip.AddrPortFrom(seenBy(resolver, from, false), 53).String(), Timeout: patience})
+	if err == nil && r.Error != "" {
+		err = errors.New(r.Error)
+	}
+	return r.Outcome, err
 }
 
 func (s sockets) Another(e *Endpoint) {

@@ -3,6 +3,7 @@ package datapathtest
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/goccy/go-yaml"
 
@@ -39,7 +40,7 @@ func (s *Site) ParsePolicies(texts ...string) []*model.Policy {
 // World compiles policies for the site's workloads, all in one mode.
 func (s *Site) World(mode model.Mode, texts ...string) *World {
 	s.T.Helper()
-	var sets []map[string]string
+	sets := slices.Clone(s.more)
 	for _, e := range s.Endpoints {
 		if e.Kind != "" {
 			sets = append(sets, e.Labels)

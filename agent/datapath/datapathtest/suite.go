@@ -18,8 +18,18 @@ type Options struct {
 	SeesSockets bool
 	// Processes is whether it judges by executables.
 	Processes bool
+	// Older is whether connections that were open before the driver go on, judged
+	// by their programs.
+	Older bool
 	// Pings is whether it judges what the kernel itself answers.
 	Pings bool
+	// Accounts is whether it counts a connection's packets.
+	Accounts bool
+	// Names is whether it judges by the names that addresses were looked up by.
+	Names bool
+	// Tamper changes what the driver has made, as an intruder would; each call
+	// another thing, false when it knows no more.
+	Tamper func(t *testing.T, n int) bool
 	// Rejects is whether a sender is told by a reset or an ICMP message.
 	Rejects bool
 }
@@ -41,12 +51,15 @@ func run(t *testing.T, s *Site, o Options, open Factory) {
 	suite := &suite{Site: s, options: o, open: open, driver: d}
 	for _, c := range []struct {
 		name string
+		can  bool // what a driver cannot do it must refuse, which is its own test
 		run  func(*testing.T)
 	}{
-		{"matrix", suite.matrix}, {"live cut", suite.liveCut}, {"restart", suite.restart}, {"processes", suite.processes},
-		{"stateless", suite.stateless}, {"new cgroup", suite.newCgroup}, {"connections", suite.connections}, {"remove", suite.remove},
+		{"matrix", true, suite.matrix}, {"live cut", true, suite.liveCut}, {"restart", true, suite.restart}, {"processes", o.Processes, suite.processes}, {"renumbered", true, suite.renumbered},
+		{"stateless", true, suite.stateless}, {"new cgroup", true, suite.newCgroup}, {"connections", true, suite.connections}, {"names", o.Names, suite.names},
+		{"tamper", o.Tamper != nil, suite.tamper}, {"remove", true, suite.remove},
+		{"older sockets", o.Older && o.Processes, suite.olderSockets},
 	} {
-		if !t.Run(c.name, c.run) {
+		if c.can && !t.Run(c.name, c.run) {
 			return // what follows would say little
 		}
 	}

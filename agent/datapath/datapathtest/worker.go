@@ -28,8 +28,8 @@ func Main(m *testing.M) {
 // order is what an endpoint is told to do; report is what came of it.
 type order struct {
 	ID      int
-	Do      string // listen, dial, talk, close
-	Network string // tcp or udp
+	Do      string // listen, dial, talk, close, ping, lookup
+	Network string // tcp, udp or mptcp; the name to look up
 	Address string
 	Timeout time.Duration
 	Handle  int // of a connection dialled earlier
@@ -93,8 +93,13 @@ func (w *worker) obey(o order) report {
 			return report{Outcome: outcome(err), Error: err.Error()}
 		}
 		return report{Outcome: Allowed}
+	case "lookup":
+		if err := ask(o.Network, o.Address, o.Timeout); err != nil {
+			return report{Outcome: outcome(err), Error: err.Error()}
+		}
+		return report{Outcome: Allowed}
 	case "dial":
-		c, err := net.DialTimeout(o.Network, o.Address, o.Timeout)
+		c, err := dial(o)
 		if err != nil {
 			return report{Outcome: outcome(err), Error: err.Error()}
 		}
@@ -122,6 +127,16 @@ func (w *worker) obey(o order) report {
 		return report{Outcome: outcome(err), Error: err.Error()}
 	}
 	return report{Outcome: Allowed}
+}
+
+// dial calls an address; network mptcp is TCP over as many paths as there are.
+func dial(o order) (net.Conn, error) {
+	d := net.Dialer{Timeout: o.Timeout}
+	if o.Network == "mptcp" {
+		d.SetMultipathTCP(true)
+		o.Network = "tcp"
+	}
+	return d.Dial(o.Network, o.Address)
 }
 
 func outcome(err error) Outcome {
@@ -161,7 +176,7 @@ func serve(network, address string) error {
 				if err != nil {
 					continue
 				}
-				p.WriteTo(buf[:n], from)
+				p.WriteTo(resolve(buf[:n]), from)
 			}
 		}()
 		return nil

@@ -120,11 +120,12 @@ func (d *demo) agentsUp(ctx context.Context) (string, error) {
 			return "", err
 		}
 		for _, h := range hosts {
-			online[h.Metadata.Name] = h.Status.State == model.HostOnline
+			// An agent reports what it has found once all who name it have answered.
+			online[h.Metadata.Name] = h.Status.State == model.HostOnline && h.Status.Workloads > 0
 		}
 		for _, h := range machines {
 			if !online[h.Name] {
-				return d.procs[h.Name].tail(), fmt.Errorf("%s is not online", h.Name)
+				return d.procs[h.Name].tail(), fmt.Errorf("%s is not online, or has not said what is there", h.Name)
 			}
 		}
 		return fmt.Sprintf("%d hosts online", len(machines)), nil

@@ -1,0 +1,196 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// layout names the directory of our pins. A new number for every change of a
+// map's shape.
+const layout = "policy-v1"
+
+// Open takes over what is pinned, or makes it. It changes nothing of what is in
+// force; the first Apply does.
+func Open(cfg Config, deps Deps) (*Driver, error) {
+	if cfg.Connections == 0 {
+		cfg.Connections = 1 << 18
+	}
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	if _, err := findCgroup(cfg.CgroupRoot); err != nil {
+		return nil, err
+	}
+	d := &Driver{cfg: cfg, log: deps.Log, workloads: map[uint32]string{}, paths: map[uint32]string{}, cookies: cookies{}, links: map[string]link.Link{}}
+	var err error
+	if d.clock, err = readClock(); err != nil {
+		return nil, err
+	}
+	if d.lock, err = lockPins(cfg.PinDir); err != nil {
+		return nil, err
+	}
+	if err := firstError(d.load, d.read); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	d.loadNames()
+	if d.edge, err = d.openEdge(); err != nil {
+		d.log.Warn("ICMP requests and what else no socket sees are not judged here; Linux 6.4 is needed", "error", err)
+	}
+	return d, nil
+}
+
+// lockPins makes the directory, and keeps two agents from it.
+func lockPins(dir string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Join(dir, layout, "links"), 0o700); err != nil {
+		return nil, fmt.Errorf("make the directory of pinned objects: %w", err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return nil, fmt.Errorf("look at %s: %w", dir, err)
+	}
+	if st.Type != unix.BPF_FS_MAGIC {
+		return nil, fmt.Errorf("%s is not on a BPF file system: run mount -t bpf bpf %s", dir, filepath.Dir(dir))
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", dir, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: another agent enforces policy from there; stop it or give this one another directory: %w", dir, err)
+	}
+	return f, nil
+}
+
+func (d *Driver) pin(name string) string { return filepath.Join(d.cfg.PinDir, layout, name) }
+
+// load makes the programs, working on the maps that are pinned.
+func (d *Driver) load() error {
+	helper := uint32(1)
+	err := d.loadWith(helper)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		if second := d.loadWith(0); second == nil { // kernels before 6.15
+			return nil
+		}
+	}
+	return err
+}
+
+func (d *Driver) loadWith(helper uint32) error {
+	spec, err := loadPolicy()
+	if err != nil {
+		return fmt.Errorf("read the policy programs: %w", err)
+	}
+	for name, value := range map[string]uint32{"netns_helper": helper, "mptcp": hasMPTCP()} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set up the policy programs: %w", err)
+		}
+	}
+	for name, m := range spec.Maps {
+		switch name {
+		case "verdicts", "frames", "scratch_paths", "events", "answerers", "owners", "lookups", ".rodata", ".bss":
+			continue // nothing that must outlive a program
+		case "conns":
+			m.MaxEntries = d.cfg.Connections
+		}
+		m.Pinning = ebpf.PinByName
+	}
+	err = spec.LoadAndAssign(&d.objects, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: d.pin("")}})
+	if err != nil {
+		return fmt.Errorf("load the policy programs: %w", err)
+	}
+	return nil
+}
+
+// hasMPTCP is 1 where the kernel knows Multipath TCP sockets.
+func hasMPTCP() uint32 {
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return 0
+	}
+	var t *btf.Struct
+	if kernel.TypeByName("mptcp_sock", &t) != nil {
+		return 0
+	}
+	return 1
+}
+
+// read takes over what the maps hold.
+func (d *Driver) read() error {
+	var err error
+	o := &d.objects
+	for _, f := range []func() error{
+		func() error { d.cgroups, err = newMirror[uint64, uint32](o.Cgroups); return err },
+		func() error { d.namespaces, err = newMirror[uint64, uint32](o.Namespaces); return err },
+		func() error { d.slots, err = newMirror[uint32, policySlot](o.Slots); return err },
+		func() error { d.addresses, err = newMirror[policyAddressKey, policyAddress](o.Addresses); return err },
+		func() error { d.tables, err = newMirror[uint32, policyTable](o.Tables); return err },
+		func() error { d.identities, err = newMirror[policyIdentityKey, uint32](o.Identities); return err },
+		func() error { d.blocks, err = newMirror[policyBlockKey, policyBlock](o.Blocks); return err },
+		func() error { d.ports, err = newMirror[policyPortKey, policyChain](o.Ports); return err },
+		func() error { d.defaults, err = newMirror[uint32, policyChain](o.Defaults); return err },
+		func() error { d.steps, err = newMirror[uint32, policyStep](o.Steps); return err },
+		func() error {
+			d.conditions, err = newMirror[policyConditionKey, policyCondition](o.Conditions)
+			return err
+		},
+		func() error { d.names, err = newMirror[policyNameKey, policyName](o.Names); return err },
+		func() error { d.options, err = readOptionMaps(o); return err },
+	} {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	var control policyControl
+	if err := o.Control.Lookup(uint32(0), &control); err != nil {
+		return fmt.Errorf("read the revision in force: %w", err)
+	}
+	d.revision = control.Revision
+	last := &counters{}
+	for n := range d.tables.have {
+		last.table = max(last.table, n)
+	}
+	for n := range d.steps.have {
+		last.step = max(last.step, n)
+	}
+	for k := range d.ports.have {
+		last.class = max(last.class, k.Class)
+	}
+	for k := range d.conditions.have {
+		last.condition = max(last.condition, k.Condition)
+	}
+	d.numbers = newNumbers(last)
+	for n, slot := range d.slots.have {
+		d.lastSlot, d.addressBook = max(d.lastSlot, n), max(d.addressBook, slot.Book)
+	}
+	for k := range d.addresses.have {
+		d.addressBook = max(d.addressBook, k.Book)
+	}
+	d.lastPath = userNumbers
+	return d.readPaths()
+}
+
+func (d *Driver) readPaths() error {
+	var key policyPath
+	var n uint32
+	it := d.objects.Paths.Iterate()
+	for it.Next(&key, &n) {
+		d.paths[n] = readPath(&key)
+		if n >= userNumbers {
+			d.lastPath = max(d.lastPath, n)
+		}
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("read the paths of executables: %w", err)
+	}
+	return nil
+}

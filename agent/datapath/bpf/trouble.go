@@ -1,0 +1,36 @@
+package bpf
+
+import "fmt"
+
+// Troubles reads what the programs have counted.
+func (d *Driver) Troubles() (map[string]uint64, error) {
+	var perCPU []policyTrouble
+	if err := d.objects.Trouble.Lookup(uint32(0), &perCPU); err != nil {
+		return nil, fmt.Errorf("read what went wrong: %w", err)
+	}
+	var sum policyTrouble
+	for _, t := range perCPU {
+		sum.TableFull += t.TableFull
+		sum.Malformed += t.Malformed
+		sum.Fragments += t.Fragments
+		sum.NoSteps += t.NoSteps
+		sum.PathsFull += t.PathsFull
+		sum.NoFrame += t.NoFrame
+		sum.LookupsLost += t.LookupsLost
+	}
+	out := map[string]uint64{}
+	for what, n := range map[string]uint64{
+		"the connection table is full: connections are judged packet by packet":               sum.TableFull,
+		"packets whose headers do not parse were dropped":                                     sum.Malformed,
+		"fragments without their first were judged without ports":                             sum.Fragments,
+		"verdicts that took too many rules were denied":                                       sum.NoSteps,
+		"too many executables: those beyond have no number, and rules by process deny them":   sum.PathsFull,
+		"packets were dropped for want of room to judge them":                                 sum.NoFrame,
+		"answers of resolvers were not read in time: rules by name learn of them at the next": sum.LookupsLost,
+	} {
+		if n > 0 {
+			out[what] = n
+		}
+	}
+	return out, nil
+}
