@@ -21,16 +21,58 @@ func (s *Set) For(id Identity) *Ruleset { return s.rulesets[id] }
 // Rulesets returns the distinct ones, in the order of the first identity of each.
 func (s *Set) Rulesets() []*Ruleset { return s.distinct }
 
-// compiled is one policy with its rules made ready for sharing.
-type compiled struct {
-	policy *model.Policy
-	rules  [2][]*Rule
+// Prepared is one policy with its rules made ready for sharing. Read only.
+type Prepared struct {
+	Policy *model.Policy
+	Rules  [2][]*Rule // by Direction
+}
+
+// Prepare reads one policy. It fails where Validate would, and where two of its
+// rules have one id; that no other policy has the id is the caller's to see to.
+func Prepare(p *model.Policy) (*Prepared, error) {
+	c, err := compilePolicy(p, map[RuleID]string{})
+	if err != nil {
+		return nil, fmt.Errorf("compile policy %s: %w", p.Metadata.Name, err)
+	}
+	return c, nil
+}
+
+// Assemble makes the ruleset of subjects that these policies are about, sorted by
+// name. It is what Compile makes for them.
+func Assemble(about []*Prepared, mode model.Mode) *Ruleset {
+	out := &Ruleset{Mode: mode}
+	for _, d := range []Direction{Ingress, Egress} {
+		t := out.table(d)
+		var isolating []Default
+		always := false
+		for _, one := range about {
+			t.Rules = append(t.Rules, one.Rules[d]...)
+			if p := one.Policy; mode == model.ModeSelective && isolates(p, d) {
+				isolating = append(isolating, Default{Processes: p.Spec.Subject.Processes, Action: model.ActionDeny})
+				always = always || len(p.Spec.Subject.Processes) == 0
+			}
+		}
+		if order := func(a, b *Rule) int { return a.place.compare(b.place) }; !slices.IsSortedFunc(t.Rules, order) {
+			slices.SortStableFunc(t.Rules, order)
+		}
+		switch {
+		case mode == model.ModeEnforce || always:
+			t.Defaults = []Default{{Action: model.ActionDeny}}
+		default:
+			t.Defaults = append(isolating, Default{Action: model.ActionAllow})
+		}
+		t.index()
+	}
+	return out
 }
 
 // Compile makes rulesets of a world. It fails on a policy Validate would refuse,
 // and where two rules have one id (two policies of one name, as a rule).
-func Compile(w *World) (*Set, error) {
-	var list []compiled
+func Compile(w *World) (*Set, error) { return CompileFor(w, w.Identities.All()) }
+
+// CompileFor is Compile for some of the identities: the Set knows no others.
+func CompileFor(w *World, ids []Identity) (*Set, error) {
+	var list []*Prepared
 	seen := map[RuleID]string{}
 	bySelector := map[string][]int{}
 	var selectors []model.Selector
@@ -58,7 +100,7 @@ func Compile(w *World) (*Set, error) {
 	}
 	out := &Set{identities: w.Identities, rulesets: map[Identity]*Ruleset{}}
 	shared := map[string]*Ruleset{}
-	for _, id := range w.Identities.All() {
+	for _, id := range ids {
 		key := string(w.mode(id)) + "\x00" + string(matched[id])
 		if shared[key] == nil {
 			var own []int
@@ -66,7 +108,11 @@ func Compile(w *World) (*Set, error) {
 				own = append(own, bySelector[selectors[binary.BigEndian.Uint32(m)].String()]...)
 			}
 			slices.Sort(own)
-			shared[key] = assemble(list, own, w.mode(id))
+			about := make([]*Prepared, len(own))
+			for i, n := range own {
+				about[i] = list[n]
+			}
+			shared[key] = Assemble(about, w.mode(id))
 			out.distinct = append(out.distinct, shared[key])
 		}
 		out.rulesets[id] = shared[key]
@@ -74,8 +120,8 @@ func Compile(w *World) (*Set, error) {
 	return out, nil
 }
 
-func compilePolicy(p *model.Policy, seen map[RuleID]string) (compiled, error) {
-	c := compiled{policy: p}
+func compilePolicy(p *model.Policy, seen map[RuleID]string) (*Prepared, error) {
+	c := &Prepared{Policy: p}
 	if p.Spec.Subject.Selector == nil {
 		return c, fmt.Errorf(`spec.subject.selector is missing; write "*" to take every workload`)
 	}
@@ -86,12 +132,12 @@ func compilePolicy(p *model.Policy, seen map[RuleID]string) (compiled, error) {
 			if err != nil {
 				return c, fmt.Errorf("%s rule %s: %w", d, ruleLabel(&rules[i], i), err)
 			}
-			at := fmt.Sprintf("%s of policy %s", r.Name, p.Metadata.Name)
+			at := r.Name + " of policy " + p.Metadata.Name
 			if other, dup := seen[r.ID]; dup {
 				return c, fmt.Errorf("%s rule %s has the id of %s; rename one of them", d, at, other)
 			}
 			seen[r.ID] = at
-			c.rules[d] = append(c.rules[d], r)
+			c.Rules[d] = append(c.Rules[d], r)
 		}
 	}
 	return c, nil
@@ -145,29 +191,4 @@ func compilePeer(p *model.PolicyPeer) (Peer, error) {
 		out.Blocks = append(out.Blocks, block)
 	}
 	return out, nil
-}
-
-func assemble(list []compiled, own []int, mode model.Mode) *Ruleset {
-	out := &Ruleset{Mode: mode}
-	for _, d := range []Direction{Ingress, Egress} {
-		t := out.table(d)
-		var isolating []Default
-		always := false
-		for _, i := range own {
-			t.Rules = append(t.Rules, list[i].rules[d]...)
-			if p := list[i].policy; mode == model.ModeSelective && isolates(p, d) {
-				isolating = append(isolating, Default{Processes: p.Spec.Subject.Processes, Action: model.ActionDeny})
-				always = always || len(p.Spec.Subject.Processes) == 0
-			}
-		}
-		slices.SortStableFunc(t.Rules, func(a, b *Rule) int { return a.place.compare(b.place) })
-		switch {
-		case mode == model.ModeEnforce || always:
-			t.Defaults = []Default{{Action: model.ActionDeny}}
-		default:
-			t.Defaults = append(isolating, Default{Action: model.ActionAllow})
-		}
-		t.index()
-	}
-	return out
 }

@@ -35,6 +35,7 @@ type Identities struct {
 }
 
 type watched struct {
+	text     string
 	selector model.Selector
 	members  *roaring.Bitmap
 }
@@ -86,6 +87,54 @@ func IdentitiesOf(sets map[Identity]map[string]string) *Identities {
 	return x
 }
 
+// Adopt enters a new label set under a number that was given elsewhere, and
+// returns the selectors it matches. Only those asked about before are known.
+func (x *Identities) Adopt(id Identity, labels map[string]string) (changed []string) {
+	return x.adopt(id, labels)
+}
+
+// Selectors returns those of the selectors asked about that an identity matches,
+// sorted.
+func (x *Identities) Selectors(id Identity) []string {
+	var out []string
+	x.candidates(x.labels[id], func(w *watched) {
+		if w.members.Contains(uint32(id)) {
+			out = append(out, w.text)
+		}
+	})
+	slices.Sort(out)
+	return out
+}
+
+// Forget drops a selector that nobody will ask about again.
+func (x *Identities) Forget(text string) {
+	w := x.selectors[text]
+	if w == nil {
+		return
+	}
+	delete(x.selectors, text)
+	drop := func(list []*watched) []*watched {
+		return slices.DeleteFunc(list, func(o *watched) bool { return o == w })
+	}
+	for _, r := range w.selector.Requirements {
+		switch r.Operator {
+		case model.OpIn:
+			for _, v := range r.Values {
+				if k := [2]string{r.Key, v}; len(x.byPair[k]) > 1 {
+					x.byPair[k] = drop(x.byPair[k])
+				} else {
+					delete(x.byPair, k)
+				}
+			}
+			return
+		case model.OpExists:
+			x.byHas[r.Key] = drop(x.byHas[r.Key])
+			return
+		}
+	}
+	x.loose = drop(x.loose)
+}
+
 // adopt enters a new label set under its number.
 func (x *Identities) adopt(id Identity, labels map[string]string) (changed []string) {
 	x.next = max(x.next, id+1)
@@ -103,7 +152,7 @@ func (x *Identities) adopt(id Identity, labels map[string]string) (changed []str
 	x.candidates(labels, func(w *watched) {
 		if w.selector.Matches(labels) {
 			w.members.Add(uint32(id))
-			changed = append(changed, w.selector.String())
+			changed = append(changed, w.text)
 		}
 	})
 	slices.Sort(changed)
@@ -119,7 +168,7 @@ func (x *Identities) Remove(id Identity) (changed []string) {
 	}
 	x.candidates(labels, func(w *watched) {
 		if w.members.CheckedRemove(uint32(id)) {
-			changed = append(changed, w.selector.String())
+			changed = append(changed, w.text)
 		}
 	})
 	x.all.Remove(uint32(id))
@@ -176,7 +225,7 @@ func (x *Identities) Members(s model.Selector) *roaring.Bitmap {
 	if w := x.selectors[text]; w != nil {
 		return w.members
 	}
-	w := &watched{selector: s, members: x.compute(s)}
+	w := &watched{text: text, selector: s, members: x.compute(s)}
 	x.selectors[text] = w
 	for _, r := range s.Requirements {
 		switch r.Operator {

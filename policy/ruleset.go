@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -235,22 +236,21 @@ func (s *Ruleset) table(d Direction) *Table {
 
 // index fills Selectors and Blocks from the rules.
 func (t *Table) index() {
-	selectors := map[string]model.Selector{}
+	selectors := map[string]*model.Selector{}
 	var prefixes []netip.Prefix
 	for _, r := range t.Rules {
 		for _, p := range r.Peers {
 			if p.Selector != nil {
-				selectors[p.Selector.String()] = *p.Selector
+				selectors[p.Selector.String()] = p.Selector
 			}
 			for _, b := range p.Blocks {
 				prefixes = append(append(prefixes, b.Prefix), b.Except...)
 			}
 		}
 	}
-	for _, s := range selectors {
-		t.Selectors = append(t.Selectors, s)
+	for _, text := range slices.Sorted(maps.Keys(selectors)) {
+		t.Selectors = append(t.Selectors, *selectors[text])
 	}
-	slices.SortFunc(t.Selectors, func(a, b model.Selector) int { return strings.Compare(a.String(), b.String()) })
 	slices.SortFunc(prefixes, model.ComparePrefix)
 	for _, p := range slices.Compact(prefixes) {
 		t.Blocks = append(t.Blocks, BlockEntry{Prefix: p})

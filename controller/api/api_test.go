@@ -331,3 +331,17 @@ func TestOpenAPIFileIsCurrent(t *testing.T) {
 	_, c := start(t)
 	golden.Equal(t, "../../../docs/reference/openapi.yaml", c.do("GET", "/openapi.yaml", "").Body.String())
 }
+
+// What no host could hold is refused by a dry run too.
+func TestAPolicyThatNoHostCanHold(t *testing.T) {
+	_, c := start(t)
+	rules := strings.Repeat(`{"action":"Log"},`, 65)
+	body := `{"apiVersion":"weft/v1","kind":"Policy","metadata":{"name":"deep"},"spec":{"stage":"Active","subject":{"selector":"app=web"},"ingress":[` + rules[:len(rules)-1] + `]}}`
+	for _, query := range []string{"?dryRun=true", "", "?force=true"} {
+		v := c.want(409, "POST", "/api/v1/policies"+query, body)
+		if text, _ := v["detail"].(string); !strings.Contains(text, "could not hold policy/deep: up to 65 rules could be tried") {
+			t.Errorf("%s: %s", query, text)
+		}
+	}
+	c.want(404, "GET", "/api/v1/policies/deep", "")
+}

@@ -31,14 +31,12 @@ type way struct {
 	protocol uint8
 }
 
-// guardChannel refuses a change that would cut agents off.
-func (a *API) guardChannel(ctx context.Context, r model.Resource, deleted, force bool) error {
+// guardFleet refuses a change of policy that would cut agents off, unless forced,
+// and one that a host could not hold, in any case.
+func (a *API) guardFleet(ctx context.Context, r model.Resource, deleted, force bool) error {
 	switch r.(type) {
 	case *model.Policy, *model.Group:
 	default:
-		return nil
-	}
-	if force {
 		return nil
 	}
 	before, err := a.fleet(ctx)
@@ -58,10 +56,23 @@ func (a *API) guardChannel(ctx context.Context, r model.Resource, deleted, force
 	if err != nil {
 		return err
 	}
-	was, is := list[0].At(model.StageActive), list[1].At(model.StageActive)
+	if !force {
+		if err := a.guardChannel(before, list[0], list[1]); err != nil {
+			return err
+		}
+	}
+	if deleted {
+		return nil
+	}
+	return guardTables(after, list[1], r)
+}
+
+// guardChannel refuses a change that would cut agents off.
+func (a *API) guardChannel(f *fleet, before, after *plan.World) error {
+	was, is := before.At(model.StageActive), after.At(model.StageActive)
 	var cut []string
 	seen := map[string]bool{}
-	for _, w := range a.ways(before, list[0]) {
+	for _, w := range a.ways(f, before) {
 		p := newPacket(w.source, w.target, w.protocol, uint16(w.port))
 		verdict := is.EvaluateBoth(p)
 		if verdict.Action() == model.ActionAllow || was.EvaluateBoth(p).Action() != model.ActionAllow {

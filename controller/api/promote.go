@@ -84,7 +84,7 @@ func (a *API) quietSince(p *model.Policy, r observe.Recorded, now time.Time) *qu
 func (a *API) promoteOne(ctx context.Context, p *model.Policy) error {
 	next := *p
 	next.Spec.Stage = model.StageActive
-	if err := a.guardChannel(ctx, &next, false, false); err != nil {
+	if err := a.guardFleet(ctx, &next, false, false); err != nil {
 		return err
 	}
 	next.Metadata.Generation++

@@ -50,7 +50,7 @@ func (a *API) create(ctx context.Context, r model.Resource, how writing) (warnin
 	if err := a.check(ctx, r); err != nil {
 		return nil, err
 	}
-	if err := a.guardChannel(ctx, r, false, how.force); err != nil {
+	if err := a.guardFleet(ctx, r, false, how.force); err != nil {
 		return nil, err
 	}
 	warnings = a.warnings(ctx, r)
@@ -105,7 +105,7 @@ func (a *API) replace(ctx context.Context, r model.Resource, how writing) (model
 	if err := a.check(ctx, r); err != nil {
 		return nil, nil, err
 	}
-	if err := a.guardChannel(ctx, r, false, how.force); err != nil {
+	if err := a.guardFleet(ctx, r, false, how.force); err != nil {
 		return nil, nil, err
 	}
 	asked := *r.Meta()
@@ -244,7 +244,7 @@ func (a *API) delete(ctx context.Context, info model.KindInfo, name, version str
 			return nil, problem(http.StatusConflict, "%s is used by %s; change or delete what uses it first", model.Ref(r), strings.Join(users, ", "))
 		}
 	}
-	if err := a.guardChannel(ctx, r, true, how.force); err != nil {
+	if err := a.guardFleet(ctx, r, true, how.force); err != nil {
 		return nil, err
 	}
 	if how.dryRun {

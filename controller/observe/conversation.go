@@ -133,28 +133,24 @@ func (o *Observer) readPeer(c *Conversation, id policy.Identity, addr netip.Addr
 		}
 		return
 	}
-	var world *plan.World
-	if o.plan != nil {
-		world = o.plan.World
-	}
-	if world == nil || world.Identities.Labels(id) == nil {
+	if o.plan == nil || o.plan.Labels(id) == nil {
 		if at != nil { // an identity of a moment ago
 			c.Peer, c.PeerLabels = at.Metadata.Name, at.Metadata.Labels
 		}
 		return
 	}
-	c.PeerLabels = world.Identities.Labels(id)
+	c.PeerLabels = o.plan.Labels(id)
 	if at == nil {
 		return
 	}
 	var found []*model.Workload
 	for _, w := range o.who().byHost[at.Spec.Host] {
-		if world.ByWorkload[w.Metadata.Name] == id {
+		if o.plan.Identity(w.Metadata.Name) == id {
 			found = append(found, w)
 		}
 	}
 	switch {
-	case world.ByWorkload[at.Metadata.Name] == id:
+	case o.plan.Identity(at.Metadata.Name) == id:
 		c.Peer, c.PeerLabels = at.Metadata.Name, at.Metadata.Labels
 	case len(found) == 1:
 		c.Peer, c.PeerLabels = found[0].Metadata.Name, found[0].Metadata.Labels

@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
+	"unsafe"
 
 	"google.golang.org/protobuf/proto"
 
@@ -50,7 +52,8 @@ type Observer struct {
 	relays       map[string]*relay // by UID
 	intent       Intent
 	plan         *plan.Plan
-	workloads    []*model.Workload // built on demand; nil is stale
+	inventoried  inventory
+	uids         map[string]string // of the hosts stored, by name
 	unsaved      bool
 	people       *people // built on demand; nil is stale
 	talk         *conversations
@@ -132,7 +135,7 @@ func (o *Observer) touch(inventory bool) {
 	close(o.changed)
 	o.changed = make(chan struct{})
 	if inventory {
-		o.workloads, o.people, o.unsaved = nil, nil, true
+		o.people, o.unsaved = nil, true
 		close(o.inventory)
 		o.inventory = make(chan struct{})
 	}
@@ -218,6 +221,9 @@ func (o *Observer) Facts(id wire.Identity, f *wirepb.HostFacts) {
 	h := o.host(id.UID)
 	inventory := !proto.Equal(inventoryFacts(h.facts), inventoryFacts(f))
 	h.facts = f
+	if inventory {
+		o.inventoried.dirty(id.UID)
+	}
 	o.touch(inventory)
 }
 
@@ -249,6 +255,7 @@ func (o *Observer) ReportWorkloads(id wire.Identity, u *wirepb.WorkloadUpdate) e
 	}
 	if !maps.EqualFunc(h.workloads, next, func(a, b *wirepb.Workload) bool { return proto.Equal(a, b) }) {
 		h.workloads = next
+		o.inventoried.dirty(id.UID)
 		o.touch(true)
 	}
 	return nil
@@ -288,7 +295,8 @@ func (o *Observer) Relay(id wire.Identity, r *wirepb.RelayReport) {
 func (o *Observer) Set(i Intent, p *plan.Plan) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.intent, o.plan, o.workloads, o.people = i, p, nil, nil
+	o.setIntent(i)
+	o.plan = p
 	o.forget()
 	o.touch(false)
 }
@@ -298,7 +306,22 @@ func (o *Observer) Set(i Intent, p *plan.Plan) {
 func (o *Observer) SetIntent(i Intent) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.intent, o.workloads, o.people = i, nil, nil
+	o.setIntent(i)
+}
+
+func (o *Observer) setIntent(i Intent) {
+	if o.uids == nil || !sameList(o.intent.Hosts, i.Hosts) {
+		o.inventoried.stale, o.people, o.uids = true, nil, make(map[string]string, len(i.Hosts))
+		for _, h := range i.Hosts {
+			o.uids[h.Metadata.Name] = h.Metadata.UID
+		}
+	}
+	o.intent = i
+}
+
+// sameList says whether two lists hold the same resources; none is ever changed.
+func sameList[R comparable](a, b []R) bool {
+	return len(a) == len(b) && (unsafe.SliceData(a) == unsafe.SliceData(b) || slices.Equal(a, b))
 }
 
 // forget drops reports of hosts and relays that exist no more.
@@ -321,35 +344,4 @@ func (o *Observer) forget() {
 			delete(o.relays, uid)
 		}
 	}
-}
-
-// Interfaces returns those of every host that reported any, by host name.
-func (o *Observer) Interfaces() map[string][]model.Interface {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.interfaces()
-}
-
-// CallerKeys returns the public keys by which hosts tell one another who calls,
-// by host name.
-func (o *Observer) CallerKeys() map[string][]byte {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	out := map[string][]byte{}
-	for _, h := range o.intent.Hosts {
-		if seen := o.hosts[h.Metadata.UID]; seen != nil && len(seen.facts.GetCallerKey()) > 0 {
-			out[h.Metadata.Name] = seen.facts.CallerKey
-		}
-	}
-	return out
-}
-
-func (o *Observer) interfaces() map[string][]model.Interface {
-	out := map[string][]model.Interface{}
-	for _, h := range o.intent.Hosts {
-		if seen := o.hosts[h.Metadata.UID]; seen != nil && seen.facts != nil {
-			out[h.Metadata.Name] = interfaces(seen.facts)
-		}
-	}
-	return out
 }

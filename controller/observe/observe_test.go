@@ -63,7 +63,7 @@ func (o *Observer) replan(i Intent) {
 }
 
 func (o *Observer) digest(host, section string) string {
-	return o.plan.Hosts[host].Sections[section].Digest
+	return o.plan.Hosts.Get(host).Sections[section].Digest
 }
 
 func TestWorkloadLabels(t *testing.T) {
@@ -181,7 +181,9 @@ func TestReportsAreCleanedAndBounded(t *testing.T) {
 
 func TestRevokedHostHasNoWorkloads(t *testing.T) {
 	o, _, i := fleet(t, Config{})
-	i.Hosts[0].Spec.Revoked = true
+	revoked := *i.Hosts[0]
+	revoked.Spec.Revoked = true
+	i.Hosts = append([]*model.Host{&revoked}, i.Hosts[1:]...)
 	o.SetIntent(i)
 	for _, w := range o.Workloads() {
 		if w.Spec.Host == "web" {

@@ -79,7 +79,7 @@ func (o *Observer) PolicyStatus(p *model.Policy) model.PolicyStatus {
 	st := model.PolicyStatus{State: model.PolicyPending, Rules: o.ruleStatus(p)}
 	var planned *plan.Policy
 	if o.plan != nil {
-		planned = o.plan.Policies[p.Metadata.Name]
+		planned = o.plan.Policy(p.Metadata.Name)
 	}
 	if planned == nil || planned.UID != p.Metadata.UID {
 		st.Message = "not planned yet"

@@ -83,8 +83,8 @@ func TestCountersGoOnOverGenerationsAndRestarts(t *testing.T) {
 
 func TestWhoTalkedToWhom(t *testing.T) {
 	o, _, _ := street(t, Config{})
-	web := o.plan.World.ByWorkload["a:c"]
-	host := o.plan.World.ByWorkload["a"]
+	web := o.plan.Identity("a:c")
+	host := o.plan.Identity("a")
 	for name, test := range map[string]struct {
 		in       *wirepb.Conversation
 		peer     string

@@ -3,7 +3,6 @@ package observe
 import (
 	"fmt"
 	"maps"
-	"slices"
 	"time"
 
 	"weft/controller/plan"
@@ -33,11 +32,11 @@ func (o *Observer) HostStatus(h *model.Host) model.HostStatus {
 		st.State = model.HostRevoked
 		return st
 	}
-	if o.plan == nil || o.plan.Hosts[h.Metadata.Name] == nil {
+	if o.plan == nil || o.plan.Hosts.Get(h.Metadata.Name) == nil {
 		return st
 	}
 	for _, name := range plan.Sections {
-		s := model.SectionStatus{Name: name, Desired: o.plan.Hosts[h.Metadata.Name].Sections[name].GetDigest()}
+		s := model.SectionStatus{Name: name, Desired: o.plan.Hosts.Get(h.Metadata.Name).Sections[name].GetDigest()}
 		if seen != nil {
 			s.Applied, s.Error = seen.sections[name].GetDigest(), seen.sections[name].GetError()
 		}
@@ -113,13 +112,7 @@ func (o *Observer) GroupStatus(g *model.Group) model.GroupStatus {
 }
 
 // byName finds the reports of a host by its name; nil where there are none.
-func (o *Observer) byName(name string) *host {
-	i := slices.IndexFunc(o.intent.Hosts, func(h *model.Host) bool { return h.Metadata.Name == name })
-	if i < 0 {
-		return nil
-	}
-	return o.hosts[o.intent.Hosts[i].Metadata.UID]
-}
+func (o *Observer) byName(name string) *host { return o.hosts[o.uids[name]] }
 
 // applied says how far a host is with the section that is planned for it:
 // ready to be asked about items, or else the state and why.
@@ -132,7 +125,7 @@ func (o *Observer) applied(name, section string) (h *host, state, message string
 		return nil, "Offline", "the agent has no session since " + h.lastSeen.UTC().Format(time.RFC3339)
 	}
 	st := h.sections[section]
-	if o.plan == nil || o.plan.Hosts[name] == nil || st.GetDigest() != o.plan.Hosts[name].Sections[section].GetDigest() {
+	if o.plan == nil || o.plan.Hosts.Get(name) == nil || st.GetDigest() != o.plan.Hosts.Get(name).Sections[section].GetDigest() {
 		return nil, "Pending", "not applied yet"
 	}
 	return h, "", ""

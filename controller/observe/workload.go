@@ -20,26 +20,16 @@ const (
 )
 
 // Workloads returns everything on every host that is not revoked, as last
-// reported, sorted by name. The workloads are shared: change none.
+// reported, sorted by name. List and workloads are shared: change neither.
 func (o *Observer) Workloads() []*model.Workload {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return slices.Clone(o.all())
+	return o.all()
 }
 
 func (o *Observer) all() []*model.Workload {
-	if o.workloads != nil {
-		return o.workloads
-	}
-	out := []*model.Workload{}
-	for _, h := range o.intent.Hosts {
-		if seen := o.hosts[h.Metadata.UID]; seen != nil && !h.Spec.Revoked {
-			out = append(out, seen.describe(h)...)
-		}
-	}
-	slices.SortFunc(out, func(a, b *model.Workload) int { return cmp.Compare(a.Metadata.Name, b.Metadata.Name) })
-	o.workloads = out
-	return out
+	o.takeStock()
+	return o.inventoried.workloads
 }
 
 // describe makes the resources of one host's workloads.
@@ -123,7 +113,7 @@ func (o *Observer) PreviewTap(spec model.TapSpec) (sources, tools []*model.Workl
 
 func (o *Observer) resolver() (*plan.Resolver, error) {
 	o.mu.Lock()
-	groups, workloads := o.intent.Groups, slices.Clone(o.all())
+	groups, workloads := o.intent.Groups, o.all()
 	o.mu.Unlock()
 	if o.deps.Groups != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

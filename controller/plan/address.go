@@ -7,8 +7,6 @@ import (
 
 	"weft/model"
 	"weft/policy"
-	"weft/wire/policywire"
-	"weft/wire/wirepb"
 )
 
 // An address says who is at the other end only where it can be one workload
@@ -25,13 +23,6 @@ import (
 type located struct {
 	addr netip.Addr
 	id   policy.Identity
-}
-
-// addressBook is the fleet's, written for the wire once for all hosts.
-type addressBook struct {
-	list []located // ascending, without what is ambiguous
-	all  map[netip.Addr]policy.Identity
-	wire []*wirepb.AddressIdentity
 }
 
 // claims gathers who says to have an address.
@@ -52,40 +43,60 @@ func addresses(workloads []*model.Workload, interfaces map[string][]model.Interf
 		if own[host] == nil {
 			own[host] = claims{}
 		}
-		id, uplinks, local := ids[w.Metadata.Name], []netip.Prefix(nil), map[netip.Addr]bool{}
-		for _, n := range interfaces[host] {
-			for _, text := range n.Addresses {
-				p, err := netip.ParsePrefix(text)
-				if err != nil || !distinct(p.Addr()) {
-					continue
-				}
-				a := p.Addr().Unmap()
-				local[a] = true
-				if n.Uplink {
-					uplinks = append(uplinks, netip.PrefixFrom(a, p.Bits()))
-				}
-				if w.Spec.Kind != model.WorkloadHost {
-					continue
-				}
-				if n.Uplink {
-					fleet.add(a, id)
-				} else {
-					own[host].add(a, id)
-				}
+		id := ids[w.Metadata.Name]
+		theirs, here := claimsOf(w, interfaces[host])
+		for _, a := range theirs {
+			fleet.add(a, id)
+		}
+		for _, a := range here {
+			own[host].add(a, id)
+		}
+	}
+	return fleet, own
+}
+
+// claimsOf returns the addresses that a workload claims in the fleet's book and
+// in its host's own, given the interfaces of its host.
+func claimsOf(w *model.Workload, interfaces []model.Interface) (fleet, own []netip.Addr) {
+	if w.Spec.Kind == model.WorkloadUnit {
+		return nil, nil // it is seen from elsewhere as its machine
+	}
+	if w.Spec.Kind != model.WorkloadHost && len(w.Spec.Addresses) == 0 {
+		return nil, nil
+	}
+	var uplinks []netip.Prefix
+	var local []netip.Addr
+	for _, n := range interfaces {
+		for _, text := range n.Addresses {
+			p, err := netip.ParsePrefix(text)
+			if err != nil || !distinct(p.Addr()) {
+				continue
 			}
-		}
-		if w.Spec.Kind == model.WorkloadHost || w.Spec.Kind == model.WorkloadUnit {
-			continue // a unit is seen from elsewhere as its machine
-		}
-		for _, text := range w.Spec.Addresses {
-			a, ok := parseAddress(text)
+			a := p.Addr().Unmap()
+			local = append(local, a)
+			if n.Uplink {
+				uplinks = append(uplinks, netip.PrefixFrom(a, p.Bits()))
+			}
 			switch {
-			case !ok || local[a]: // on the host's network, it is seen as the machine
-			case slices.ContainsFunc(uplinks, func(p netip.Prefix) bool { return p.Bits() < a.BitLen() && p.Masked().Contains(a) }):
-				fleet.add(a, id)
+			case w.Spec.Kind != model.WorkloadHost:
+			case n.Uplink:
+				fleet = append(fleet, a)
 			default:
-				own[host].add(a, id)
+				own = append(own, a)
 			}
+		}
+	}
+	if w.Spec.Kind == model.WorkloadHost {
+		return fleet, own
+	}
+	for _, text := range w.Spec.Addresses {
+		a, ok := parseAddress(text)
+		switch {
+		case !ok || slices.Contains(local, a): // on the host's network, it is seen as the machine
+		case slices.ContainsFunc(uplinks, func(p netip.Prefix) bool { return p.Bits() < a.BitLen() && p.Masked().Contains(a) }):
+			fleet = append(fleet, a)
+		default:
+			own = append(own, a)
 		}
 	}
 	return fleet, own
@@ -107,47 +118,4 @@ func parseAddress(text string) (netip.Addr, bool) {
 // machine itself, of a group, or of nobody.
 func distinct(a netip.Addr) bool { return a.Zone() == "" && a.Unmap().IsGlobalUnicast() }
 
-func newAddressBook(fleet claims, last *addressBook) *addressBook {
-	b := &addressBook{all: fleet}
-	for a, id := range fleet {
-		if id != 0 {
-			b.list = append(b.list, located{a, id})
-		}
-	}
-	slices.SortFunc(b.list, byAddress)
-	if last != nil && slices.Equal(last.list, b.list) {
-		b.wire = last.wire
-		return b
-	}
-	b.wire = encodeAddresses(b.list)
-	return b
-}
-
 func byAddress(a, b located) int { return cmp.Or(a.addr.Compare(b.addr), cmp.Compare(a.id, b.id)) }
-
-func encodeAddresses(list []located) []*wirepb.AddressIdentity {
-	out := make([]*wirepb.AddressIdentity, len(list))
-	for i, l := range list {
-		out[i] = &wirepb.AddressIdentity{Address: policywire.EncodeAddress(l.addr), Identity: uint32(l.id)}
-	}
-	return out
-}
-
-// view joins the fleet's book and a host's own: own are the entries to add, and
-// hidden the fleet's addresses that somebody on the host has too.
-func (b *addressBook) view(own claims) (add []located, hidden map[netip.Addr]bool) {
-	for a, id := range own {
-		other, taken := b.all[a]
-		switch {
-		case taken && other != id:
-			if hidden == nil {
-				hidden = map[netip.Addr]bool{}
-			}
-			hidden[a] = true
-		case !taken && id != 0:
-			add = append(add, located{a, id})
-		}
-	}
-	slices.SortFunc(add, byAddress)
-	return add, hidden
-}

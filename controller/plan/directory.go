@@ -43,3 +43,6 @@ func (d *Directory) Find(host string, a netip.Addr) *model.Workload {
 
 // Anywhere is Find for an address of which only the fleet's book can know.
 func (d *Directory) Anywhere(a netip.Addr) *model.Workload { return d.Find("", a) }
+
+// Len returns how many addresses a host would know if it had to know all.
+func (d *Directory) Len(host string) int { return len(d.fleet) + len(d.own[host]) }

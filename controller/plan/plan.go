@@ -5,10 +5,6 @@
 package plan
 
 import (
-	"cmp"
-	"maps"
-	"slices"
-
 	"weft/model"
 	"weft/policy"
 	"weft/wire/wirepb"
@@ -36,7 +32,10 @@ type Filter struct {
 	Ethernet, Raw []*wirepb.BPFInstruction
 }
 
-// State is everything a plan depends on. Order in the slices means nothing.
+// State is everything a plan depends on. Order in the slices means nothing, but
+// what is sorted by name need not be sorted again. Resources are compared by
+// their addresses: whoever changes one must make another. So are the lists of
+// interfaces.
 // Whether a host is online is no part of it: an agent that is away works on by
 // what it has, and must find the same plan when it comes back.
 type State struct {
@@ -59,25 +58,24 @@ type State struct {
 	Failsafe policy.FailsafeOptions
 	// Number numbers identities; nil numbers them for this plan alone.
 	Number Number
-	// Last is the plan before, or nil. Nothing follows from it but speed, except
-	// where policies do not compile: then hosts keep what it gave them.
-	Last *Plan
 }
 
-// Plan is what follows from a State.
+// Plan is what follows from a State. It is never changed.
 type Plan struct {
 	// Hosts holds the sections of every host that is not revoked, by host name.
-	Hosts map[string]*Host
-	// Taps, Groups and Policies explain the plan, by the resource's name.
-	Taps     map[string]*Tap
-	Groups   map[string]*Group
-	Policies map[string]*Policy
-	// World is the policy of the fleet and who is who in it.
-	World *World
+	Hosts *Table[string, *Host]
+	// Changed are the hosts of which a section, or all, is not as in the plan
+	// before; those that are gone from the plan are among them.
+	Changed []string
+	// Taps explain the plan, by the tap's name.
+	Taps map[string]*Tap
 
-	compiled *compiled
-	fleet    *addressBook
-	peers    *peerBook
+	problem    string // keeps every policy from being applied
+	policies   *Table[string, planned]
+	targets    *Table[string, *found]
+	identities *Table[string, policy.Identity]
+	labels     *Table[policy.Identity, map[string]string]
+	workloads  []*model.Workload
 }
 
 // Host is one host's whole desired state, by section name. Every host has
@@ -85,9 +83,13 @@ type Plan struct {
 // missing where policies do not compile and never have.
 type Host struct {
 	Sections map[string]*wirepb.Section
-
-	segment *hostSegment
 }
+
+// Identity returns the identity of a workload by its name; 0 where it has none.
+func (p *Plan) Identity(workload string) policy.Identity { return p.identities.Get(workload) }
+
+// Labels returns the labels of an identity, nil where there is none.
+func (p *Plan) Labels(id policy.Identity) map[string]string { return p.labels.Get(id) }
 
 // Tap says who takes part in a tap, and what stands in its way.
 type Tap struct {
@@ -110,72 +112,28 @@ type Source struct {
 // LineID names the line of a tap toward one tool.
 func LineID(tapUID, tool string) string { return tapUID + "/" + tool }
 
-// Group is the resolved membership of a group, or why there is none.
-type Group struct {
-	Members []string // workload names, sorted
-	Hosts   int
-	Problem string
+// compute plans the lines of taps.
+type compute struct {
+	State
+	resolver *Resolver
+	hosts    map[string]*hostLines
 }
 
-// Compute makes the plan.
-func Compute(s State) *Plan {
-	c := compute{State: s, workloads: liveWorkloads(s), plan: &Plan{Hosts: map[string]*Host{}, Taps: map[string]*Tap{}, Groups: map[string]*Group{}, Policies: map[string]*Policy{}}}
-	c.resolver = NewResolver(s.Groups, c.workloads)
+// lines plans all taps and returns the sections they come to, by host.
+func (c *compute) lines() (map[string]*Tap, map[string][]*wirepb.Section) {
 	c.hosts = map[string]*hostLines{}
-	for _, h := range s.Hosts {
+	for _, h := range c.Hosts {
 		if !h.Spec.Revoked {
 			c.hosts[h.Metadata.Name] = &hostLines{host: h}
 		}
 	}
-	for _, g := range s.Groups {
-		c.plan.Groups[g.Metadata.Name] = c.group(g)
-	}
-	for _, t := range slices.SortedFunc(slices.Values(s.Taps), func(a, b *model.Tap) int { return cmp.Compare(a.Metadata.Name, b.Metadata.Name) }) {
-		c.plan.Taps[t.Metadata.Name] = c.tap(t)
+	taps, sections := map[string]*Tap{}, make(map[string][]*wirepb.Section, len(c.hosts))
+	for _, t := range c.Taps {
+		taps[t.Metadata.Name] = c.tap(t)
 	}
 	relays := c.relays()
 	for name, lines := range c.hosts {
-		c.plan.Hosts[name] = lines.sections(relays)
+		sections[name] = lines.sections(relays)
 	}
-	c.segment()
-	return c.plan
-}
-
-type compute struct {
-	State
-	workloads []*model.Workload
-	resolver  *Resolver
-	hosts     map[string]*hostLines
-	plan      *Plan
-}
-
-// liveWorkloads drops what is on revoked or unknown hosts and sorts by name.
-func liveWorkloads(s State) []*model.Workload {
-	live := map[string]bool{}
-	for _, h := range s.Hosts {
-		live[h.Metadata.Name] = !h.Spec.Revoked
-	}
-	var out []*model.Workload
-	for _, w := range s.Workloads {
-		if live[w.Spec.Host] {
-			out = append(out, w)
-		}
-	}
-	slices.SortFunc(out, func(a, b *model.Workload) int { return cmp.Compare(a.Metadata.Name, b.Metadata.Name) })
-	return out
-}
-
-func (c *compute) group(g *model.Group) *Group {
-	members, err := c.resolver.Members(g.Spec)
-	if err != nil {
-		return &Group{Problem: err.Error()}
-	}
-	out := &Group{Members: make([]string, len(members))}
-	hosts := map[string]bool{}
-	for i, w := range members {
-		out.Members[i] = w.Metadata.Name
-		hosts[w.Spec.Host] = true
-	}
-	out.Hosts = len(slices.Collect(maps.Keys(hosts)))
-	return out
+	return taps, sections
 }

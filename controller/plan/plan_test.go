@@ -107,10 +107,6 @@ func (s *scene) tap(name, from, to string, change ...func(*model.TapSpec)) *scen
 // dump prints a plan so that equal plans give equal text.
 func dump(p *Plan) string {
 	var b strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(p.Groups)) {
-		g := p.Groups[name]
-		fmt.Fprintf(&b, "group %s: members %v on %d hosts %s\n", name, g.Members, g.Hosts, g.Problem)
-	}
 	for _, name := range slices.Sorted(maps.Keys(p.Taps)) {
 		t := p.Taps[name]
 		fmt.Fprintf(&b, "tap %s: tools %v refused %v\n", name, t.Tools, t.Refused)
@@ -121,12 +117,13 @@ func dump(p *Plan) string {
 			fmt.Fprintf(&b, "  problem %s\n", problem)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.Policies)) {
-		fmt.Fprintf(&b, "policy %s: %d workloads on %v %s\n", name, p.Policies[name].Workloads, p.Policies[name].Hosts, p.Policies[name].Problem)
+	for _, name := range names(p.policies) {
+		one := p.Policy(name)
+		fmt.Fprintf(&b, "policy %s: %d workloads on %v %s\n", name, one.Workloads, one.Hosts, one.Problem)
 	}
-	for _, host := range slices.Sorted(maps.Keys(p.Hosts)) {
+	for _, host := range names(p.Hosts) {
 		for _, name := range Sections {
-			s := p.Hosts[host].Sections[name]
+			s := p.Hosts.Get(host).Sections[name]
 			if len(s.GetPolicy().GetRulesets())+len(s.GetIdentity().GetSubjects())+len(s.GetIdentity().GetHosts()) == 0 && (name == SectionPolicy || name == SectionIdentity) {
 				continue // most scenarios have none
 			}
@@ -139,6 +136,15 @@ func dump(p *Plan) string {
 		}
 	}
 	return b.String()
+}
+
+func names[V any](t *Table[string, V]) []string {
+	var out []string
+	for name := range t.All() {
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return out
 }
 
 func (s *scene) shuffle(r *rand.Rand) State {
@@ -219,7 +225,7 @@ func TestPlanDoesNotRememberHowItCameAbout(t *testing.T) {
 		part.Hosts = part.Hosts[:r.IntN(len(part.Hosts)+1)]
 		part.Taps = part.Taps[:r.IntN(len(part.Taps)+1)]
 		part.Groups = part.Groups[:r.IntN(len(part.Groups)+1)]
-		for name, h := range Compute(part).Hosts {
+		for name, h := range Compute(part).Hosts.All() {
 			if !slices.ContainsFunc(part.Hosts, func(x *model.Host) bool { return x.Metadata.Name == name }) {
 				t.Fatalf("plan for %s, which is not there: %v", name, h)
 			}
@@ -232,7 +238,7 @@ func TestPlanDoesNotRememberHowItCameAbout(t *testing.T) {
 
 func TestDigestIsOfTheBody(t *testing.T) {
 	p := Compute(scenarios["tap"].State)
-	s := p.Hosts["web-1"].Sections[SectionCapture]
+	s := p.Hosts.Get("web-1").Sections[SectionCapture]
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(s.GetCapture())
 	if err != nil {
 		t.Fatal(err)

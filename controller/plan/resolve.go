@@ -35,6 +35,33 @@ func (r *Resolver) Members(spec model.GroupSpec) ([]*model.Workload, error) {
 	return r.members(spec, nil)
 }
 
+// holds says whether a group of that spec holds a workload with these labels,
+// given that its nested groups are there and make no circle.
+func (r *Resolver) holds(spec model.GroupSpec, labels map[string]string) bool {
+	return r.holdsWithin(spec, labels, len(r.groups))
+}
+
+func (r *Resolver) holdsWithin(spec model.GroupSpec, labels map[string]string, depth int) bool {
+	if spec.Selector != nil && spec.Selector.Matches(labels) {
+		return true
+	}
+	return depth > 0 && slices.ContainsFunc(spec.Groups, func(name string) bool {
+		g := r.groups[name]
+		return g != nil && r.holdsWithin(g.Spec, labels, depth-1)
+	})
+}
+
+// touches says whether a workload with these labels is at an end of a tap.
+func (r *Resolver) touches(t *model.Tap, labels map[string]string) bool {
+	return slices.ContainsFunc([]model.Endpoints{t.Spec.From, t.Spec.To}, func(e model.Endpoints) bool {
+		spec := model.GroupSpec{Selector: e.Selector}
+		if e.Group != "" {
+			spec = model.GroupSpec{Groups: []string{e.Group}}
+		}
+		return r.holds(spec, labels)
+	})
+}
+
 // Group returns the members of a group by its name.
 func (r *Resolver) Group(name string) ([]*model.Workload, error) { return r.named(name, nil) }
 

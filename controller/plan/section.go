@@ -36,18 +36,28 @@ func (c *compute) relays() []*wirepb.RelayEndpoint {
 
 // sections writes what was collected for a host. A host without lines is told
 // of no relay, so that an idle agent keeps one connection and not two.
-func (h *hostLines) sections(relays []*wirepb.RelayEndpoint) *Host {
+func (h *hostLines) sections(relays []*wirepb.RelayEndpoint) []*wirepb.Section {
 	slices.SortFunc(h.capture, func(a, b *wirepb.CaptureLine) int { return cmp.Compare(a.Line, b.Line) })
 	slices.SortFunc(h.deliver, func(a, b *wirepb.DeliverLine) int { return cmp.Compare(a.Line, b.Line) })
 	transport := &wirepb.TransportSection{Listen: len(h.deliver) > 0}
 	if len(h.capture)+len(h.deliver) > 0 {
 		transport.Relays = relays
 	}
-	return &Host{Sections: map[string]*wirepb.Section{
-		SectionTransport: seal(SectionTransport, &wirepb.Section{Body: &wirepb.Section_Transport{Transport: transport}}),
-		SectionDeliver:   seal(SectionDeliver, &wirepb.Section{Body: &wirepb.Section_Deliver{Deliver: &wirepb.DeliverSection{Lines: h.deliver}}}),
-		SectionCapture:   seal(SectionCapture, &wirepb.Section{Body: &wirepb.Section_Capture{Capture: &wirepb.CaptureSection{Lines: h.capture}}}),
-	}}
+	if len(h.capture)+len(h.deliver) == 0 {
+		return idle
+	}
+	return []*wirepb.Section{
+		seal(SectionTransport, &wirepb.Section{Body: &wirepb.Section_Transport{Transport: transport}}),
+		seal(SectionDeliver, &wirepb.Section{Body: &wirepb.Section_Deliver{Deliver: &wirepb.DeliverSection{Lines: h.deliver}}}),
+		seal(SectionCapture, &wirepb.Section{Body: &wirepb.Section_Capture{Capture: &wirepb.CaptureSection{Lines: h.capture}}}),
+	}
+}
+
+// idle are the sections of a host without lines: most hosts have none.
+var idle = []*wirepb.Section{
+	seal(SectionTransport, &wirepb.Section{Body: &wirepb.Section_Transport{Transport: &wirepb.TransportSection{}}}),
+	seal(SectionDeliver, &wirepb.Section{Body: &wirepb.Section_Deliver{Deliver: &wirepb.DeliverSection{}}}),
+	seal(SectionCapture, &wirepb.Section{Body: &wirepb.Section_Capture{Capture: &wirepb.CaptureSection{}}}),
 }
 
 func seal(name string, s *wirepb.Section) *wirepb.Section {
@@ -57,7 +67,8 @@ func seal(name string, s *wirepb.Section) *wirepb.Section {
 
 // digest is the SHA-256 of the section's body in deterministic encoding. The
 // agent never computes it; it only compares. So the two sides need not agree
-// on the encoding of a field that one of them does not know.
+// on the encoding of a field that one of them does not know. The sections of
+// policy, which may be large, have digests of their parts' digests.
 func digest(s *wirepb.Section) string {
 	var body proto.Message
 	switch b := s.Body.(type) {
@@ -67,10 +78,6 @@ func digest(s *wirepb.Section) string {
 		body = b.Deliver
 	case *wirepb.Section_Capture:
 		body = b.Capture
-	case *wirepb.Section_Policy:
-		body = b.Policy
-	case *wirepb.Section_Identity:
-		body = b.Identity
 	}
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(body)
 	if err != nil {

@@ -1,8 +1,7 @@
 package plan
 
 import (
-	"cmp"
-	"fmt"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -13,38 +12,222 @@ import (
 	"weft/wire/wirepb"
 )
 
-// Policy says whom a policy is about, and what stands in its way.
-type Policy struct {
-	UID       string
-	Workloads int
-	Hosts     []string // by name
-	Problem   string   // keeps every policy from being applied
+// errTwice says that policies do not compile; what is wrong policy.Compile says.
+var errTwice = errors.New("two rules have one id")
+
+// segments keeps everything that sections of policy follow from, and for each
+// thing who depends on it, so that a change costs what it touches. It holds no
+// more than what the present state says: made anew from that state it is the
+// same but for numbers that nobody sees.
+//
+//	policy ─ entry (selector of subjects) ─┐
+//	                                       ├─ who (identity) ─ group ─ rulesets ─┐
+//	workload ─ labels ─────────────────────┘                      │              ├─ host
+//	workload ─ addresses ─ book ─ who ─ selectors of peers ───────┘──────────────┘
+type segments struct {
+	number     Number
+	last       policy.Identity // where there is no Number
+	resolver   *Resolver
+	modes      []modeGroup
+	keys       map[string]int // how many selectors ask for a label
+	keyList    []string
+	ids        *policy.Identities
+	byText     map[string]*who
+	byID       map[policy.Identity]*who
+	entries    map[string]*entry
+	numbered   uint32
+	drafts     map[string]*draft
+	rules      map[policy.RuleID]struct{}
+	groups     map[string]*rulegroup
+	uses       map[string][]*rulegroup // by selector of peers
+	lists      map[string]*memberList
+	hosts      map[string]*hostPart
+	everybody  map[*hostPart]bool
+	packs      map[string]*pack          // by digest of the policy section
+	packsOf    map[string]map[*pack]bool // by selector of peers
+	interfaces map[string][]model.Interface
+	book       book
+	callers    callers
+
+	// What is to be done in this plan.
+	rekey     map[*who]bool
+	idle      map[*who]bool
+	stale     map[*entry]bool
+	dirty     map[*rulegroup]bool
+	regrouped map[string]bool // selectors whose members have changed
+	unasked   map[string]bool // selectors that are not asked for any more, if they stay so
+	retarget  map[*target]bool
+	touched   map[*hostPart]bool
+	reread    map[*hostPart]bool // addresses, or who calls, have changed
+
+	// What comes out.
+	put       func(host, section string, s *wirepb.Section)
+	targets   *editor[string, *found]
+	workloads *editor[string, policy.Identity]
+	labels    *editor[policy.Identity, map[string]string]
 }
 
-// hostSegment is what a host's sections of policy were made from.
-type hostSegment struct {
-	compiled  *compiled
-	addresses []*wirepb.AddressIdentity // the fleet's, shared
-	subjects  []subject
-	own       []located
-	hidden    map[netip.Addr]bool
-	// Who tells whom who calls.
-	self          *peer // nil where this host takes no part
-	peers         []*peer
-	selfAddresses []netip.Addr
-	bearers       []subject
+func newSegments(number Number, r *Resolver, groups []*model.Group) *segments {
+	s := &segments{number: number, resolver: r, modes: modesOf(r, groups), keys: map[string]int{}, ids: policy.NewIdentities(),
+		byText: map[string]*who{}, byID: map[policy.Identity]*who{}, entries: map[string]*entry{}, drafts: map[string]*draft{},
+		rules: map[policy.RuleID]struct{}{}, groups: map[string]*rulegroup{}, uses: map[string][]*rulegroup{}, lists: map[string]*memberList{},
+		hosts: map[string]*hostPart{}, everybody: map[*hostPart]bool{}, book: newBook(), callers: newCallers(),
+		rekey: map[*who]bool{}, idle: map[*who]bool{}, stale: map[*entry]bool{}, dirty: map[*rulegroup]bool{}, regrouped: map[string]bool{}, unasked: map[string]bool{},
+		retarget: map[*target]bool{}, touched: map[*hostPart]bool{}, reread: map[*hostPart]bool{}, packs: map[string]*pack{}, packsOf: map[string]map[*pack]bool{}}
+	s.keys[LabelKind]++
+	for k := range groupKeys(groups) {
+		s.keys[k]++
+	}
+	return s
 }
 
-type subject struct {
-	workload         string
-	identity         policy.Identity
-	enforced, staged *policy.Ruleset
+// change is what differs from the state before.
+type change struct {
+	policies   difference[*model.Policy] // weft's own included
+	workloads  difference[*model.Workload]
+	hosts      map[string]bool // all that there are; nil where they are as before
+	rewired    []string        // hosts whose interfaces have changed
+	interfaces map[string][]model.Interface
+	named      []*model.Host // all, where numbers or keys may be others; else nil
+	keys       map[string][]byte
 }
 
-func (h *hostSegment) same(o *hostSegment) bool {
-	return o != nil && h.compiled == o.compiled && slices.Equal(h.addresses, o.addresses) && slices.Equal(h.subjects, o.subjects) &&
-		slices.Equal(h.own, o.own) && maps.Equal(h.hidden, o.hidden) &&
-		h.self == o.self && slices.Equal(h.peers, o.peers) && slices.Equal(h.selfAddresses, o.selfAddresses) && slices.Equal(h.bearers, o.bearers)
+// apply takes a change over. After an error the segments are of no use.
+func (s *segments) apply(c *change) error {
+	for _, p := range c.policies.gone {
+		s.dropPolicy(p)
+	}
+	for _, p := range c.policies.come {
+		if err := s.addPolicy(p); err != nil {
+			return err
+		}
+	}
+	for _, w := range c.workloads.gone {
+		s.leave(w)
+	}
+	s.arrange(c)
+	if s.keyList == nil { // others would have made the segments anew
+		s.keyList = slices.Sorted(maps.Keys(s.keys))
+	}
+	whos, err := s.meet(c.workloads.come)
+	if err != nil {
+		return err
+	}
+	for i, w := range c.workloads.come {
+		s.enter(w, whos[i])
+	}
+	s.settle()
+	for x := range s.idle {
+		s.lose(x)
+	}
+	for e := range s.stale {
+		s.detach(e)
+	}
+	for x := range s.rekey {
+		s.regroup(x)
+	}
+	s.rebuild()
+	s.callers.regrouped(s.regrouped)
+	for text := range s.regrouped {
+		delete(s.lists, text)
+		s.touchPeers(text)
+	}
+	for t := range s.retarget {
+		s.targets.set(t.key, &found{t.workloads, t.hosts.names()})
+	}
+	for h := range s.touched {
+		s.write(h)
+	}
+	s.tellCallers()
+	for h := range s.reread {
+		s.put(h.name, SectionIdentity, s.identitySection(h))
+	}
+	s.unask()
+	s.clear()
+	return nil
+}
+
+// unask forgets selectors that nothing names. It is done last: what lets go of one
+// may be followed by another that takes it up, and that keeps what is known of it.
+func (s *segments) unask() {
+	for text := range s.unasked {
+		if len(s.uses[text]) > 0 {
+			continue
+		}
+		delete(s.lists, text)
+		if s.entries[text] == nil {
+			s.ids.Forget(text)
+		}
+	}
+}
+
+func (s *segments) clear() {
+	clear(s.rekey)
+	clear(s.idle)
+	clear(s.stale)
+	clear(s.dirty)
+	clear(s.regrouped)
+	clear(s.unasked)
+	clear(s.retarget)
+	clear(s.touched)
+	clear(s.reread)
+	clear(s.callers.touched)
+	s.put = nil
+}
+
+// result returns what a plan keeps.
+func (s *segments) result() (*Table[string, *found], *Table[string, policy.Identity], *Table[policy.Identity, map[string]string]) {
+	targets, workloads, labels := s.targets.done(), s.workloads.done(), s.labels.done()
+	s.targets, s.workloads, s.labels = nil, nil, nil
+	return targets, workloads, labels
+}
+
+// arrange takes hosts and their interfaces over. Workloads that are gone are out
+// already; those of hosts whose interfaces have changed claim anew.
+func (s *segments) arrange(c *change) {
+	for _, name := range c.rewired {
+		if h := s.hosts[name]; h != nil {
+			for _, m := range h.members {
+				s.unclaim(h, m)
+			}
+		}
+	}
+	s.interfaces = c.interfaces
+	for _, name := range c.rewired {
+		if h := s.hosts[name]; h != nil {
+			for _, m := range h.members {
+				s.claim(h, m)
+			}
+			s.touched[h] = true
+		}
+	}
+	if c.hosts != nil {
+		s.rehost(c.hosts)
+	}
+	if c.named != nil {
+		s.callers.name(s.hosts, c.named, c.keys)
+	}
+}
+
+// rehost takes over which hosts there are.
+func (s *segments) rehost(hosts map[string]bool) {
+	for name, h := range s.hosts {
+		if !hosts[name] {
+			delete(s.hosts, name)
+			s.unpack(h)
+			delete(s.everybody, h)
+			delete(s.touched, h)
+			s.callers.forget(h)
+		}
+	}
+	for name := range hosts {
+		if s.hosts[name] == nil {
+			h := &hostPart{name: name, own: map[netip.Addr]holders{}}
+			s.hosts[name] = h
+			s.touched[h] = true
+			s.callers.adopt(h)
+		}
+	}
 }
 
 // FailsafeOf completes the options with what follows from the relays.
@@ -68,154 +251,4 @@ func portOf(address string) string {
 		}
 	}
 	return ""
-}
-
-// segment plans the sections of policy.
-func (c *compute) segment() {
-	last := c.Last
-	if last == nil {
-		last = &Plan{}
-	}
-	counting := slices.DeleteFunc(slices.Clone(c.Policies), func(p *model.Policy) bool { return p.Spec.StageOrDefault() == model.StageDraft })
-	options := FailsafeOf(c.Failsafe, c.Relays)
-	w, err := NewWorld(WorldInput{Policies: counting, Failsafe: policy.Failsafe(options), Groups: c.Groups, Workloads: c.workloads, Number: c.Number, Last: last.World})
-	var comp *compiled
-	if err == nil {
-		comp, err = compile(w, fmt.Sprint(options), last.compiled)
-	}
-	for _, p := range c.Policies {
-		c.plan.Policies[p.Metadata.Name] = c.target(p, err)
-	}
-	if err != nil {
-		// Neither open nor shut: hosts go on by what they have.
-		c.plan.World, c.plan.compiled, c.plan.fleet, c.plan.peers = last.World, last.compiled, last.fleet, last.peers
-		for name, h := range c.plan.Hosts {
-			if before := last.Hosts[name]; before != nil {
-				h.segment = before.segment
-				h.take(before)
-			}
-		}
-		return
-	}
-	fleet, own := addresses(c.workloads, c.Interfaces, w.ByWorkload)
-	c.plan.World, c.plan.compiled, c.plan.fleet = w, comp, newAddressBook(fleet, last.fleet)
-	subjects := map[string][]subject{}
-	for _, wl := range c.workloads {
-		if id := w.ByWorkload[wl.Metadata.Name]; w.Subjects[id] {
-			subjects[wl.Spec.Host] = append(subjects[wl.Spec.Host], subject{WorkloadID(wl), id, comp.enforced.For(id), comp.staged.For(id)})
-		}
-	}
-	byHost := map[string][]*model.Workload{}
-	for _, wl := range c.workloads {
-		byHost[wl.Spec.Host] = append(byHost[wl.Spec.Host], wl)
-	}
-	c.plan.peers = c.newPeerBook(w.ByWorkload, last.peers)
-	pairs := c.plan.peers.asked(comp, subjects)
-	for name, h := range c.plan.Hosts {
-		h.segment = &hostSegment{compiled: comp, subjects: subjects[name]}
-		if pairs[name] != nil {
-			h.segment.self, h.segment.peers, h.segment.selfAddresses = c.plan.peers.peers[name], pairs[name], c.plan.peers.own[name]
-			h.segment.bearers = bearers(byHost[name], w.ByWorkload, subjects[name])
-		}
-		if len(h.segment.subjects) > 0 {
-			slices.SortFunc(h.segment.subjects, func(a, b subject) int { return cmp.Compare(a.workload, b.workload) })
-			h.segment.addresses = c.plan.fleet.wire
-			h.segment.own, h.segment.hidden = c.plan.fleet.view(own[name])
-		}
-		if before := last.Hosts[name]; before != nil && h.segment.same(before.segment) {
-			h.take(before)
-			continue
-		}
-		h.encode(c.plan.fleet)
-	}
-}
-
-// take takes the sections of policy over from an earlier plan. The revision is
-// the section's own, so each plan has a section of its own.
-func (h *Host) take(before *Host) {
-	for _, name := range []string{SectionPolicy, SectionIdentity} {
-		if s := before.Sections[name]; s != nil {
-			h.Sections[name] = &wirepb.Section{Name: s.Name, Digest: s.Digest, Body: s.Body}
-		}
-	}
-}
-
-func (c *compute) target(p *model.Policy, err error) *Policy {
-	out := &Policy{UID: p.Metadata.UID}
-	if err != nil {
-		out.Problem = err.Error()
-	}
-	hosts := map[string]bool{}
-	for _, w := range c.workloads {
-		if p.Spec.Subject.Selector.Matches(w.Metadata.Labels) {
-			out.Workloads++
-			hosts[w.Spec.Host] = true
-		}
-	}
-	out.Hosts = slices.Sorted(maps.Keys(hosts))
-	return out
-}
-
-// encode writes the sections of policy.
-func (h *Host) encode(fleet *addressBook) {
-	s := h.segment
-	rulesets, selectors, everybody := map[string]*wirepb.Ruleset{}, map[string]model.Selector{}, false
-	use := func(r *policy.Ruleset) string {
-		e := s.compiled.ruleset(r)
-		rulesets[e.wire.Key] = e.wire
-		everybody = everybody || e.everybody
-		for _, sel := range e.selectors {
-			selectors[sel.String()] = sel
-		}
-		return e.wire.Key
-	}
-	who := &wirepb.IdentitySection{}
-	for _, one := range s.subjects {
-		out := &wirepb.PolicySubject{Workload: one.workload, Identity: uint32(one.identity), Ruleset: use(one.enforced)}
-		if key := use(one.staged); key != out.Ruleset {
-			out.Staged = key
-		}
-		who.Subjects = append(who.Subjects, out)
-	}
-	wanted := map[uint32]bool{}
-	for _, text := range slices.Sorted(maps.Keys(selectors)) {
-		m := &wirepb.SelectorMembers{Selector: text, Identities: s.compiled.of(selectors[text])}
-		who.Selectors = append(who.Selectors, m)
-		for _, id := range m.Identities {
-			wanted[id] = true
-		}
-	}
-	who.Addresses = s.book(fleet, func(id policy.Identity) bool { return everybody || wanted[uint32(id)] })
-	s.encodePeers(who)
-	rules := &wirepb.PolicySection{}
-	for _, key := range slices.Sorted(maps.Keys(rulesets)) {
-		rules.Rulesets = append(rules.Rulesets, rulesets[key])
-	}
-	h.Sections[SectionPolicy] = seal(SectionPolicy, &wirepb.Section{Body: &wirepb.Section_Policy{Policy: rules}})
-	h.Sections[SectionIdentity] = seal(SectionIdentity, &wirepb.Section{Body: &wirepb.Section_Identity{Identity: who}})
-}
-
-// book lists the addresses that a host needs, ascending.
-func (h *hostSegment) book(fleet *addressBook, wanted func(policy.Identity) bool) []*wirepb.AddressIdentity {
-	if len(h.subjects) == 0 {
-		return nil
-	}
-	own := encodeAddresses(h.own)
-	var out []*wirepb.AddressIdentity
-	add := func(l located, w *wirepb.AddressIdentity) {
-		if !h.hidden[l.addr] && wanted(l.id) {
-			out = append(out, w)
-		}
-	}
-	i, k := 0, 0
-	for i < len(fleet.list) || k < len(h.own) {
-		if k == len(h.own) || i < len(fleet.list) && byAddress(fleet.list[i], h.own[k]) < 0 {
-			add(fleet.list[i], fleet.wire[i])
-			i++
-		} else {
-			add(h.own[k], own[k])
-			k++
-		}
-	}
-	return out
 }

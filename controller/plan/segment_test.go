@@ -82,12 +82,9 @@ func TestSegmentOfEveryScenarioInEveryOrder(t *testing.T) {
 			want := dump(Compute(s.State))
 			golden.Equal(t, name+".txt", want)
 			r := rand.New(rand.NewPCG(1, 2))
-			var last *Plan
+			var planner Planner
 			for range 20 {
-				state := s.shuffle(r)
-				state.Last = last
-				last = Compute(state)
-				if got := dump(last); got != want {
+				if got := dump(planner.Plan(s.shuffle(r))); got != want {
 					t.Fatalf("another order gives another plan:\n%s\nwant:\n%s", got, want)
 				}
 			}
@@ -112,10 +109,11 @@ func numbers() Number {
 func TestPeersAreMutual(t *testing.T) {
 	s := shop().host("far", "site=far", "10.9.0.1/24").container("far", "x", "app=x").keys("a", "b", "db", "far").policy("db", dbFromWeb)
 	s.Number = numbers()
-	p := Compute(s.State)
+	var planner Planner
+	p := planner.Plan(s.State)
 	of := func(name string) map[uint32]*wirepb.PeerHost {
 		out := map[uint32]*wirepb.PeerHost{}
-		for _, h := range p.Hosts[name].Sections[SectionIdentity].GetIdentity().GetHosts() {
+		for _, h := range p.Hosts.Get(name).Sections[SectionIdentity].GetIdentity().GetHosts() {
 			out[h.Number] = h
 		}
 		return out
@@ -129,19 +127,18 @@ func TestPeersAreMutual(t *testing.T) {
 			}
 		}
 	}
-	web := uint32(p.World.ByWorkload["a:web"])
+	web := uint32(p.Identity("a:web"))
 	if m := of("db")[HostNumber("uid-a")]; !slices.Contains(m.Identities, web) || len(m.Addresses) != 2 || string(m.CallerKey) != "key of a" {
 		t.Errorf("what db knows of a: %v", m)
 	}
 	// A container with labels that its host has already makes nobody's section anew.
 	last := p
 	s.container("a", "more", "app=web", "172.18.0.9")
-	s.Last = last
-	p = Compute(s.State)
-	if p.Hosts["db"].Sections[SectionIdentity].Body != last.Hosts["db"].Sections[SectionIdentity].Body {
+	p = planner.Plan(s.State)
+	if p.Hosts.Get("db").Sections[SectionIdentity] != last.Hosts.Get("db").Sections[SectionIdentity] {
 		t.Error("the section of db was written again")
 	}
-	if n := len(p.Hosts["a"].Sections[SectionIdentity].GetIdentity().GetBearers()); n != 4 {
+	if n := len(p.Hosts.Get("a").Sections[SectionIdentity].GetIdentity().GetBearers()); n != 4 {
 		t.Errorf("%d bearers on a", n)
 	}
 }
@@ -154,65 +151,54 @@ func TestLastPlanChangesNothingButTheWork(t *testing.T) {
 	full := shop().group("web", "app=web").mode("web", model.ModeSelective).policy("db", dbFromWeb).policy("w", `{stage: Staged, subject: {selector: app=web}, egress: [{action: Deny}]}`)
 	full.Number = number
 	want := dump(Compute(full.State))
-	var last *Plan
+	var planner Planner
 	for range 60 {
 		part := full.shuffle(r)
-		part.Last = last
 		part.Policies = part.Policies[:r.IntN(len(part.Policies)+1)]
 		part.Workloads = part.Workloads[:r.IntN(len(part.Workloads)+1)]
 		part.Groups = part.Groups[:r.IntN(len(part.Groups)+1)]
-		last = Compute(part)
-		fresh := part
-		fresh.Last = nil
-		if a, b := dump(last), dump(Compute(fresh)); a != b {
-			t.Fatalf("with the last plan:\n%s\nwithout:\n%s", a, b)
+		if a, b := dump(planner.Plan(part)), dump(Compute(part)); a != b {
+			t.Fatalf("after other plans and alone:\n%s", firstDifference(a, b))
 		}
-		whole := full.shuffle(r)
-		whole.Last = last
-		last = Compute(whole)
-		if got := dump(last); got != want {
+		if got := dump(planner.Plan(full.shuffle(r))); got != want {
 			t.Fatalf("got:\n%s\nwant:\n%s", got, want)
 		}
 	}
+	last := planner.plan
 	again := full.shuffle(r)
-	again.Last = last
-	next := Compute(again)
-	if next.compiled != last.compiled {
-		t.Error("compiled anew although nothing has changed")
+	if next := planner.Plan(again); len(next.Changed) > 0 || next.Hosts != last.Hosts {
+		t.Errorf("hosts %v have changed although nothing has", next.Changed)
 	}
-	for name, h := range next.Hosts {
-		if h.Sections[SectionIdentity].Body != last.Hosts[name].Sections[SectionIdentity].Body {
-			t.Errorf("%s: identity section written anew although nothing has changed", name)
-		}
-	}
-	// A workload with known labels changes no ruleset and compiles nothing.
+	// A workload with known labels changes no ruleset.
 	again.Workloads = append(again.Workloads, shop().container("a", "web2", "app=web", "172.18.0.9").Workloads[7])
-	again.Last = next
-	more := Compute(again)
-	if more.compiled != next.compiled || more.Hosts["a"].Sections[SectionPolicy].Digest != next.Hosts["a"].Sections[SectionPolicy].Digest {
+	more := planner.Plan(again)
+	if before, after := last.Hosts.Get("a").Sections, more.Hosts.Get("a").Sections; before[SectionPolicy] != after[SectionPolicy] {
 		t.Error("a workload with known labels changed the policy section")
-	}
-	if more.Hosts["a"].Sections[SectionIdentity].Digest == next.Hosts["a"].Sections[SectionIdentity].Digest {
+	} else if before[SectionIdentity] == after[SectionIdentity] {
 		t.Error("a new workload did not reach its host's identity section")
+	}
+	if !slices.Equal(more.Changed, []string{"a"}) {
+		t.Errorf("hosts %v have changed, want a alone: nobody else can have the address", more.Changed)
 	}
 }
 
 // Policies that do not compile leave hosts what they have.
 func TestPoliciesThatDoNotCompile(t *testing.T) {
-	good := shop().policy("db", dbFromWeb)
-	last := Compute(good.State)
+	var planner Planner
+	last := planner.Plan(shop().policy("db", dbFromWeb).State)
 	bad := shop().policy("db", dbFromWeb).policy("db", dbFromWeb) // one name twice: ids are not distinct
-	bad.Last = last
-	p := Compute(bad.State)
-	if p.Policies["db"].Problem == "" {
-		t.Error("no problem said")
+	p := planner.Plan(bad.State)
+	if one := p.Policy("db"); one.Problem == "" || one.Workloads != 1 {
+		t.Errorf("got %+v", one)
 	}
-	if got, want := p.Hosts["db"].Sections[SectionPolicy].GetDigest(), last.Hosts["db"].Sections[SectionPolicy].Digest; got != want {
+	if got, want := p.Hosts.Get("db").Sections[SectionPolicy].GetDigest(), last.Hosts.Get("db").Sections[SectionPolicy].Digest; got != want {
 		t.Errorf("policy section %s, want the last %s", got, want)
 	}
-	bad.Last = nil
-	if s := Compute(bad.State).Hosts["db"].Sections[SectionPolicy]; s != nil {
+	if s := Compute(bad.State).Hosts.Get("db").Sections[SectionPolicy]; s != nil {
 		t.Errorf("a section out of nothing: %v", s)
+	}
+	if p := planner.Plan(shop().policy("db", dbFromWeb).State); p.Policy("db").Problem != "" || dump(p) != dump(last) {
+		t.Errorf("it does not come right again:\n%s", dump(p))
 	}
 }
 
@@ -221,14 +207,21 @@ func TestPoliciesThatDoNotCompile(t *testing.T) {
 func TestSectionsJudgeAsTheReference(t *testing.T) {
 	s := segmentScenarios["policy-modes"]
 	p := Compute(s.State)
-	w := p.World.At(model.StageActive)
+	world, err := NewWorld(WorldInput{Policies: s.Policies, Failsafe: policy.Failsafe(FailsafeOf(s.Failsafe, s.Relays)), Groups: s.Groups, Workloads: s.Workloads})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := world.At(model.StageActive)
 	for _, wl := range s.Workloads {
-		subject := p.World.ByWorkload[wl.Metadata.Name]
-		if !p.World.Subjects[subject] {
+		subject := world.ByWorkload[wl.Metadata.Name]
+		if got := p.Identity(wl.Metadata.Name); got != subject {
+			t.Errorf("%s is %d, want %d", wl.Metadata.Name, got, subject)
+		}
+		if !world.Subjects[subject] {
 			continue
 		}
-		rulesets, members := sent(t, p.Hosts[wl.Spec.Host], WorkloadID(wl))
-		for _, peer := range append(slices.Sorted(maps.Values(p.World.ByWorkload)), 0) {
+		rulesets, members := sent(t, p.Hosts.Get(wl.Spec.Host), WorkloadID(wl))
+		for _, peer := range append(slices.Sorted(maps.Values(world.ByWorkload)), 0) {
 			packet := &policy.Packet{Protocol: 6, SourcePort: 40000, DestinationPort: 443, Source: policy.End{Identity: subject}, Destination: policy.End{Identity: peer}}
 			want := w.Evaluate(policy.Egress, packet).Action
 			if got := first(&rulesets.Egress, members, peer); got != want {
@@ -292,8 +285,9 @@ func BenchmarkComputePolicy(b *testing.B) {
 		s.policy(fmt.Sprintf("p%d", i), fmt.Sprintf(`{stage: Active, subject: {selector: app=a%d}, ingress: [{action: Allow, from: [{selector: app=a%d}], ports: [{protocol: TCP, port: %d}]}]}`, i%10, i/10, 1000+i))
 	}
 	s.Number = numbers()
+	var planner Planner
 	for i := 0; b.Loop(); i++ {
 		s.container("h1", fmt.Sprintf("new%d", i), "app=a1", "172.18.1.1")
-		s.Last = Compute(s.State)
+		planner.Plan(s.State)
 	}
 }

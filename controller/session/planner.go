@@ -20,8 +20,9 @@ import (
 // planned are the kinds that a plan is made of.
 var planned = []model.Kind{model.KindHost, model.KindRelay, model.KindGroup, model.KindPolicy, model.KindTap}
 
-// intent is what the store holds, by kind and name, kept up to date by a watch.
-type intent map[model.Kind]map[string]model.Resource
+// wholePlan is how often a plan is made from nothing, all the same: numbers of
+// identities count as used when they are asked for.
+const wholePlan = 24 * time.Hour
 
 // Run plans until ctx ends, then ends every session. It is ready when the
 // first plan is made; before that, sessions are told nothing.
@@ -45,16 +46,14 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 func (s *Service) follow(ctx context.Context, ready func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	have, listed, oldest := intent{}, map[model.Kind]int64{}, int64(0)
+	have, listed, oldest := &intent{}, map[model.Kind]int64{}, int64(0)
 	for _, kind := range planned {
 		list, rev, err := s.deps.Store.List(ctx, kind)
 		if err != nil {
 			return fmt.Errorf("list for the planner: %w", err)
 		}
-		have[kind], listed[kind] = map[string]model.Resource{}, rev
-		for _, r := range list {
-			have[kind][r.Meta().Name] = r
-		}
+		have.fill(kind, list)
+		listed[kind] = rev
 		if oldest == 0 || rev < oldest {
 			oldest = rev
 		}
@@ -82,7 +81,7 @@ func (s *Service) follow(ctx context.Context, ready func()) error {
 				return fmt.Errorf("watch of the store was closed")
 			}
 			kind := e.Resource.GetKind()
-			if have[kind] == nil || e.Revision <= listed[kind] {
+			if _, is := listed[kind]; !is || e.Revision <= listed[kind] {
 				continue
 			}
 			s.apply(have, e)
@@ -98,15 +97,14 @@ func (s *Service) follow(ctx context.Context, ready func()) error {
 }
 
 // apply takes one change over, and cuts the sessions of the revoked at once.
-func (s *Service) apply(have intent, e store.Event) {
-	kind, name := e.Resource.GetKind(), e.Resource.Meta().Name
+func (s *Service) apply(have *intent, e store.Event) {
+	kind, name, now := e.Resource.GetKind(), e.Resource.Meta().Name, e.Resource
 	if e.Type == store.Deleted {
-		delete(have[kind], name)
-	} else {
-		have[kind][name] = e.Resource
+		now = nil
 	}
+	have.set(kind, name, now)
 	if kind == model.KindHost || kind == model.KindRelay {
-		s.cut(kind, name, have[kind][name])
+		s.cut(kind, name, now)
 	}
 }
 
@@ -128,49 +126,52 @@ func (s *Service) cut(kind model.Kind, name string, now model.Resource) {
 }
 
 // replan computes the plan and hands every session its part.
-func (s *Service) replan(have intent) {
-	i := observe.Intent{
-		Hosts: all[*model.Host](have, model.KindHost), Relays: all[*model.Relay](have, model.KindRelay),
-		Groups: all[*model.Group](have, model.KindGroup), Taps: all[*model.Tap](have, model.KindTap),
-		Policies: all[*model.Policy](have, model.KindPolicy),
-	}
+func (s *Service) replan(have *intent) {
+	i := observe.Intent{Hosts: have.hosts, Relays: have.relays, Groups: have.groups, Taps: have.taps, Policies: have.policies}
 	s.deps.Observer.SetIntent(i)
-	p := plan.Compute(plan.State{
+	if s.planner == nil || s.now().Sub(s.planned) > wholePlan {
+		s.planner, s.planned = &plan.Planner{}, s.now()
+	}
+	p := s.planner.Plan(plan.State{
 		TrustDomain: s.cfg.TrustDomain, Hosts: i.Hosts, Relays: i.Relays, Groups: i.Groups, Policies: i.Policies, Taps: i.Taps,
 		Workloads: s.deps.Observer.Workloads(), Interfaces: s.deps.Observer.Interfaces(), Filter: s.deps.Filter,
-		Failsafe: s.cfg.Failsafe, Number: s.deps.Number, CallerKeys: s.deps.Observer.CallerKeys(), Last: s.plan,
+		Failsafe: s.cfg.Failsafe, Number: s.deps.Number, CallerKeys: s.deps.Observer.CallerKeys(),
 	})
+	changed := make(map[string]bool, len(p.Changed))
+	for _, name := range p.Changed {
+		changed[name] = true
+	}
 	s.mu.Lock()
 	s.number(p)
 	s.plan = p
 	for _, l := range s.live {
-		l.want(s.sections(l.id))
+		if l.id.Role == model.RoleHost && changed[l.id.Name] {
+			l.want(s.sections(l.id))
+		}
 	}
 	s.mu.Unlock()
 	s.deps.Observer.Set(i, p)
 }
 
-// all returns the resources of one kind; their order means nothing.
-func all[R model.Resource](have intent, kind model.Kind) []R {
-	out := make([]R, 0, len(have[kind]))
-	for _, r := range have[kind] {
-		out = append(out, r.(R))
-	}
-	return out
-}
-
 // number gives every section its revision: that of the plan in which it last
-// changed. Revisions are times, so that they grow across restarts too.
+// changed. Revisions are times, so that they grow across restarts too. Sections
+// that are as before are the same as before, and have theirs.
 func (s *Service) number(p *plan.Plan) {
 	s.revision = max(s.revision+1, uint64(s.now().UnixMilli()))
-	for name, h := range p.Hosts {
+	for _, name := range p.Changed {
+		h := p.Hosts.Get(name)
+		if h == nil {
+			continue
+		}
 		for section, next := range h.Sections {
-			next.Revision = s.revision
-			if s.plan == nil || s.plan.Hosts[name] == nil {
+			if next.Revision != 0 {
 				continue
 			}
-			if before := s.plan.Hosts[name].Sections[section]; before != nil && before.GetDigest() == next.Digest {
-				next.Revision = before.Revision
+			next.Revision = s.revision
+			if before := s.plan; before != nil && before.Hosts.Get(name) != nil {
+				if last := before.Hosts.Get(name).Sections[section]; last != nil && last.Digest == next.Digest {
+					next.Revision = last.Revision // a plan from nothing
+				}
 			}
 		}
 	}
@@ -179,10 +180,13 @@ func (s *Service) number(p *plan.Plan) {
 // sections returns what an identity should have; nil before the first plan and
 // for relays, which have none. The lock is held.
 func (s *Service) sections(id wire.Identity) map[string]*wirepb.Section {
-	if s.plan == nil || id.Role != model.RoleHost || s.plan.Hosts[id.Name] == nil {
+	if s.plan == nil || id.Role != model.RoleHost {
 		return nil
 	}
-	return s.plan.Hosts[id.Name].Sections
+	if h := s.plan.Hosts.Get(id.Name); h != nil {
+		return h.Sections
+	}
+	return nil
 }
 
 func (s *Service) endAll(why error) {

@@ -35,6 +35,11 @@ const missedBeats = 3
 // workloads that a host may have fits.
 const maxMessage = 16 << 20
 
+// compressFrom is the size from which a message is compressed. Sections of most
+// hosts are a few kilobytes, of which a change of policy sends thousands: half of
+// the controller's work would be compressing what fits into two packets.
+const compressFrom = 16 << 10
+
 // Config of the Service. Zero values take the defaults.
 type Config struct {
 	TrustDomain string
@@ -74,6 +79,10 @@ type Service struct {
 	deps Deps
 	now  func() time.Time
 
+	// Of the goroutine that plans.
+	planner *plan.Planner
+	planned time.Time // from nothing
+
 	mu       sync.Mutex
 	live     map[string]*live // by identity
 	plan     *plan.Plan
@@ -102,7 +111,7 @@ func New(cfg Config, deps Deps) *Service {
 // HTTP/2 and TLS, ask for a client certificate and verify it where one is given;
 // only Join works without.
 func (s *Service) Handler() (string, http.Handler) {
-	path, h := wirepbconnect.NewControllerHandler(s, connect.WithReadMaxBytes(maxMessage), connect.WithSendMaxBytes(maxMessage))
+	path, h := wirepbconnect.NewControllerHandler(s, connect.WithReadMaxBytes(maxMessage), connect.WithSendMaxBytes(maxMessage), connect.WithCompressMinBytes(compressFrom))
 	return path, identify(h)
 }
 

@@ -309,7 +309,7 @@ func TestPolicyReachesItsHostAndItsReportComesBack(t *testing.T) {
 		t.Errorf("identity section: %v", who)
 	}
 	h.mu.Lock()
-	idle := h.plan.Hosts["web-1"].Sections[plan.SectionPolicy]
+	idle := h.plan.Hosts.Get("web-1").Sections[plan.SectionPolicy]
 	h.mu.Unlock()
 	if len(idle.GetPolicy().Rulesets) != 0 {
 		t.Errorf("a host without subjects was sent %v", idle)

@@ -1241,8 +1241,8 @@ func (x *WorkloadUpdate) GetDeletes() []string {
 type Section struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "capture", "deliver", "transport", "policy", "identity"
-	// revision grows with each change of the plan; digest is the SHA-256 of the
-	// body in deterministic encoding, in hex.
+	// revision grows with each change of the plan; digest, in hex, names the
+	// body: no two bodies of a name have one. Who receives it only compares.
 	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	Digest   string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
 	// Types that are valid to be assigned to Body:
