@@ -46,7 +46,6 @@ type Conversation struct {
 	StagedAction model.Action `json:"stagedAction,omitempty"`
 	StagedRule   string       `json:"stagedRule,omitempty"`
 	Connections  uint64       `json:"connections"`
-	Bytes        uint64       `json:"bytes"`
 	First        time.Time    `json:"first"`
 	Last         time.Time    `json:"last"`
 }
@@ -99,7 +98,7 @@ func (o *Observer) read(hostUID string, m *wirepb.Conversation) *Conversation {
 	c := &Conversation{Workload: w.Metadata.Name, Host: w.Spec.Host, Labels: w.Metadata.Labels, Direction: policy.Ingress.String(),
 		PeerBy: clip(m.PeerBy), Protocol: uint8(m.Protocol), Port: uint16(m.Port), Names: clipAll(m.Names, 8), Entities: clipAll(m.Entities, len(model.Entities)),
 		Process: model.PolicyProcess{Exe: clip(m.Process.GetExe()), User: clip(m.Process.GetUser()), Cgroup: clip(m.Process.GetCgroup())},
-		Action:  model.Action(clip(m.Action)), StagedAction: model.Action(clip(m.StagedAction)), Connections: m.Connections, Bytes: m.Bytes,
+		Action:  model.Action(clip(m.Action)), StagedAction: model.Action(clip(m.StagedAction)), Connections: m.Connections,
 		First: time.Unix(m.FirstUnix, 0).UTC(), Last: time.Unix(m.LastUnix, 0).UTC()}
 	if m.Egress {
 		c.Direction = policy.Egress.String()
@@ -191,7 +190,7 @@ func (s *conversations) add(c *Conversation) {
 		s.byID[c.ID] = c
 		return
 	}
-	c.Connections, c.Bytes = c.Connections+old.Connections, c.Bytes+old.Bytes
+	c.Connections += old.Connections
 	if old.First.Before(c.First) {
 		c.First = old.First
 	}

@@ -64,7 +64,7 @@ func (o *Observer) wouldBe() map[string]Hits {
 		o.staged = map[string]Hits{}
 		for _, c := range o.talk.byID {
 			if c.StagedRule != "" {
-				o.staged[c.StagedRule] = o.staged[c.StagedRule].add(Hits{Connections: c.Connections, Bytes: c.Bytes})
+				o.staged[c.StagedRule] = o.staged[c.StagedRule].add(Hits{Connections: c.Connections})
 			}
 		}
 	}

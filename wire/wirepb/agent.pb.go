@@ -3551,7 +3551,6 @@ type Conversation struct {
 	LastUnix      int64                  `protobuf:"varint,15,opt,name=last_unix,json=lastUnix,proto3" json:"last_unix,omitempty"`
 	Names         []string               `protobuf:"bytes,16,rep,name=names,proto3" json:"names,omitempty"`       // that the subject had looked up
 	Entities      []string               `protobuf:"bytes,17,rep,name=entities,proto3" json:"entities,omitempty"` // that the peer is
-	Bytes         uint64                 `protobuf:"varint,18,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3703,13 +3702,6 @@ func (x *Conversation) GetEntities() []string {
 		return x.Entities
 	}
 	return nil
-}
-
-func (x *Conversation) GetBytes() uint64 {
-	if x != nil {
-		return x.Bytes
-	}
-	return 0
 }
 
 var File_wire_agent_proto protoreflect.FileDescriptor
@@ -4002,7 +3994,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x04rule\x18\x01 \x01(\x06R\x04rule\x12 \n" +
 	"\vconnections\x18\x02 \x01(\x04R\vconnections\x12\x18\n" +
 	"\apackets\x18\x03 \x01(\x04R\apackets\x12\x14\n" +
-	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\"\x91\x04\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\"\xfb\x03\n" +
 	"\fConversation\x12\x1a\n" +
 	"\bworkload\x18\x01 \x01(\tR\bworkload\x12\x16\n" +
 	"\x06egress\x18\x02 \x01(\bR\x06egress\x12\x12\n" +
@@ -4023,8 +4015,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"first_unix\x18\x0e \x01(\x03R\tfirstUnix\x12\x1b\n" +
 	"\tlast_unix\x18\x0f \x01(\x03R\blastUnix\x12\x14\n" +
 	"\x05names\x18\x10 \x03(\tR\x05names\x12\x1a\n" +
-	"\bentities\x18\x11 \x03(\tR\bentities\x12\x14\n" +
-	"\x05bytes\x18\x12 \x01(\x04R\x05bytes2\xd9\x01\n" +
+	"\bentities\x18\x11 \x03(\tR\bentities2\xd9\x01\n" +
 	"\n" +
 	"Controller\x12=\n" +
 	"\x04Join\x12\x19.weft.wire.v1.JoinRequest\x1a\x1a.weft.wire.v1.JoinResponse\x12@\n" +
