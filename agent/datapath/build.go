@@ -80,7 +80,7 @@ func allowAll() *classify.Table {
 // be metered. To others they are whom their addresses say, and themselves tell
 // what they would without that.
 func (d *Datapath) metered(s *State, workloads []*wirepb.Workload) {
-	if !d.flow.GetMeter() {
+	if !d.flow.GetMeter() || d.driver != nil && !d.meters {
 		return
 	}
 	left := map[string]bool{}

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,6 +60,9 @@ type Choice struct {
 	Open func() (Driver, error)
 	// Left says whether the driver has left something in the kernel.
 	Left func() bool
+	// Meters says that it can be used for metering alone: it costs a machine little
+	// that no policy is about, and knows the processes.
+	Meters bool
 	// Past is set for one that is not to be used any more, and is named so that
 	// what it has left is taken over.
 	Past bool
@@ -72,6 +76,7 @@ type Datapath struct {
 
 	mu       sync.Mutex
 	driver   Driver
+	meters   bool     // the driver can
 	others   []Driver // that were here before, until the first Apply
 	policy   *wirepb.PolicySection
 	identity *wirepb.IdentitySection
@@ -83,6 +88,9 @@ type Datapath struct {
 	term     uint64 // of the secrets in state
 	drift    drift
 	trouble  trouble
+	// unmetered is why connections are not metered though they should be.
+	unmetered      string
+	unmeteredSince time.Time
 
 	// reading is held while the driver's table is read, and by who changes the
 	// driver; mu is taken first.
@@ -187,12 +195,13 @@ func (d *Datapath) remove() error {
 	return nil
 }
 
-// open takes the first driver that opens. Where another has left its work behind,
-// the connections it has tracked are taken over before the new one judges any.
-func (d *Datapath) open(ctx context.Context, s *State) error {
+// open takes the first driver that opens, none where nothing is judged and none
+// that opens can meter. Where another has left its work behind, the connections it
+// has tracked are taken over before the new one judges any.
+func (d *Datapath) open(ctx context.Context, s *State, judges bool) error {
 	var errs []error
 	for _, c := range d.deps.Drivers {
-		if c.Past {
+		if c.Past || !judges && !c.Meters {
 			continue
 		}
 		driver, err := c.Open()
@@ -207,10 +216,22 @@ func (d *Datapath) open(ctx context.Context, s *State) error {
 			d.deps.Log.Warn("take over connections of another datapath driver; those that are open may break", "error", err)
 		}
 		d.deps.Log.Info("datapath driver", "driver", c.Name)
-		d.driver = driver
+		d.driver, d.meters, d.unmetered = driver, c.Meters, ""
+		return nil
+	}
+	if !judges {
+		d.notMetered(cmp.Or(errors.Join(errs...), errors.New("the configuration allows no driver that can")))
 		return nil
 	}
 	return fmt.Errorf("%w; nothing is enforced here that was not before", errors.Join(errs...))
+}
+
+// notMetered notes, once, why connections are not metered here.
+func (d *Datapath) notMetered(why error) {
+	if text := why.Error(); text != d.unmetered {
+		d.deps.Log.Warn("connections are not metered here", "error", why)
+		d.unmetered, d.unmeteredSince = text, time.Now()
+	}
 }
 
 // takeOver hands a driver the connections of those that were here before it. They
@@ -299,7 +320,8 @@ func (d *Datapath) apply(ctx context.Context) ([]*wirepb.ItemStatus, error) {
 	if d.policy == nil || d.identity == nil {
 		return nil, nil
 	}
-	if len(d.identity.Subjects) == 0 && !d.flow.GetMeter() && (len(d.identity.Bearers) == 0 || d.cfg.CallerKey == nil) {
+	judges := len(d.identity.Subjects) > 0 || len(d.identity.Bearers) > 0 && d.cfg.CallerKey != nil
+	if !judges && !d.flow.GetMeter() {
 		return nil, d.remove()
 	}
 	fleet, err := readFleet(d.identity, d.fleet)
@@ -323,9 +345,19 @@ func (d *Datapath) apply(ctx context.Context) ([]*wirepb.ItemStatus, error) {
 	d.fleet, d.rulesets = fleet, rulesets
 	state, items := d.build()
 	if d.driver == nil {
-		if err := d.open(ctx, state); err != nil {
+		if err := d.open(ctx, state, judges); err != nil {
 			return items, err
 		}
+		if d.driver == nil { // nothing is judged, and nothing here can meter
+			return items, d.remove()
+		}
+		if !d.meters && d.flow.GetMeter() {
+			d.notMetered(fmt.Errorf("the datapath driver %s judges here, and does not meter", d.driver.Name()))
+			state, items = d.build()
+		}
+	}
+	if !judges && !d.meters {
+		return items, d.remove()
 	}
 	if err := d.driver.Apply(ctx, state); err != nil {
 		return items, err
@@ -365,7 +397,7 @@ func (d *Datapath) view() *view {
 	for _, x := range d.identity.GetSubjects() {
 		v.staged[x.Workload] = d.rulesets.of(x.Staged)
 	}
-	if d.flow.GetMeter() {
+	if d.flow.GetMeter() && d.meters {
 		v.meter = d.deps.Meter
 	}
 	for _, id := range d.flow.GetExempt() {

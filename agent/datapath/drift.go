@@ -18,6 +18,9 @@ const ConditionTampered = "PolicyTampered"
 // be judged as it should.
 const ConditionTrouble = "PolicyTrouble"
 
+// ConditionNotMetered is reported where connections should be metered and cannot.
+const ConditionNotMetered = "FlowsNotMetered"
+
 // remember is how long a repair or a trouble is reported.
 const remember = 10 * time.Minute
 
@@ -95,6 +98,9 @@ func (d *Datapath) Conditions() []*wirepb.Condition {
 	}
 	if !d.trouble.last.IsZero() {
 		out = append(out, &wirepb.Condition{Type: ConditionTrouble, Status: "True", Message: d.trouble.String(), Since: d.trouble.since.Unix()})
+	}
+	if d.unmetered != "" && d.flow.GetMeter() {
+		out = append(out, &wirepb.Condition{Type: ConditionNotMetered, Status: "True", Message: d.unmetered, Since: d.unmeteredSince.Unix()})
 	}
 	return out
 }

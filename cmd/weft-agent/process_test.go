@@ -149,7 +149,7 @@ func applied(st model.HostStatus) bool {
 			return false
 		}
 	}
-	return len(st.Sections) == 5
+	return len(st.Sections) == 6
 }
 
 // logTo writes lines to the test's log.
