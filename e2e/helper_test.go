@@ -32,6 +32,12 @@ func helper(name string, args []string) error {
 		return load(ctx, args[0], args[1])
 	case "echo":
 		return echo(ctx, args)
+	case "answer":
+		return answer(ctx, args[0])
+	case "ask":
+		return ask(args[0], args[1])
+	case "call":
+		return call(args[0], args[1])
 	case "hold":
 		return hold(ctx, args)
 	case "knock":
