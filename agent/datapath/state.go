@@ -42,8 +42,10 @@ type Subject struct {
 	// Interfaces are the machine's ends of its links: a container's veth, a
 	// guest's port.
 	Interfaces []string
-	// Addresses are its own.
+	// Addresses are its own. A guest with any of a family has no others of it.
 	Addresses []netip.Addr
+	// Forwards is whether a guest sends on what others have sent.
+	Forwards bool
 }
 
 // Ruleset is what subjects are judged by. Two of one Key are the same.
