@@ -77,6 +77,7 @@ func (d *Datapath) subject(x *wirepb.PolicySubject, w *wirepb.Workload) Subject 
 	if out.Kind == model.WorkloadContainer {
 		out.NetNS = otherNamespace(out.Cgroup)
 	}
+	out.Forwards = out.Kind == model.WorkloadGuest && w.Labels["guest.forwards"] == "yes"
 	for _, text := range w.Addresses {
 		if a, ok := readAddress(text); ok {
 			out.Addresses = append(out.Addresses, a)
