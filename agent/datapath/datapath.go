@@ -282,10 +282,13 @@ func (d *Datapath) apply(ctx context.Context) ([]*wirepb.ItemStatus, error) {
 			return items, err
 		}
 	}
-	if err := d.driver.Apply(ctx, state); err != nil {
+	err = d.driver.Apply(ctx, state)
+	if err == nil || errors.Is(err, ErrPartly) {
+		d.state = state
+	}
+	if err != nil {
 		return items, err
 	}
-	d.state = state
 	return items, d.removeOthers()
 }
 

@@ -105,6 +105,9 @@ func (s *State) String() string {
 				fmt.Fprintf(&b, " %s %s", f[0], f[1])
 			}
 		}
+		if x.Forwards {
+			b.WriteString(" forwards")
+		}
 		b.WriteByte('\n')
 	}
 	for _, a := range s.Addresses {

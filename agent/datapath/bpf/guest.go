@@ -320,7 +320,7 @@ func (d *Driver) guestsUnjudged(s *datapath.State) error {
 		return nil
 	}
 	slices.Sort(names)
-	return fmt.Errorf("these guests are not judged, all else is: %s: %w", strings.Join(names, ", "), d.portsMissing)
+	return fmt.Errorf("%w: the guests %s: %w", datapath.ErrPartly, strings.Join(names, ", "), d.portsMissing)
 }
 
 // swapMACs writes the Ethernet header of an answer to a frame.
