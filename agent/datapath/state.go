@@ -46,6 +46,8 @@ type Subject struct {
 	Addresses []netip.Addr
 	// Forwards is whether a guest sends on what others have sent.
 	Forwards bool
+	// Agent is whether a guest is a machine of the fleet itself.
+	Agent bool
 }
 
 // Ruleset is what subjects are judged by. Two of one Key are the same.
@@ -107,6 +109,9 @@ func (s *State) String() string {
 		}
 		if x.Forwards {
 			b.WriteString(" forwards")
+		}
+		if x.Agent {
+			b.WriteString(" agent")
 		}
 		b.WriteByte('\n')
 	}

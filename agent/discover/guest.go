@@ -30,6 +30,7 @@ type mark struct {
 	labels    map[string]string
 	addresses []string
 	forwards  bool
+	agent     bool
 	faults    []string
 }
 
@@ -58,8 +59,10 @@ func parseMark(alias string) (m mark, ok bool) {
 			}
 		case "forwards":
 			m.forwards = true
+		case "agent":
+			m.agent = true
 		default:
-			m.faults = append(m.faults, fmt.Sprintf("%q is none of name=, labels=, addresses=, forwards", field))
+			m.faults = append(m.faults, fmt.Sprintf("%q is none of name=, labels=, addresses=, forwards, agent", field))
 		}
 	}
 	return m, true
@@ -74,8 +77,12 @@ type holder struct {
 	settled bool   // has had its name, and keeps it before others who come with it
 }
 
-// labelForwards is set for a guest that sends on what others have sent.
-const labelForwards = "guest.forwards"
+// labelForwards is set for a guest that sends on what others have sent, labelAgent
+// for one with an agent of its own.
+const (
+	labelForwards = "guest.forwards"
+	labelAgent    = "guest.agent"
+)
 
 // guests finds the guests of this machine by their ports, and tells links which
 // those are.
@@ -145,6 +152,9 @@ func (s *scanner) guests(w *walker, links *links) []*wirepb.Workload {
 		maps.Copy(g.Labels, p.mark.labels)
 		if p.mark.forwards {
 			g.Labels[labelForwards] = "yes"
+		}
+		if p.mark.agent {
+			g.Labels[labelAgent] = "yes"
 		}
 		g.Labels["guest.name"] = model.CleanLabelValue(name)
 		g.Interfaces = append(g.Interfaces, p.name)

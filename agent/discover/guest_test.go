@@ -18,8 +18,8 @@ import (
 )
 
 func TestMarkOfAPort(t *testing.T) {
-	m, ok := parseMark("weft: name=web1 labels=app=web,env=prod addresses=192.0.2.5,2001:db8::5 forwards")
-	if !ok || m.name != "web1" || !maps.Equal(m.labels, map[string]string{"app": "web", "env": "prod"}) || !m.forwards || len(m.faults) > 0 ||
+	m, ok := parseMark("weft: name=web1 labels=app=web,env=prod addresses=192.0.2.5,2001:db8::5 forwards agent")
+	if !ok || m.name != "web1" || !maps.Equal(m.labels, map[string]string{"app": "web", "env": "prod"}) || !m.forwards || !m.agent || len(m.faults) > 0 ||
 		!slices.Equal(m.addresses, []string{"192.0.2.5", "2001:db8::5"}) {
 		t.Errorf("%v %+v", ok, m)
 	}

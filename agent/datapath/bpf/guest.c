@@ -34,6 +34,8 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #define PORT_FORWARDS 1 // sends what others have sent: a router, a firewall
 #define PORT_STATED4 2	// its IPv4 addresses are stated: it has these and no others
 #define PORT_STATED6 4
+#define PORT_AGENT 8	// a machine of the fleet itself, which says its own addresses
+#define PORT_OBSERVED 16 // nothing is turned down but by a rule
 struct guest_port {
 	__u32 slot;
 	__u32 flags; // PORT_…
@@ -85,7 +87,6 @@ static __always_inline void count_guest_trouble(__u64 at)
 	if (t)
 		(*(__u64 *)(t + at))++;
 }
-#define GUEST_TROUBLE(what) count_guest_trouble(__builtin_offsetof(struct guest_trouble, what))
 
 // guest_events tells user space of a frame whose sender is to be told that it was
 // rejected.
@@ -164,9 +165,7 @@ static __noinline int at_home(const struct visit *v, const __u8 *address, __u32 
 	h.slot = 0;
 	if (bpf_map_lookup_elem(&homes, &h))
 		return 0;
-	if (is_link_local(h.address, family))
-		return 1;
-	if (v->flags & (family == 4 ? PORT_STATED4 : PORT_STATED6))
+	if (v->flags & (family == 4 ? PORT_STATED4 : PORT_STATED6) && !is_link_local(h.address, family))
 		return 0;
 	__u32 slot = v->slot;
 	struct slot *own = bpf_map_lookup_elem(&slots, &slot);
@@ -175,8 +174,21 @@ static __noinline int at_home(const struct visit *v, const __u8 *address, __u32 
 	struct address_key a = {.prefixlen = family == 4 ? 40 + 32 : 40 + 128, .book = own->book, .family = family};
 	__builtin_memcpy(a.address, h.address, 16);
 	struct address *known = bpf_map_lookup_elem(&addresses, &a);
-	return !known || !(known->entities & ENT_HOST || (known->identity && known->identity != own->identity));
+	if (!known)
+		return 1;
+	// Resolvers, the controller and relays may well be guests here.
+	if (known->entities & (ENT_HOST | ENT_METADATA))
+		return 0;
+	return !known->identity || known->identity == own->identity || v->flags & PORT_AGENT;
 }
+
+// turned_away counts what a guest may not send. It returns 1 to let it pass.
+static __always_inline int turned_away(const struct visit *v, __u64 trouble)
+{
+	count_guest_trouble(trouble);
+	return !!(v->flags & PORT_OBSERVED);
+}
+#define TURNED_AWAY(v, what) turned_away(v, __builtin_offsetof(struct guest_trouble, what))
 
 // pull makes the headers contiguous; most frames' are.
 static __always_inline void pull(struct __sk_buff *skb)
@@ -212,10 +224,7 @@ static __noinline int claims(struct __sk_buff *skb, struct visit *v)
 	__builtin_memcpy(address, arp.sender, 4);
 	if (is_zero(address))
 		__builtin_memcpy(address, arp.target, 4);
-	if (at_home(v, address, 4))
-		return 1;
-	GUEST_TROUBLE(borrowed);
-	return 0;
+	return at_home(v, address, 4) || TURNED_AWAY(v, borrowed);
 }
 
 #define NDP_FIRST 133 // router solicitation
@@ -240,20 +249,14 @@ static __noinline int neighbour(struct __sk_buff *skb, struct visit *v)
 		return 1;
 	__u32 type = p->icmp_type;
 	if (type == NDP_ROUTER || type == NDP_REDIRECT) {
-		if (v->flags & PORT_FORWARDS)
-			return 1;
-		GUEST_TROUBLE(routers);
-		return 0;
+		return v->flags & PORT_FORWARDS || TURNED_AWAY(v, routers);
 	}
 	if (type == NDP_ADVERTISEMENT || (type == NDP_SOLICITATION && is_zero(p->source))) {
 		if (bpf_skb_load_bytes_relative(skb, sizeof(struct ipv6hdr) + 8, target, sizeof(target), BPF_HDR_START_NET)) {
 			TROUBLE(malformed);
 			return 0;
 		}
-		if (!at_home(v, target, 6)) {
-			GUEST_TROUBLE(borrowed);
-			return 0;
-		}
+		return at_home(v, target, 6) || TURNED_AWAY(v, borrowed);
 	}
 	return 1;
 }
@@ -277,7 +280,7 @@ static __noinline int know_other(struct __sk_buff *skb, const struct visit *v, c
 	if (v->egress || !from)
 		return 0;
 	struct guest_port *port = bpf_map_lookup_elem(&guests, &from);
-	if (!port || port->flags & PORT_FORWARDS)
+	if (!port || port->flags & (PORT_FORWARDS | PORT_AGENT))
 		return 0;
 	__u32 slot = port->slot;
 	struct slot *peer = bpf_map_lookup_elem(&slots, &slot);
@@ -557,9 +560,10 @@ static __noinline int passes(struct __sk_buff *skb, struct visit *v)
 	if (skb->protocol == bpf_htons(ETH_P_ARP))
 		return !v->egress || claims(skb, v);
 	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6)) {
-		if (v->egress)
-			GUEST_TROUBLE(strange);
-		return 0;
+		int tagged = skb->protocol == bpf_htons(ETH_P_8021Q) || skb->protocol == bpf_htons(ETH_P_8021AD);
+		if (!v->egress)
+			return !tagged && v->flags & PORT_OBSERVED;
+		return TURNED_AWAY(v, strange) && !tagged;
 	}
 	if (read_frame(skb, v)) {
 		pull(skb);
@@ -568,11 +572,13 @@ static __noinline int passes(struct __sk_buff *skb, struct visit *v)
 			return 0;
 		}
 	}
-	if (is_odd(p) || (v->egress && !at_home(v, p->source, p->family))) {
+	if (is_odd(p)) {
 		if (v->egress)
-			GUEST_TROUBLE(borrowed);
+			TURNED_AWAY(v, borrowed);
 		return 0;
 	}
+	if (v->egress && !at_home(v, p->source, p->family) && !TURNED_AWAY(v, borrowed))
+		return 0;
 	if (p->protocol == IPPROTO_ICMPV6 && !p->no_ports && p->icmp_type >= NDP_FIRST && p->icmp_type <= NDP_REDIRECT)
 		return neighbour(skb, v);
 	if (knows_groups(p))

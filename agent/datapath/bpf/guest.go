@@ -25,6 +25,8 @@ const (
 	portForwards = 1
 	portStated4  = 2
 	portStated6  = 4
+	portAgent    = 8
+	portObserved = 16
 )
 
 // guestPorts judges at guests' ports.
@@ -128,6 +130,12 @@ func (d *Driver) placeGuest(x *datapath.Subject, enc *encoder, want *wanted) err
 	flags := uint32(0)
 	if x.Forwards {
 		flags |= portForwards
+	}
+	if x.Agent {
+		flags |= portAgent
+	}
+	if x.Ruleset.Mode != model.ModeSelective && x.Ruleset.Mode != model.ModeEnforce {
+		flags |= portObserved
 	}
 	for _, a := range x.Addresses {
 		want.guests.homes[homeKey(n, a)] = 1
@@ -293,9 +301,9 @@ func (p *guestPorts) troubles(out map[string]uint64) error {
 		sum.Routers += t.Routers
 	}
 	for what, n := range map[string]uint64{
-		"guests' frames were dropped that came from, or claimed, an address that is not theirs":               sum.Borrowed,
-		"guests' frames were dropped that are neither IP nor ARP":                                             sum.Strange,
-		"router advertisements and redirects of guests were dropped: only one whose mark says so is a router": sum.Routers,
+		"guests' frames came from, or claimed, an address that is not theirs, and were dropped unless they are only observed":               sum.Borrowed,
+		"guests' frames were neither IP nor ARP, and were dropped unless they are only observed":                                            sum.Strange,
+		"router advertisements and redirects of guests were dropped unless they are only observed: only one whose mark says so is a router": sum.Routers,
 	} {
 		if n > 0 {
 			out[what] = n

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"weft/agent/datapath"
 	"weft/agent/datapath/datapathtest"
 	"weft/model"
+	"weft/policy"
 )
 
 // tap is a guest that the test plays itself, frame by frame.
@@ -107,9 +109,15 @@ func TestGuestFrames(t *testing.T) {
 	}
 	driver := inMachine{d, s}
 	defer driver.Remove()
+	mode := model.ModeEnforce
+	elsewhere, metadata := netip.MustParseAddr("198.51.100.9"), netip.MustParseAddr("169.254.169.254")
 	apply := func(change func(*datapath.State), texts ...string) {
 		t.Helper()
-		w := s.World(model.ModeEnforce, texts...)
+		w := s.World(mode, texts...)
+		c2, _ := w.Identities.Intern(s.Endpoint("c2").Labels)
+		w.State.Addresses = append(w.State.Addresses, datapath.Address{Prefix: netip.PrefixFrom(elsewhere, 32), Identity: c2},
+			datapath.Address{Prefix: netip.PrefixFrom(metadata, 32), Entities: policy.EntityBit(model.EntityMetadata)})
+		w.State.Sort()
 		if change != nil {
 			change(w.State)
 		}
@@ -274,16 +282,39 @@ func TestGuestFrames(t *testing.T) {
 	check("a router sends on what others have sent", a, b, true, 0, datagram(s.Endpoint("outside").IPv4, 53))
 	check("by its own rules", a, b, false, 0, datagram(s.Endpoint("outside").IPv4, 54))
 	check("a router's advertisement, by a router", a, b, true, 0, discovery(local, 255, 134, b.v6))
-	apply(func(s *datapath.State) {
+	unstated := func(s *datapath.State) {
 		for i := range s.Subjects {
 			if s.Subjects[i].Kind == model.WorkloadGuest {
 				s.Subjects[i].Addresses = nil
 			}
 		}
-	}, anything)
+	}
+	apply(unstated, anything)
 	check("from nobody's address, where none are stated", a, b, true, 0, datagram(netip.MustParseAddr("10.78.0.99"), 53))
 	check("from a container's, where none are stated", a, b, false, 0, datagram(s.Endpoint("c2").IPv4, 53))
 	check("from the machine's, where none are stated", a, b, false, 0, datagram(s.Endpoint("machine").IPv4, 53))
+
+	check("from that of a workload elsewhere", a, b, false, 0, datagram(elsewhere, 53))
+	check("from the metadata service's", a, b, false, 0, datagram(metadata, 53))
+	check("from one that is the link's", a, b, true, 0, datagram(netip.MustParseAddr("169.254.7.7"), 53))
+	apply(func(s *datapath.State) {
+		unstated(s)
+		for i := range s.Subjects {
+			s.Subjects[i].Agent = s.Subjects[i].Workload == "t1"
+		}
+	}, anything)
+	check("with an agent of its own, from an address in the fleet", a, b, true, 0, datagram(elsewhere, 53))
+	check("from a container's here, all the same", a, b, false, 0, datagram(s.Endpoint("c2").IPv4, 53))
+	mode = model.ModeObserve
+	apply(nil, `
+  subject: {selector: "app=db,workload.kind=guest"}
+  ingress: [{action: Deny, ports: [{protocol: UDP, port: 54}]}]`)
+	check("observed: from another's address", a, b, true, 0, datagram(s.Endpoint("c2").IPv4, 53))
+	check("observed: what a rule denies", a, b, false, 0, datagram(a.v4, 54))
+	check("observed: a router's advertisement", a, b, true, 0, discovery(local, 255, 134, b.v6))
+	check("observed: another protocol than IP", a, b, true, 0, func(m gopacket.Payload) []byte {
+		return serialize(t, eth(a, b, 0x88b5), append(m, make([]byte, 50)...))
+	})
 
 	troubles, err := d.Troubles()
 	if err != nil {
@@ -296,6 +327,16 @@ func TestGuestFrames(t *testing.T) {
 		}
 	}
 	t.Log(said)
+
+	// A port that has gone is nobody's, and nothing to repair.
+	a.file.Close()
+	if found, err := driver.Verify(true); err != nil || len(found) > 0 {
+		t.Errorf("a port is gone, and it finds %q, %v", found, err)
+	}
+	apply(nil, anything)
+	if left, err := filepath.Glob(d.pin("links/guest-*")); err != nil || len(left) != 2 {
+		t.Errorf("links of one port that is left: %q, %v", left, err)
+	}
 }
 
 // insertOptions puts headers of hop-by-hop options, or of destination options after

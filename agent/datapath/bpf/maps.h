@@ -19,6 +19,7 @@
 #define ENT_HOST 1
 #define ENT_SELF 2
 #define ENT_DNS 4
+#define ENT_METADATA 32
 
 // Direction of a connection's first packet, seen from the subject.
 #define DIR_INGRESS 0
