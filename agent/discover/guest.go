@@ -95,8 +95,10 @@ func (s *scanner) guests(w *walker, links *links) []*wirepb.Workload {
 	var ports []port
 	var faults []string
 	held, err := s.holders(w, links)
+	interfaces := map[string]bool{}
 	for _, link := range links.all {
 		a := link.Attrs()
+		interfaces[a.Name] = true
 		m, marked := mark{}, false
 		if tap := isTap(link); tap || link.Type() == "veth" { // these two never come back from a namespace that ends
 			m, marked = parseMark(a.Alias)
@@ -134,8 +136,11 @@ func (s *scanner) guests(w *walker, links *links) []*wirepb.Workload {
 		name := p.mark.name
 		if name == "" && p.by != nil {
 			name = cmp.Or(named[p.by.pid], p.by.name)
-			if pid, is := taken[name]; is && pid != p.by.pid && named[p.by.pid] == "" {
-				name, p.by.name = "", "" // two guests of one name: the second goes by its port, for good
+			pid, is := taken[name]
+			if is = is && pid != p.by.pid || interfaces[name] && name != p.name; is && named[p.by.pid] == "" {
+				// Another guest of that name, or what a port without one would be
+				// called: it goes by its own port, for good.
+				name, p.by.name = "", ""
 			}
 		}
 		name = cmp.Or(name, p.name)

@@ -154,6 +154,14 @@ func TestGuestsAreHeardOf(t *testing.T) {
 	m.hypervisor("qemu-kvm", tap, "-name", "web1")
 	tap.Close()
 	waitFor(t, d, heard, "a guest of a name that is taken", guest("guest/vnet1"))
+	// Nor is one that calls itself by another's port.
+	tap = openTap(t, "vnet2")
+	m.hypervisor("qemu-kvm", tap, "-name", "vnet1")
+	tap.Close()
+	waitFor(t, d, heard, "a guest of a port's name", guest("guest/vnet2"))
+	if w := d.Workload("guest/vnet1"); !slices.Equal(w.Interfaces, []string{"vnet1"}) {
+		t.Errorf("joined by another: %v", w)
+	}
 	// One that is no hypervisor has no guest, until its port is marked.
 	tap = openTap(t, "tap9")
 	m.hypervisor("openvpn", tap)
