@@ -68,7 +68,18 @@ type Reporter interface {
 	Conditions() []*wirepb.Condition
 }
 
-// Deps of an Agent. Lines, Policy, CertificateExpires, CallerKey, Problem and Welcome may be nil.
+// Batches are records of flows that wait for the controller.
+type Batches interface {
+	// Next returns the batch that follows another, the oldest where that is nil;
+	// nil where there is none (yet).
+	Next(after *wirepb.FlowAck) (*wirepb.FlowBatch, error)
+	// Arrived is closed when there is another.
+	Arrived() <-chan struct{}
+	// Acknowledge forgets what the controller has kept.
+	Acknowledge(*wirepb.FlowAck)
+}
+
+// Deps of an Agent. Lines, Policy, Flows, CertificateExpires, CallerKey, Problem and Welcome may be nil.
 type Deps struct {
 	State *State
 	// HTTP reaches the controller: HTTP/2 over TLS 1.3 with this machine's
@@ -80,6 +91,8 @@ type Deps struct {
 	Lines func() *wirepb.LineReport
 	// Policy tells what policy has done.
 	Policy Reporter
+	// Flows are what connections have done.
+	Flows Batches
 	// CertificateExpires is when this machine's certificate does.
 	CertificateExpires func() time.Time
 	// CallerKey is the public key by which this machine tells others who calls.

@@ -16,7 +16,7 @@ import (
 
 // order is that of application where several sections wait: a stream needs a
 // way to travel and somebody who accepts it before it is opened.
-var order = []string{"transport", "deliver", "capture", "policy", "identity"}
+var order = []string{"transport", "deliver", "capture", "flow", "policy", "identity"}
 
 // retryMin and retryMax bound the pause before a failed section is tried again.
 const (
@@ -85,6 +85,8 @@ func emptySection(name string) *wirepb.Section {
 		s.Body = &wirepb.Section_Deliver{Deliver: &wirepb.DeliverSection{}}
 	case "capture":
 		s.Body = &wirepb.Section_Capture{Capture: &wirepb.CaptureSection{}}
+	case "flow":
+		s.Body = &wirepb.Section_Flow{Flow: &wirepb.FlowSection{}}
 	case "policy":
 		s.Body = &wirepb.Section_Policy{Policy: &wirepb.PolicySection{}}
 	case "identity":

@@ -110,7 +110,7 @@ func (a *Agent) session(parent context.Context) (welcomed bool, err error) {
 		return false, errors.New("the controller's first message is no Welcome")
 	}
 	a.welcome(welcome, sent, a.cfg.Now())
-	s := &session{agent: a, stream: st, heartbeat: time.Duration(max(welcome.HeartbeatSeconds, 1)) * time.Second}
+	s := &session{agent: a, stream: st, heartbeat: time.Duration(max(welcome.HeartbeatSeconds, 1)) * time.Second, flowAcked: make(chan struct{}, 1)}
 	return true, s.serve(ctx, cancel)
 }
 
@@ -139,7 +139,14 @@ type session struct {
 	workloads map[string]*wirepb.Workload
 	sections  map[string]*wirepb.SectionStatus
 	lines     *wirepb.LineReport
+
+	flow      *wirepb.FlowAck // the last batch that was sent, nil for none
+	underway  atomic.Int32    // batches that were sent and are not acknowledged
+	flowAcked chan struct{}   // holds one
 }
+
+// maxUnderway is how many batches of flows wait for the controller at a time.
+const maxUnderway = 8
 
 func (s *session) serve(ctx context.Context, cancel context.CancelCauseFunc) error {
 	began := time.Now()
@@ -179,6 +186,14 @@ func (s *session) receive(began time.Time) error {
 		if section := m.GetSection(); section != nil {
 			s.agent.applier.receive(section)
 		}
+		if ack := m.GetFlows(); ack != nil && s.agent.deps.Flows != nil {
+			s.agent.deps.Flows.Acknowledge(ack)
+			s.underway.Add(-1)
+			select {
+			case s.flowAcked <- struct{}{}:
+			default:
+			}
+		}
 	}
 }
 
@@ -197,8 +212,8 @@ func (s *session) send(ctx context.Context) error {
 	}
 	for {
 		// Taken before looking, so that no change between falls through.
-		inventory, applied, conditions := a.deps.Inventory.Changed(), a.applier.changes(), a.conditionChanges()
-		if err := s.report(); err != nil {
+		inventory, applied, conditions, flows := a.deps.Inventory.Changed(), a.applier.changes(), a.conditionChanges(), s.flowsArrived()
+		if err := errors.Join(s.report(), s.reportFlows()); err != nil {
 			return err
 		}
 		select {
@@ -209,6 +224,8 @@ func (s *session) send(ctx context.Context) error {
 		case <-inventory:
 		case <-applied:
 		case <-conditions:
+		case <-flows:
+		case <-s.flowAcked:
 		case <-lines.C:
 			a.checkIdentity()
 			if err := errors.Join(s.reportLines(), s.reportPolicy()); err != nil {
@@ -305,6 +322,37 @@ func (s *session) reportPolicy() error {
 		policy.Restore(r)
 	}
 	return err
+}
+
+func (s *session) flowsArrived() <-chan struct{} {
+	if s.agent.deps.Flows == nil {
+		return nil
+	}
+	return s.agent.deps.Flows.Arrived()
+}
+
+// reportFlows sends the batches that the controller has room for. They wait for
+// the inventory, by which it knows whose they are.
+func (s *session) reportFlows() error {
+	if s.agent.deps.Flows == nil || !s.complete {
+		return nil
+	}
+	for s.underway.Load() < maxUnderway {
+		b, err := s.agent.deps.Flows.Next(s.flow)
+		if err != nil {
+			s.agent.deps.Log.Warn("a batch of flows is lost", "error", err)
+			continue
+		}
+		if b == nil {
+			return nil
+		}
+		if err := s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Flows{Flows: b}}); err != nil {
+			return err
+		}
+		s.flow = &wirepb.FlowAck{Epoch: b.Epoch, Number: b.Number}
+		s.underway.Add(1)
+	}
+	return nil
 }
 
 // dress adds to the facts what the agent knows of itself.

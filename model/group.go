@@ -26,7 +26,23 @@ type GroupSpec struct {
 	// strictest mode of all groups it is in, Observe where none gives one.
 	// Conversations are recorded of members of any group with a mode.
 	Mode Mode `json:"mode,omitempty"`
+	// Flows says whether the members' connections are metered: On, which is what
+	// holds where nothing is said, or Off. Off in one group of a workload counts.
+	// What a policy asks to record of a group with a mode is recorded all the same.
+	Flows FlowMode `json:"flows,omitempty"`
 }
+
+// FlowMode says whether connections are metered.
+type FlowMode string
+
+// The modes of metering.
+const (
+	FlowsOn  FlowMode = "On"
+	FlowsOff FlowMode = "Off"
+)
+
+// FlowModes lists them.
+var FlowModes = []FlowMode{FlowsOn, FlowsOff}
 
 // GroupStatus is computed, never written by a person.
 type GroupStatus struct {

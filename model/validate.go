@@ -63,6 +63,9 @@ func (r *Group) Validate() error {
 	if m := r.Spec.Mode; m != "" && !slices.Contains(Modes, m) {
 		e.add("spec.mode", oneOf(m, Modes))
 	}
+	if m := r.Spec.Flows; m != "" && !slices.Contains(FlowModes, m) {
+		e.add("spec.flows", oneOf(m, FlowModes))
+	}
 	return e.OrNil()
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"weft/model"
 	"weft/policy"
+	"weft/policy/classify"
 	"weft/wire/wirepb"
 )
 
@@ -52,6 +53,7 @@ func (d *Datapath) build() (*State, []*wirepb.ItemStatus) {
 			note(a, subject.Identity, 0)
 		}
 	}
+	d.metered(s, workloads)
 	host := policy.EntityBit(model.EntityHost)
 	for _, a := range interfaceAddresses(facts) {
 		note(a, hostIdentity(s), host)
@@ -65,6 +67,37 @@ func (d *Datapath) build() (*State, []*wirepb.ItemStatus) {
 	}
 	s.Sort()
 	return s, items
+}
+
+// unjudged is the ruleset of workloads whose connections are only metered.
+var unjudged = &Ruleset{Key: "unjudged", Mode: model.ModeObserve, Ingress: allowAll(), Egress: allowAll()}
+
+func allowAll() *classify.Table {
+	return classify.Build(&policy.Table{Defaults: []policy.Default{{Action: model.ActionAllow}}}, nil)
+}
+
+// metered adds the workloads that no policy is about and whose connections are to
+// be metered. To others they are whom their addresses say, and themselves tell
+// what they would without that.
+func (d *Datapath) metered(s *State, workloads []*wirepb.Workload) {
+	if !d.flow.GetMeter() {
+		return
+	}
+	left := map[string]bool{}
+	for _, id := range d.flow.GetExempt() {
+		left[id] = true
+	}
+	for i := range s.Subjects {
+		left[s.Subjects[i].Workload] = true
+	}
+	for _, w := range workloads {
+		if left[w.GetId()] {
+			continue
+		}
+		x := d.subject(&wirepb.PolicySubject{}, w)
+		x.Ruleset = unjudged
+		s.Subjects = append(s.Subjects, x)
+	}
 }
 
 func (d *Datapath) subject(x *wirepb.PolicySubject, w *wirepb.Workload) Subject {

@@ -36,7 +36,21 @@ type Deps struct {
 	// Known are addresses that are more than a workload's: resolvers, the
 	// controller, relays, the metadata service.
 	Known func() map[netip.Addr]policy.EntitySet
+	// Meter, unless nil, is shown every line of the connection table each time it
+	// is read, but for those of workloads that are not to be metered.
+	Meter Meter
 	Log   *slog.Logger
+}
+
+// Meter follows what connections do.
+type Meter interface {
+	// Begin starts a reading of the table.
+	Begin()
+	// See is handed a line, which is its own only until it returns.
+	See(*Connection)
+	// End ends the reading; whole says that every line was shown. What has been
+	// seen to end is forgotten by the table only after it.
+	End(whole bool) error
 }
 
 // Choice is a driver that may be used.
@@ -61,14 +75,19 @@ type Datapath struct {
 	others   []Driver // that were here before, until the first Apply
 	policy   *wirepb.PolicySection
 	identity *wirepb.IdentitySection
+	flow     *wirepb.FlowSection
 	waiting  time.Time // since when the two do not fit one another
 	rulesets rulesets
 	fleet    fleet
 	state    *State
 	term     uint64 // of the secrets in state
-	talks    talks
 	drift    drift
 	trouble  trouble
+
+	// reading is held while the driver's table is read, and by who changes the
+	// driver; mu is taken first.
+	reading sync.Mutex
+	talks   talks
 }
 
 // New makes an inert Datapath.
@@ -101,23 +120,18 @@ const (
 // Run reads the connection table, and repairs what somebody has changed, until
 // ctx ends. What is in force stays.
 func (d *Datapath) Run(ctx context.Context, ready func()) error {
-	read, verify, deep := time.NewTicker(d.cfg.Every), time.NewTicker(verifyEvery), time.NewTicker(deepEvery)
-	defer read.Stop()
+	verify, deep := time.NewTicker(verifyEvery), time.NewTicker(deepEvery)
 	defer verify.Stop()
 	defer deep.Stop()
 	defer d.close()
+	reads := make(chan struct{})
+	go func() { d.keepReading(ctx); close(reads) }()
+	defer func() { <-reads }()
 	ready()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-read.C:
-			if err := d.collect(); err != nil {
-				d.deps.Log.Warn("read the connection table", "error", err)
-			}
-			if err := d.renew(ctx); err != nil {
-				d.deps.Log.Warn("renew the secrets for telling who calls", "error", err)
-			}
 		case <-verify.C:
 			d.verify(false)
 		case <-deep.C:
@@ -126,15 +140,36 @@ func (d *Datapath) Run(ctx context.Context, ready func()) error {
 	}
 }
 
+// keepReading reads the connection table until ctx ends.
+func (d *Datapath) keepReading(ctx context.Context) {
+	read := time.NewTicker(d.cfg.Every)
+	defer read.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-read.C:
+		}
+		if err := d.collect(); err != nil {
+			d.deps.Log.Warn("read the connection table", "error", err)
+		}
+		if err := d.renew(ctx); err != nil {
+			d.deps.Log.Warn("renew the secrets for telling who calls", "error", err)
+		}
+	}
+}
+
 // remove takes everything away: no policy is about this machine (any more), and
-// then no packet is to be touched.
+// nothing is metered. Then no packet is to be touched.
 func (d *Datapath) remove() error {
+	d.reading.Lock()
+	defer d.reading.Unlock()
 	d.waiting, d.state = time.Time{}, nil
 	if d.driver != nil {
 		if err := d.driver.Remove(); err != nil {
 			return fmt.Errorf("remove policy: %w", err)
 		}
-		d.deps.Log.Info("no policy is about this machine: nothing is judged here any more", "driver", d.driver.Name())
+		d.deps.Log.Info("no policy is about this machine, and nothing is metered: packets are left alone", "driver", d.driver.Name())
 		d.driver = nil
 	}
 	for _, c := range d.deps.Drivers {
@@ -220,6 +255,8 @@ func (d *Datapath) removeOthers() error {
 func (d *Datapath) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.reading.Lock()
+	defer d.reading.Unlock()
 	if d.driver == nil {
 		return
 	}
@@ -245,6 +282,14 @@ func (d *Datapath) ApplyIdentity(ctx context.Context, s *wirepb.IdentitySection)
 	return d.apply(ctx)
 }
 
+// ApplyFlow makes a section of what is metered hold.
+func (d *Datapath) ApplyFlow(ctx context.Context, s *wirepb.FlowSection) ([]*wirepb.ItemStatus, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.flow = s
+	return d.apply(ctx)
+}
+
 // patience is how long one section may be ahead of the other before that is an
 // error: they arrive one after the other.
 const patience = 2 * time.Second
@@ -254,7 +299,7 @@ func (d *Datapath) apply(ctx context.Context) ([]*wirepb.ItemStatus, error) {
 	if d.policy == nil || d.identity == nil {
 		return nil, nil
 	}
-	if len(d.identity.Subjects) == 0 && (len(d.identity.Bearers) == 0 || d.cfg.CallerKey == nil) {
+	if len(d.identity.Subjects) == 0 && !d.flow.GetMeter() && (len(d.identity.Bearers) == 0 || d.cfg.CallerKey == nil) {
 		return nil, d.remove()
 	}
 	fleet, err := readFleet(d.identity, d.fleet)
@@ -295,49 +340,97 @@ func (d *Datapath) apply(ctx context.Context) ([]*wirepb.ItemStatus, error) {
 // Report is what has happened since the last one; nil where nothing has. Give it
 // back with Restore where it could not be sent.
 func (d *Datapath) Report() *wirepb.PolicyReport {
+	d.reading.Lock()
+	defer d.reading.Unlock()
+	return d.talks.take()
+}
+
+// Restore takes a report back that nobody has received.
+func (d *Datapath) Restore(r *wirepb.PolicyReport) {
+	d.reading.Lock()
+	defer d.reading.Unlock()
+	d.talks.restore(r)
+}
+
+// view is what a reading of the table needs to know of the state.
+type view struct {
+	driver Driver
+	staged map[string]*Ruleset // by the subjects of policy; nil where nothing is staged
+	exempt map[string]bool     // from metering
+	meter  Meter               // nil for none
+}
+
+func (d *Datapath) view() *view {
+	if d.driver == nil || d.state == nil {
+		return nil
+	}
+	v := &view{driver: d.driver, staged: map[string]*Ruleset{}, exempt: map[string]bool{}}
+	for _, x := range d.identity.GetSubjects() {
+		v.staged[x.Workload] = d.rulesets.of(x.Staged)
+	}
+	if d.flow.GetMeter() {
+		v.meter = d.deps.Meter
+	}
+	for _, id := range d.flow.GetExempt() {
+		v.exempt[id] = true
+	}
+	return v
+}
+
+// collect reads the driver's table and counts. Policy may change meanwhile: a
+// long table keeps no change waiting.
+func (d *Datapath) collect() error {
+	d.mu.Lock()
+	v := d.view()
+	if v == nil {
+		d.mu.Unlock()
+		return nil
+	}
+	d.reading.Lock()
+	d.mu.Unlock()
+	if err := d.read(v); err != nil {
+		return err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.driver == nil {
 		return nil
 	}
-	return d.talks.take(d.driver.Name())
-}
-
-// Restore takes a report back that nobody has received.
-func (d *Datapath) Restore(r *wirepb.PolicyReport) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.talks.restore(r)
-}
-
-// collect reads the driver's table and counts.
-func (d *Datapath) collect() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.driver == nil || d.state == nil {
-		return nil
-	}
-	staged := map[string]*Ruleset{}
-	for _, x := range d.identity.GetSubjects() {
-		staged[x.Workload] = d.rulesets.of(x.Staged)
-	}
-	d.talks.begin()
-	err := d.driver.Connections(func(c *Connection) bool {
-		d.talks.add(c, staged[c.Workload])
-		return true
-	})
-	if err != nil {
-		return err
-	}
-	counts, err := d.driver.Counts()
-	if err != nil {
-		return err
-	}
-	d.talks.counts(counts)
 	troubles, err := d.driver.Troubles()
 	if err != nil {
 		return err
 	}
 	d.trouble.look(troubles)
+	return nil
+}
+
+// read shows the table to who follows it. The lock for reading is held, and let
+// go of.
+func (d *Datapath) read(v *view) error {
+	defer d.reading.Unlock()
+	d.talks.begin(v.driver.Name())
+	if v.meter != nil {
+		v.meter.Begin()
+	}
+	err := v.driver.Connections(func(c *Connection) bool {
+		if staged, judged := v.staged[c.Workload]; judged {
+			d.talks.add(c, staged)
+		}
+		if v.meter != nil && !v.exempt[c.Workload] {
+			v.meter.See(c)
+		}
+		return true
+	})
+	if v.meter != nil {
+		err = errors.Join(err, v.meter.End(err == nil))
+	}
+	if err != nil {
+		return err
+	}
+	counts, err := v.driver.Counts()
+	if err != nil {
+		return err
+	}
+	d.talks.counts(counts)
 	return nil
 }

@@ -3,12 +3,11 @@ package datapath
 import (
 	"cmp"
 	"net/netip"
-	"os/user"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	"weft/agent/connection"
 	"weft/model"
 	"weft/policy"
 	"weft/wire/policywire"
@@ -21,13 +20,14 @@ const maxTalks = 8192
 
 // talks gathers connections that are alike in all that a policy can name.
 type talks struct {
+	driver     string
 	generation uint64
 	open       map[talkKey]*wirepb.Conversation
 	unsent     []*wirepb.Conversation // of reports nobody has received
 	lost       uint64
 	rules      map[policy.RuleID]RuleCount
 	changed    map[policy.RuleID]bool
-	users      map[uint32]string
+	users      connection.Users
 
 	// Connections that begin after seen are new.
 	seen, latest time.Time
@@ -50,11 +50,11 @@ type talkKey struct {
 }
 
 func newTalks() talks {
-	return talks{generation: uint64(time.Now().UnixNano()), open: map[talkKey]*wirepb.Conversation{}, rules: map[policy.RuleID]RuleCount{}, changed: map[policy.RuleID]bool{}, users: map[uint32]string{}}
+	return talks{generation: uint64(time.Now().UnixNano()), open: map[talkKey]*wirepb.Conversation{}, rules: map[policy.RuleID]RuleCount{}, changed: map[policy.RuleID]bool{}}
 }
 
 // begin starts a pass over the table.
-func (t *talks) begin() { t.seen = t.latest }
+func (t *talks) begin(driver string) { t.driver, t.seen = driver, t.latest }
 
 // add counts a connection that has begun since the last pass. staged, unless
 // nil, is what would be in force were all staged policies active.
@@ -82,7 +82,7 @@ func (t *talks) add(c *Connection, staged *Ruleset) {
 		}
 		x = &wirepb.Conversation{Workload: c.Workload, Egress: c.Direction == policy.Egress, Peer: uint32(c.PeerIdentity), PeerAddress: policywire.EncodeAddress(peer),
 			PeerBy: c.PeerBy.String(), Protocol: uint32(c.Protocol), Port: uint32(c.Port), Rule: uint64(c.Rule), Action: string(c.Action), FirstUnix: c.First.Unix(),
-			Names: c.Names, Process: &wirepb.PolicyProcess{Exe: c.Process.Exe, User: t.user(c.Process)}}
+			Names: c.Names, Process: &wirepb.PolicyProcess{Exe: c.Process.Exe, User: t.users.Name(c.Process)}}
 		if names := c.PeerEntities.String(); names != "" {
 			x.Entities = strings.Split(names, ",")
 		}
@@ -101,24 +101,6 @@ func (t *talks) add(c *Connection, staged *Ruleset) {
 	}
 }
 
-// user is the name of a process's user on this machine.
-func (t *talks) user(p Process) string {
-	if p.PID == 0 {
-		return "" // nothing is known of the process
-	}
-	name, ok := t.users[p.UID]
-	if !ok {
-		name = strconv.FormatUint(uint64(p.UID), 10)
-		if u, err := user.LookupId(name); err == nil {
-			name = u.Username
-		}
-		if len(t.users) < 10_000 {
-			t.users[p.UID] = name
-		}
-	}
-	return name
-}
-
 // counts takes over what each rule has done.
 func (t *talks) counts(list []RuleCount) {
 	for _, c := range list {
@@ -129,11 +111,11 @@ func (t *talks) counts(list []RuleCount) {
 }
 
 // take returns what has gathered, or nil.
-func (t *talks) take(driver string) *wirepb.PolicyReport {
+func (t *talks) take() *wirepb.PolicyReport {
 	if len(t.open)+len(t.unsent)+len(t.changed) == 0 {
 		return nil
 	}
-	out := &wirepb.PolicyReport{Driver: driver, Generation: t.generation, Lost: t.lost, Conversations: t.unsent}
+	out := &wirepb.PolicyReport{Driver: t.driver, Generation: t.generation, Lost: t.lost, Conversations: t.unsent}
 	for id := range t.changed {
 		c := t.rules[id]
 		out.Rules = append(out.Rules, &wirepb.RuleCount{Rule: uint64(id), Connections: c.Connections, Packets: c.Packets, Bytes: c.Bytes})

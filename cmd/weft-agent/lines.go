@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"sync/atomic"
 
 	"weft/agent/capture"
@@ -126,18 +125,4 @@ func (l *lines) report() *wirepb.LineReport {
 		return nil
 	}
 	return &wirepb.LineReport{Lines: l.taps.Lines()}
-}
-
-// removeKernelObjects takes away all that the agent has put into the kernel,
-// with no agent running.
-func removeKernelObjects(_ context.Context, c config) error {
-	l, err := newLines(c, nil, func(string) *slog.Logger { return slog.New(slog.DiscardHandler) })
-	if err != nil {
-		return err
-	}
-	err = errors.Join(l.taps.Remove(), l.landing.Remove())
-	if _, there := os.Stat(c.BPFDir); there == nil && err == nil {
-		os.Remove(c.BPFDir) // stays where it is a mount of its own
-	}
-	return err
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -19,23 +20,23 @@ import (
 	"weft/agent/datapath/bpf"
 	"weft/agent/datapath/nft"
 	"weft/agent/discover"
+	"weft/agent/flow"
 	"weft/model"
 	"weft/policy"
 	"weft/wire/wirepb"
 )
 
-// segments wires the reconciler of "policy" and "identity".
+// segments wires the reconciler of "policy", "identity" and "flow", and the
+// account of what connections do.
 type segments struct {
 	*datapath.Datapath
+	flows     *flow.Flow
 	places    *places
 	callerKey *datapath.CallerKey
 }
 
 func newSegments(c config, found *discover.Discover, part func(string) *slog.Logger) (*segments, error) {
-	root := c.CgroupRoot
-	if root == "" {
-		root = cgroup2()
-	}
+	root := cgroupRoot(c)
 	s := &segments{places: &places{controller: c.Controller}}
 	var err error
 	if s.callerKey, err = datapath.OpenCallerKey(filepath.Join(c.StateDir, "caller.key")); err != nil {
@@ -44,9 +45,12 @@ func newSegments(c config, found *discover.Discover, part func(string) *slog.Log
 			return nil, err
 		}
 	}
+	if s.flows, err = flow.Open(flow.Config{Dir: filepath.Join(c.StateDir, "flows"), PinDir: flowPins(c)}, flow.Deps{Log: part("flow")}); err != nil {
+		return nil, err
+	}
 	s.Datapath, err = datapath.New(datapath.Config{CgroupRoot: root, CallerKey: s.callerKey, Now: clock}, datapath.Deps{
 		Drivers:   drivers(c, root, part("datapath")),
-		Inventory: found.Snapshot, Known: s.places.known, Log: part("datapath"),
+		Inventory: found.Snapshot, Known: s.places.known, Meter: s.flows, Log: part("datapath"),
 	})
 	return s, err
 }
@@ -72,6 +76,16 @@ func (s *segments) applyPolicy(ctx context.Context, m *wirepb.Section) ([]*wirep
 func (s *segments) applyIdentity(ctx context.Context, m *wirepb.Section) ([]*wirepb.ItemStatus, error) {
 	return s.ApplyIdentity(ctx, m.GetIdentity())
 }
+
+func (s *segments) applyFlow(ctx context.Context, m *wirepb.Section) ([]*wirepb.ItemStatus, error) {
+	return s.ApplyFlow(ctx, m.GetFlow())
+}
+
+// flowPins is where the account of flows is in the kernel.
+func flowPins(c config) string { return filepath.Join(c.BPFDir, "flow") }
+
+// cgroupRoot is where the agent finds workloads' cgroups.
+func cgroupRoot(c config) string { return cmp.Or(c.CgroupRoot, cgroup2()) }
 
 // cgroup2 is where the tree is mounted; empty where it is not.
 func cgroup2() string {

@@ -113,7 +113,7 @@ func buildAgent(c config, state *agent.State, log *slog.Logger) ([]run.Service, 
 	}
 	lines.streams = streams
 	sync, err := agent.New(agent.Config{Controller: c.Controller, Version: version.Version, Now: clock}, agent.Deps{
-		State: state, HTTP: id.HTTPClient(), Inventory: found, Log: part("sync"), Lines: lines.report, Policy: segments, CallerKey: segments.callerKey.Public(),
+		State: state, HTTP: id.HTTPClient(), Inventory: found, Log: part("sync"), Lines: lines.report, Policy: segments, Flows: segments.flows, CallerKey: segments.callerKey.Public(),
 		Reconcilers: map[string]agent.Reconciler{
 			"transport": func(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {
 				segments.places.setRelays(s.GetTransport())
@@ -121,6 +121,7 @@ func buildAgent(c config, state *agent.State, log *slog.Logger) ([]run.Service, 
 			},
 			"deliver":  lines.applyDeliver,
 			"capture":  lines.applyCapture,
+			"flow":     segments.applyFlow,
 			"policy":   segments.applyPolicy,
 			"identity": segments.applyIdentity,
 		},

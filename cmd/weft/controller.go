@@ -19,6 +19,7 @@ import (
 	"weft/controller/access"
 	"weft/controller/api"
 	"weft/controller/filter"
+	"weft/controller/flowstore"
 	"weft/controller/identity"
 	"weft/controller/metrics"
 	"weft/controller/observe"
@@ -42,6 +43,7 @@ type controllerOptions struct {
 	metrics     string
 	trustDomain string
 	auditFor    time.Duration
+	flowsFor    time.Duration
 	debug       bool
 	tokenFile   string
 	agentPort   int
@@ -75,6 +77,7 @@ same machine, root uses the Unix socket without a token.`,
 	f.StringVar(&o.trustDomain, "trust-domain", "weft", "trust domain of every identity; cannot be changed later")
 	f.StringVar(&o.tokenFile, "token-out", "", "write the first admin token to this new file (0600) in place of printing it; where the output is no terminal: admin.token in the data directory")
 	f.DurationVar(&o.auditFor, "audit-keep", 365*24*time.Hour, "how long the audit log is kept; 0 for ever")
+	f.DurationVar(&o.flowsFor, "flows-keep", 7*24*time.Hour, "how long flows are kept")
 	f.IntVar(&o.agentPort, "agent-port", 0, "port at which agents reach this controller, where it is not that of --listen; no policy can cut them off from it")
 	f.StringSliceVar(&o.sshFrom, "failsafe-ssh-from", nil, "addresses from which no policy can cut off SSH to the hosts, as 10.0.0.0/24")
 	f.BoolVar(&o.debug, "debug", false, "log more")
@@ -119,9 +122,15 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 	identities := identity.Open(identity.Config{File: filepath.Join(o.data, "identities.json"), Fresh: fresh, Log: log.With("part", "identity")})
 	observer := observe.New(observe.Config{File: filepath.Join(o.data, "observed.json"), Conversations: filepath.Join(o.data, "conversations.json")},
 		observe.Deps{Groups: storedGroups(st), Log: log.With("part", "observe")})
+	flows, err := flowstore.Open(ctx, flowstore.Config{Dir: o.data, Keep: o.flowsFor})
+	if err != nil {
+		return err
+	}
+	defer flows.Close()
+	ingest := flowstore.NewIngest(flows, observer, log.With("part", "flows"))
 	sessions := session.New(session.Config{TrustDomain: o.trustDomain, Version: version.Version, Failsafe: failsafe},
-		session.Deps{Store: st, Observer: observer, Authority: authority, Filter: compileFilter, Number: identities.Number, Log: log.With("part", "session")})
-	rest, err := api.New(api.Config{CAPin: authority.Pin(), SocketUser: o.socketOwner, Failsafe: failsafe}, api.Deps{Store: st, Observer: observer, Log: log.With("part", "api")})
+		session.Deps{Store: st, Observer: observer, Authority: authority, Filter: compileFilter, Number: identities.Number, Flows: ingest.Take, Log: log.With("part", "session")})
+	rest, err := api.New(api.Config{CAPin: authority.Pin(), SocketUser: o.socketOwner, Failsafe: failsafe}, api.Deps{Store: st, Observer: observer, Flows: flows, Log: log.With("part", "api")})
 	if err != nil {
 		return err
 	}
@@ -138,6 +147,7 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 		{Name: "audit", Run: pruneAudit(st, o.auditFor, log.With("part", "audit"))},
 		{Name: "identities", Run: identities.Run},
 		{Name: "observer", Run: observer.Run},
+		{Name: "flows", Run: ingest.Run},
 		{Name: "planner", Run: sessions.Run},
 		{Name: "confirmations", Run: rest.Run},
 	}

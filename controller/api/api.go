@@ -18,6 +18,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"weft/controller/access"
+	"weft/controller/flowstore"
 	"weft/controller/observe"
 	"weft/controller/store"
 	"weft/internal/version"
@@ -54,7 +55,15 @@ type Config struct {
 type Deps struct {
 	Store    *store.Store
 	Observer Observer
+	Flows    Flows // nil for none
 	Log      *slog.Logger
+}
+
+// Flows answers questions about what connections did.
+type Flows interface {
+	Sums(context.Context, flowstore.Query) ([]flowstore.Sum, error)
+	List(context.Context, flowstore.Query, flowstore.Cursor) ([]flowstore.Flow, flowstore.Cursor, error)
+	Lost() uint64
 }
 
 // Observer answers with what the agents report now. All results are the
@@ -79,6 +88,7 @@ type API struct {
 	cfg     Config
 	store   *store.Store
 	seen    Observer
+	flows   Flows
 	log     *slog.Logger
 	guard   *access.Guard
 	watches chan struct{}
@@ -102,7 +112,7 @@ func New(cfg Config, deps Deps) (*API, error) {
 		cfg.Addresses = localAddresses
 	}
 	a := &API{
-		cfg: cfg, store: deps.Store, seen: deps.Observer, log: deps.Log,
+		cfg: cfg, store: deps.Store, seen: deps.Observer, flows: deps.Flows, log: deps.Log,
 		guard:   access.NewGuard(deps.Store, os.Geteuid(), cfg.SocketUser),
 		watches: make(chan struct{}, maxWatches),
 	}

@@ -102,6 +102,7 @@ func (a *API) register() {
 	a.registerExplain()
 	a.registerWhatIf()
 	a.registerConversations()
+	a.registerFlows()
 	a.registerProposal()
 	a.registerConfirmations()
 	a.registerAudit()

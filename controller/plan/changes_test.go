@@ -168,6 +168,9 @@ func (w *town) step() string {
 	if w.r.IntN(2) == 0 {
 		w.mode(fmt.Sprintf("g%d", w.n), policytest.Pick(w.g, model.ModeObserve, model.ModeSelective, model.ModeEnforce))
 	}
+	if w.r.IntN(3) == 0 {
+		w.Groups[len(w.Groups)-1].Spec.Flows = model.FlowsOff
+	}
 	w.Taps = slices.Clone(w.Taps)
 	w.tap(fmt.Sprintf("t%d", w.n), fmt.Sprintf("@g%d", w.n), "app=b")
 	return "group"

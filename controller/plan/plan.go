@@ -19,12 +19,13 @@ const (
 	SectionTransport = "transport"
 	SectionDeliver   = "deliver"
 	SectionCapture   = "capture"
+	SectionFlow      = "flow"
 	SectionPolicy    = "policy"
 	SectionIdentity  = "identity"
 )
 
 // Sections lists the names in the order of their application.
-var Sections = []string{SectionTransport, SectionDeliver, SectionCapture, SectionPolicy, SectionIdentity}
+var Sections = []string{SectionTransport, SectionDeliver, SectionCapture, SectionFlow, SectionPolicy, SectionIdentity}
 
 // Filter is a pcap-filter expression compiled for frames that begin with an
 // Ethernet header and for frames that begin with an IP header.
@@ -119,7 +120,7 @@ type compute struct {
 	hosts    map[string]*hostLines
 }
 
-// lines plans all taps and returns the sections they come to, by host.
+// lines plans all taps, and what is metered, and returns the sections they come to, by host.
 func (c *compute) lines() (map[string]*Tap, map[string][]*wirepb.Section) {
 	c.hosts = map[string]*hostLines{}
 	for _, h := range c.Hosts {
@@ -131,9 +132,9 @@ func (c *compute) lines() (map[string]*Tap, map[string][]*wirepb.Section) {
 	for _, t := range c.Taps {
 		taps[t.Metadata.Name] = c.tap(t)
 	}
-	relays := c.relays()
+	relays, exempt := c.relays(), c.exempt()
 	for name, lines := range c.hosts {
-		sections[name] = lines.sections(relays)
+		sections[name] = append(lines.sections(relays), flowSection(exempt[name]))
 	}
 	return taps, sections
 }

@@ -44,7 +44,7 @@ func (h *hostLines) sections(relays []*wirepb.RelayEndpoint) []*wirepb.Section {
 		transport.Relays = relays
 	}
 	if len(h.capture)+len(h.deliver) == 0 {
-		return idle
+		return slices.Clone(idle)
 	}
 	return []*wirepb.Section{
 		seal(SectionTransport, &wirepb.Section{Body: &wirepb.Section_Transport{Transport: transport}}),
@@ -78,6 +78,8 @@ func digest(s *wirepb.Section) string {
 		body = b.Deliver
 	case *wirepb.Section_Capture:
 		body = b.Capture
+	case *wirepb.Section_Flow:
+		body = b.Flow
 	}
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(body)
 	if err != nil {

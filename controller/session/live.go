@@ -35,7 +35,13 @@ type live struct {
 	lastSeen time.Time
 	desired  map[string]*wirepb.Section // by name; replaced, never changed
 	has      map[string]string          // digest of what was sent or is applied, by name
+	acks     []*wirepb.FlowAck          // of flows that are kept, not sent yet
+	underway int                        // batches of flows that are not kept yet
 }
+
+// maxUnderway is how many batches of flows one session may have under way: twice
+// what an agent sends.
+const maxUnderway = 16
 
 // Session implements the service.
 func (s *Service) Session(ctx context.Context, st *stream) error {
@@ -250,6 +256,8 @@ func (s *Service) report(l *live, m *wirepb.AgentMessage) error {
 		s.deps.Observer.Lines(l.id, b.Lines)
 	case *wirepb.AgentMessage_Policy:
 		s.deps.Observer.PolicyReport(l.id, b.Policy)
+	case *wirepb.AgentMessage_Flows:
+		return s.flows(l, b.Flows)
 	case *wirepb.AgentMessage_Relay:
 		s.deps.Observer.Relay(l.id, b.Relay)
 	case *wirepb.AgentMessage_Hello:
@@ -258,8 +266,35 @@ func (s *Service) report(l *live, m *wirepb.AgentMessage) error {
 	return nil // of a newer protocol than ours: ignored
 }
 
+// flows takes a batch. It is acknowledged once it is kept.
+func (s *Service) flows(l *live, b *wirepb.FlowBatch) error {
+	if s.deps.Flows == nil {
+		return nil // never acknowledged: the agent holds it for a controller that keeps flows
+	}
+	l.mu.Lock()
+	l.underway++
+	many := l.underway > maxUnderway
+	l.mu.Unlock()
+	if many {
+		return refuse(connect.CodeResourceExhausted, wire.ReasonProtocol, "more than %d batches of flows are under way", maxUnderway)
+	}
+	kept := func(ack *wirepb.FlowAck) {
+		l.mu.Lock()
+		l.acks = append(l.acks, ack)
+		l.underway--
+		l.mu.Unlock()
+		l.poke()
+	}
+	if err := s.deps.Flows(l.id, b, kept); err != nil {
+		// It would come again and again: what cannot be read is lost, and said.
+		s.deps.Log.Error("flows of a host cannot be read and are lost", "identity", l.id.String(), "error", err)
+		kept(&wirepb.FlowAck{Epoch: b.GetEpoch(), Number: b.GetNumber()})
+	}
+	return nil
+}
+
 // send is the only one who writes: the welcome, sections that the agent does
-// not have, heartbeats. However many plans pass while one section is on its
+// not have, what is kept of its flows, heartbeats. However many plans pass while one section is on its
 // way, only the last is sent.
 func (s *Service) send(l *live, st *stream, welcome *wirepb.Welcome) error {
 	if err := st.Send(&wirepb.ControllerMessage{Body: &wirepb.ControllerMessage_Welcome{Welcome: welcome}}); err != nil {
@@ -270,6 +305,11 @@ func (s *Service) send(l *live, st *stream, welcome *wirepb.Welcome) error {
 	for {
 		for section := l.next(); section != nil; section = l.next() {
 			if err := st.Send(&wirepb.ControllerMessage{Body: &wirepb.ControllerMessage_Section{Section: section}}); err != nil {
+				return err
+			}
+		}
+		for _, ack := range l.takeAcks() {
+			if err := st.Send(&wirepb.ControllerMessage{Body: &wirepb.ControllerMessage_Flows{Flows: ack}}); err != nil {
 				return err
 			}
 		}
@@ -308,8 +348,20 @@ func (l *live) want(sections map[string]*wirepb.Section) {
 	l.mu.Lock()
 	l.desired = sections
 	l.mu.Unlock()
+	l.poke()
+}
+
+func (l *live) poke() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
 	}
+}
+
+func (l *live) takeAcks() []*wirepb.FlowAck {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := l.acks
+	l.acks = nil
+	return out
 }

@@ -22,6 +22,7 @@ import (
 	"weft/model"
 	"weft/policy"
 	"weft/wire"
+	"weft/wire/wirepb"
 	"weft/wire/wirepb/wirepbconnect"
 )
 
@@ -68,6 +69,9 @@ type Deps struct {
 	Authority Authority
 	// Filter compiles a tap's filter; nil refuses every filter.
 	Filter func(expression string) (plan.Filter, error)
+	// Flows takes what hosts report of connections, and calls kept once it is kept;
+	// nil takes and keeps nothing.
+	Flows func(id wire.Identity, b *wirepb.FlowBatch, kept func(*wirepb.FlowAck)) error
 	// Number numbers identities for good; nil numbers them for this Service.
 	Number plan.Number
 	Log    *slog.Logger

@@ -104,12 +104,13 @@ func TestArrowsPointDown(t *testing.T) {
 }
 
 // A reconciler is a folder of agent/; nobody but the folder itself and cmd uses it.
+// What a machine's connection table says is no reconciler: it is what they share.
 func TestReconcilersDoNotImportOneAnother(t *testing.T) {
 	for _, p := range list(t, "-e", "./agent/...") {
 		from := strings.Split(p.ImportPath, "/")
 		for _, imp := range p.Imports {
 			to := strings.Split(imp, "/")
-			if len(to) > 2 && to[0] == "weft" && to[1] == "agent" && (len(from) < 3 || from[2] != to[2]) {
+			if len(to) > 2 && to[0] == "weft" && to[1] == "agent" && to[2] != "connection" && (len(from) < 3 || from[2] != to[2]) {
 				t.Errorf("%s imports %s: reconcilers are wired together in cmd/weft-agent only", p.ImportPath, imp)
 			}
 		}

@@ -286,6 +286,7 @@ type AgentMessage struct {
 	//	*AgentMessage_Heartbeat
 	//	*AgentMessage_Relay
 	//	*AgentMessage_Policy
+	//	*AgentMessage_Flows
 	Body          isAgentMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -400,6 +401,15 @@ func (x *AgentMessage) GetPolicy() *PolicyReport {
 	return nil
 }
 
+func (x *AgentMessage) GetFlows() *FlowBatch {
+	if x != nil {
+		if x, ok := x.Body.(*AgentMessage_Flows); ok {
+			return x.Flows
+		}
+	}
+	return nil
+}
+
 type isAgentMessage_Body interface {
 	isAgentMessage_Body()
 }
@@ -436,6 +446,10 @@ type AgentMessage_Policy struct {
 	Policy *PolicyReport `protobuf:"bytes,8,opt,name=policy,proto3,oneof"`
 }
 
+type AgentMessage_Flows struct {
+	Flows *FlowBatch `protobuf:"bytes,9,opt,name=flows,proto3,oneof"`
+}
+
 func (*AgentMessage_Hello) isAgentMessage_Body() {}
 
 func (*AgentMessage_Facts) isAgentMessage_Body() {}
@@ -452,6 +466,8 @@ func (*AgentMessage_Relay) isAgentMessage_Body() {}
 
 func (*AgentMessage_Policy) isAgentMessage_Body() {}
 
+func (*AgentMessage_Flows) isAgentMessage_Body() {}
+
 type ControllerMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Body:
@@ -459,6 +475,7 @@ type ControllerMessage struct {
 	//	*ControllerMessage_Welcome
 	//	*ControllerMessage_Section
 	//	*ControllerMessage_Heartbeat
+	//	*ControllerMessage_Flows
 	Body          isControllerMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -528,6 +545,15 @@ func (x *ControllerMessage) GetHeartbeat() *Heartbeat {
 	return nil
 }
 
+func (x *ControllerMessage) GetFlows() *FlowAck {
+	if x != nil {
+		if x, ok := x.Body.(*ControllerMessage_Flows); ok {
+			return x.Flows
+		}
+	}
+	return nil
+}
+
 type isControllerMessage_Body interface {
 	isControllerMessage_Body()
 }
@@ -544,11 +570,17 @@ type ControllerMessage_Heartbeat struct {
 	Heartbeat *Heartbeat `protobuf:"bytes,3,opt,name=heartbeat,proto3,oneof"`
 }
 
+type ControllerMessage_Flows struct {
+	Flows *FlowAck `protobuf:"bytes,4,opt,name=flows,proto3,oneof"`
+}
+
 func (*ControllerMessage_Welcome) isControllerMessage_Body() {}
 
 func (*ControllerMessage_Section) isControllerMessage_Body() {}
 
 func (*ControllerMessage_Heartbeat) isControllerMessage_Body() {}
+
+func (*ControllerMessage_Flows) isControllerMessage_Body() {}
 
 type Hello struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -1240,7 +1272,7 @@ func (x *WorkloadUpdate) GetDeletes() []string {
 // it changes and once after each Welcome unless its digest is what Hello named.
 type Section struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "capture", "deliver", "transport", "policy", "identity"
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "capture", "deliver", "transport", "flow", "policy", "identity"
 	// revision grows with each change of the plan; digest, in hex, names the
 	// body: no two bodies of a name have one. Who receives it only compares.
 	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -1252,6 +1284,7 @@ type Section struct {
 	//	*Section_Transport
 	//	*Section_Policy
 	//	*Section_Identity
+	//	*Section_Flow
 	Body          isSection_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1360,6 +1393,15 @@ func (x *Section) GetIdentity() *IdentitySection {
 	return nil
 }
 
+func (x *Section) GetFlow() *FlowSection {
+	if x != nil {
+		if x, ok := x.Body.(*Section_Flow); ok {
+			return x.Flow
+		}
+	}
+	return nil
+}
+
 type isSection_Body interface {
 	isSection_Body()
 }
@@ -1384,6 +1426,10 @@ type Section_Identity struct {
 	Identity *IdentitySection `protobuf:"bytes,8,opt,name=identity,proto3,oneof"`
 }
 
+type Section_Flow struct {
+	Flow *FlowSection `protobuf:"bytes,9,opt,name=flow,proto3,oneof"`
+}
+
 func (*Section_Capture) isSection_Body() {}
 
 func (*Section_Deliver) isSection_Body() {}
@@ -1393,6 +1439,8 @@ func (*Section_Transport) isSection_Body() {}
 func (*Section_Policy) isSection_Body() {}
 
 func (*Section_Identity) isSection_Body() {}
+
+func (*Section_Flow) isSection_Body() {}
 
 type SectionStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3704,6 +3752,516 @@ func (x *Conversation) GetEntities() []string {
 	return nil
 }
 
+// FlowSection says that connections are metered here. A host that has not been
+// sent one meters those of subjects alone.
+type FlowSection struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Meter         bool                   `protobuf:"varint,1,opt,name=meter,proto3" json:"meter,omitempty"`
+	Exempt        []string               `protobuf:"bytes,2,rep,name=exempt,proto3" json:"exempt,omitempty"` // ids of workloads whose connections are not, ascending
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowSection) Reset() {
+	*x = FlowSection{}
+	mi := &file_wire_agent_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowSection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowSection) ProtoMessage() {}
+
+func (x *FlowSection) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowSection.ProtoReflect.Descriptor instead.
+func (*FlowSection) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *FlowSection) GetMeter() bool {
+	if x != nil {
+		return x.Meter
+	}
+	return false
+}
+
+func (x *FlowSection) GetExempt() []string {
+	if x != nil {
+		return x.Exempt
+	}
+	return nil
+}
+
+// FlowBatch is what a host's connections have done since the batch before. The
+// receiver keeps a batch, with its number, as one, and then acknowledges it: what
+// is sent again is known by its number. Numbers go up by one within an epoch; a
+// later epoch is a larger number, and no batch of an earlier one follows it.
+//
+// Records are columns: the i-th value of each is the i-th record's. What a column
+// takes from a list is the place in that list plus one, 0 for nothing.
+type FlowBatch struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Epoch           uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Number          uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	UnixNanos       int64                  `protobuf:"varint,3,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"` // when the table was read, by the sender's clock
+	Lost            uint64                 `protobuf:"varint,4,opt,name=lost,proto3" json:"lost,omitempty"`                            // records that could not be kept, of this epoch in total
+	Workloads       []string               `protobuf:"bytes,5,rep,name=workloads,proto3" json:"workloads,omitempty"`
+	Processes       []*FlowProcess         `protobuf:"bytes,6,rep,name=processes,proto3" json:"processes,omitempty"`
+	Names           []string               `protobuf:"bytes,7,rep,name=names,proto3" json:"names,omitempty"`
+	Translations    []*FlowAddress         `protobuf:"bytes,8,rep,name=translations,proto3" json:"translations,omitempty"`
+	Local           []byte                 `protobuf:"bytes,10,opt,name=local,proto3" json:"local,omitempty"` // 16 bytes each, IPv4 as IPv4-mapped IPv6
+	Remote          []byte                 `protobuf:"bytes,11,opt,name=remote,proto3" json:"remote,omitempty"`
+	LocalPort       []uint32               `protobuf:"varint,12,rep,packed,name=local_port,json=localPort,proto3" json:"local_port,omitempty"`
+	RemotePort      []uint32               `protobuf:"varint,13,rep,packed,name=remote_port,json=remotePort,proto3" json:"remote_port,omitempty"`
+	Protocol        []uint32               `protobuf:"varint,14,rep,packed,name=protocol,proto3" json:"protocol,omitempty"`
+	Workload        []uint32               `protobuf:"varint,15,rep,packed,name=workload,proto3" json:"workload,omitempty"`
+	Process         []uint32               `protobuf:"varint,16,rep,packed,name=process,proto3" json:"process,omitempty"`
+	Name            []uint32               `protobuf:"varint,17,rep,packed,name=name,proto3" json:"name,omitempty"`               // that the workload had looked the peer up by
+	Translation     []uint32               `protobuf:"varint,18,rep,packed,name=translation,proto3" json:"translation,omitempty"` // where this host sends what is meant for remote
+	Flags           []uint32               `protobuf:"varint,19,rep,packed,name=flags,proto3" json:"flags,omitempty"`             // of flowwire
+	Action          []uint32               `protobuf:"varint,20,rep,packed,name=action,proto3" json:"action,omitempty"`           // of flowwire
+	Rule            []uint64               `protobuf:"fixed64,21,rep,packed,name=rule,proto3" json:"rule,omitempty"`
+	Peer            []uint32               `protobuf:"varint,22,rep,packed,name=peer,proto3" json:"peer,omitempty"`                                  // identity
+	First           []int64                `protobuf:"varint,23,rep,packed,name=first,proto3" json:"first,omitempty"`                                // milliseconds before unix_nanos, of the connection's first packet
+	Last            []int64                `protobuf:"varint,24,rep,packed,name=last,proto3" json:"last,omitempty"`                                  // of its last one
+	SentPackets     []uint64               `protobuf:"varint,25,rep,packed,name=sent_packets,json=sentPackets,proto3" json:"sent_packets,omitempty"` // since the record before of this connection
+	SentBytes       []uint64               `protobuf:"varint,26,rep,packed,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
+	ReceivedPackets []uint64               `protobuf:"varint,27,rep,packed,name=received_packets,json=receivedPackets,proto3" json:"received_packets,omitempty"`
+	ReceivedBytes   []uint64               `protobuf:"varint,28,rep,packed,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
+	RttMicros       []uint32               `protobuf:"varint,29,rep,packed,name=rtt_micros,json=rttMicros,proto3" json:"rtt_micros,omitempty"` // 0: not known
+	Retransmits     []uint32               `protobuf:"varint,30,rep,packed,name=retransmits,proto3" json:"retransmits,omitempty"`              // since the record before
+	Netns           []uint64               `protobuf:"fixed64,31,rep,packed,name=netns,proto3" json:"netns,omitempty"`                         // cookie of the network namespace, as the host's kernel counts them
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *FlowBatch) Reset() {
+	*x = FlowBatch{}
+	mi := &file_wire_agent_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowBatch) ProtoMessage() {}
+
+func (x *FlowBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowBatch.ProtoReflect.Descriptor instead.
+func (*FlowBatch) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *FlowBatch) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *FlowBatch) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *FlowBatch) GetUnixNanos() int64 {
+	if x != nil {
+		return x.UnixNanos
+	}
+	return 0
+}
+
+func (x *FlowBatch) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+func (x *FlowBatch) GetWorkloads() []string {
+	if x != nil {
+		return x.Workloads
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetProcesses() []*FlowProcess {
+	if x != nil {
+		return x.Processes
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetTranslations() []*FlowAddress {
+	if x != nil {
+		return x.Translations
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetLocal() []byte {
+	if x != nil {
+		return x.Local
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetRemote() []byte {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetLocalPort() []uint32 {
+	if x != nil {
+		return x.LocalPort
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetRemotePort() []uint32 {
+	if x != nil {
+		return x.RemotePort
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetProtocol() []uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetWorkload() []uint32 {
+	if x != nil {
+		return x.Workload
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetProcess() []uint32 {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetName() []uint32 {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetTranslation() []uint32 {
+	if x != nil {
+		return x.Translation
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetFlags() []uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetAction() []uint32 {
+	if x != nil {
+		return x.Action
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetRule() []uint64 {
+	if x != nil {
+		return x.Rule
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetPeer() []uint32 {
+	if x != nil {
+		return x.Peer
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetFirst() []int64 {
+	if x != nil {
+		return x.First
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetLast() []int64 {
+	if x != nil {
+		return x.Last
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetSentPackets() []uint64 {
+	if x != nil {
+		return x.SentPackets
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetSentBytes() []uint64 {
+	if x != nil {
+		return x.SentBytes
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetReceivedPackets() []uint64 {
+	if x != nil {
+		return x.ReceivedPackets
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetReceivedBytes() []uint64 {
+	if x != nil {
+		return x.ReceivedBytes
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetRttMicros() []uint32 {
+	if x != nil {
+		return x.RttMicros
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetRetransmits() []uint32 {
+	if x != nil {
+		return x.Retransmits
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetNetns() []uint64 {
+	if x != nil {
+		return x.Netns
+	}
+	return nil
+}
+
+type FlowProcess struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	Exe           string                 `protobuf:"bytes,2,opt,name=exe,proto3" json:"exe,omitempty"`
+	User          string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	Comm          string                 `protobuf:"bytes,4,opt,name=comm,proto3" json:"comm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowProcess) Reset() {
+	*x = FlowProcess{}
+	mi := &file_wire_agent_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowProcess) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowProcess) ProtoMessage() {}
+
+func (x *FlowProcess) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowProcess.ProtoReflect.Descriptor instead.
+func (*FlowProcess) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *FlowProcess) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *FlowProcess) GetExe() string {
+	if x != nil {
+		return x.Exe
+	}
+	return ""
+}
+
+func (x *FlowProcess) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *FlowProcess) GetComm() string {
+	if x != nil {
+		return x.Comm
+	}
+	return ""
+}
+
+type FlowAddress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // 4 or 16 bytes
+	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowAddress) Reset() {
+	*x = FlowAddress{}
+	mi := &file_wire_agent_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowAddress) ProtoMessage() {}
+
+func (x *FlowAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowAddress.ProtoReflect.Descriptor instead.
+func (*FlowAddress) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *FlowAddress) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *FlowAddress) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+// FlowAck says that every batch of the epoch up to this number is kept.
+type FlowAck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowAck) Reset() {
+	*x = FlowAck{}
+	mi := &file_wire_agent_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowAck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowAck) ProtoMessage() {}
+
+func (x *FlowAck) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowAck.ProtoReflect.Descriptor instead.
+func (*FlowAck) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *FlowAck) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *FlowAck) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
 var File_wire_agent_proto protoreflect.FileDescriptor
 
 const file_wire_agent_proto_rawDesc = "" +
@@ -3724,7 +4282,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"N\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1b\n" +
-	"\tca_bundle\x18\x02 \x01(\fR\bcaBundle\"\xbf\x03\n" +
+	"\tca_bundle\x18\x02 \x01(\fR\bcaBundle\"\xf0\x03\n" +
 	"\fAgentMessage\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.weft.wire.v1.HelloH\x00R\x05hello\x12/\n" +
 	"\x05facts\x18\x02 \x01(\v2\x17.weft.wire.v1.HostFactsH\x00R\x05facts\x12<\n" +
@@ -3733,12 +4291,14 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x05lines\x18\x05 \x01(\v2\x18.weft.wire.v1.LineReportH\x00R\x05lines\x127\n" +
 	"\theartbeat\x18\x06 \x01(\v2\x17.weft.wire.v1.HeartbeatH\x00R\theartbeat\x121\n" +
 	"\x05relay\x18\a \x01(\v2\x19.weft.wire.v1.RelayReportH\x00R\x05relay\x124\n" +
-	"\x06policy\x18\b \x01(\v2\x1a.weft.wire.v1.PolicyReportH\x00R\x06policyB\x06\n" +
-	"\x04body\"\xba\x01\n" +
+	"\x06policy\x18\b \x01(\v2\x1a.weft.wire.v1.PolicyReportH\x00R\x06policy\x12/\n" +
+	"\x05flows\x18\t \x01(\v2\x17.weft.wire.v1.FlowBatchH\x00R\x05flowsB\x06\n" +
+	"\x04body\"\xe9\x01\n" +
 	"\x11ControllerMessage\x121\n" +
 	"\awelcome\x18\x01 \x01(\v2\x15.weft.wire.v1.WelcomeH\x00R\awelcome\x121\n" +
 	"\asection\x18\x02 \x01(\v2\x15.weft.wire.v1.SectionH\x00R\asection\x127\n" +
-	"\theartbeat\x18\x03 \x01(\v2\x17.weft.wire.v1.HeartbeatH\x00R\theartbeatB\x06\n" +
+	"\theartbeat\x18\x03 \x01(\v2\x17.weft.wire.v1.HeartbeatH\x00R\theartbeat\x12-\n" +
+	"\x05flows\x18\x04 \x01(\v2\x15.weft.wire.v1.FlowAckH\x00R\x05flowsB\x06\n" +
 	"\x04body\"\xed\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12!\n" +
@@ -3817,7 +4377,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x0eWorkloadUpdate\x12\x12\n" +
 	"\x04full\x18\x01 \x01(\bR\x04full\x120\n" +
 	"\aupserts\x18\x02 \x03(\v2\x16.weft.wire.v1.WorkloadR\aupserts\x12\x18\n" +
-	"\adeletes\x18\x03 \x03(\tR\adeletes\"\x81\x03\n" +
+	"\adeletes\x18\x03 \x03(\tR\adeletes\"\xb2\x03\n" +
 	"\aSection\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x16\n" +
@@ -3826,7 +4386,8 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\adeliver\x18\x05 \x01(\v2\x1c.weft.wire.v1.DeliverSectionH\x00R\adeliver\x12>\n" +
 	"\ttransport\x18\x06 \x01(\v2\x1e.weft.wire.v1.TransportSectionH\x00R\ttransport\x125\n" +
 	"\x06policy\x18\a \x01(\v2\x1b.weft.wire.v1.PolicySectionH\x00R\x06policy\x12;\n" +
-	"\bidentity\x18\b \x01(\v2\x1d.weft.wire.v1.IdentitySectionH\x00R\bidentityB\x06\n" +
+	"\bidentity\x18\b \x01(\v2\x1d.weft.wire.v1.IdentitySectionH\x00R\bidentity\x12/\n" +
+	"\x04flow\x18\t \x01(\v2\x19.weft.wire.v1.FlowSectionH\x00R\x04flowB\x06\n" +
 	"\x04body\"\x9d\x01\n" +
 	"\rSectionStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
@@ -4015,7 +4576,58 @@ const file_wire_agent_proto_rawDesc = "" +
 	"first_unix\x18\x0e \x01(\x03R\tfirstUnix\x12\x1b\n" +
 	"\tlast_unix\x18\x0f \x01(\x03R\blastUnix\x12\x14\n" +
 	"\x05names\x18\x10 \x03(\tR\x05names\x12\x1a\n" +
-	"\bentities\x18\x11 \x03(\tR\bentities2\xd9\x01\n" +
+	"\bentities\x18\x11 \x03(\tR\bentities\";\n" +
+	"\vFlowSection\x12\x14\n" +
+	"\x05meter\x18\x01 \x01(\bR\x05meter\x12\x16\n" +
+	"\x06exempt\x18\x02 \x03(\tR\x06exempt\"\xf9\x06\n" +
+	"\tFlowBatch\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1d\n" +
+	"\n" +
+	"unix_nanos\x18\x03 \x01(\x03R\tunixNanos\x12\x12\n" +
+	"\x04lost\x18\x04 \x01(\x04R\x04lost\x12\x1c\n" +
+	"\tworkloads\x18\x05 \x03(\tR\tworkloads\x127\n" +
+	"\tprocesses\x18\x06 \x03(\v2\x19.weft.wire.v1.FlowProcessR\tprocesses\x12\x14\n" +
+	"\x05names\x18\a \x03(\tR\x05names\x12=\n" +
+	"\ftranslations\x18\b \x03(\v2\x19.weft.wire.v1.FlowAddressR\ftranslations\x12\x14\n" +
+	"\x05local\x18\n" +
+	" \x01(\fR\x05local\x12\x16\n" +
+	"\x06remote\x18\v \x01(\fR\x06remote\x12\x1d\n" +
+	"\n" +
+	"local_port\x18\f \x03(\rR\tlocalPort\x12\x1f\n" +
+	"\vremote_port\x18\r \x03(\rR\n" +
+	"remotePort\x12\x1a\n" +
+	"\bprotocol\x18\x0e \x03(\rR\bprotocol\x12\x1a\n" +
+	"\bworkload\x18\x0f \x03(\rR\bworkload\x12\x18\n" +
+	"\aprocess\x18\x10 \x03(\rR\aprocess\x12\x12\n" +
+	"\x04name\x18\x11 \x03(\rR\x04name\x12 \n" +
+	"\vtranslation\x18\x12 \x03(\rR\vtranslation\x12\x14\n" +
+	"\x05flags\x18\x13 \x03(\rR\x05flags\x12\x16\n" +
+	"\x06action\x18\x14 \x03(\rR\x06action\x12\x12\n" +
+	"\x04rule\x18\x15 \x03(\x06R\x04rule\x12\x12\n" +
+	"\x04peer\x18\x16 \x03(\rR\x04peer\x12\x14\n" +
+	"\x05first\x18\x17 \x03(\x03R\x05first\x12\x12\n" +
+	"\x04last\x18\x18 \x03(\x03R\x04last\x12!\n" +
+	"\fsent_packets\x18\x19 \x03(\x04R\vsentPackets\x12\x1d\n" +
+	"\n" +
+	"sent_bytes\x18\x1a \x03(\x04R\tsentBytes\x12)\n" +
+	"\x10received_packets\x18\x1b \x03(\x04R\x0freceivedPackets\x12%\n" +
+	"\x0ereceived_bytes\x18\x1c \x03(\x04R\rreceivedBytes\x12\x1d\n" +
+	"\n" +
+	"rtt_micros\x18\x1d \x03(\rR\trttMicros\x12 \n" +
+	"\vretransmits\x18\x1e \x03(\rR\vretransmits\x12\x14\n" +
+	"\x05netns\x18\x1f \x03(\x06R\x05netns\"Y\n" +
+	"\vFlowProcess\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x10\n" +
+	"\x03exe\x18\x02 \x01(\tR\x03exe\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\x12\x12\n" +
+	"\x04comm\x18\x04 \x01(\tR\x04comm\";\n" +
+	"\vFlowAddress\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\"7\n" +
+	"\aFlowAck\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number2\xd9\x01\n" +
 	"\n" +
 	"Controller\x12=\n" +
 	"\x04Join\x12\x19.weft.wire.v1.JoinRequest\x1a\x1a.weft.wire.v1.JoinResponse\x12@\n" +
@@ -4034,7 +4646,7 @@ func file_wire_agent_proto_rawDescGZIP() []byte {
 	return file_wire_agent_proto_rawDescData
 }
 
-var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_wire_agent_proto_goTypes = []any{
 	(*JoinRequest)(nil),       // 0: weft.wire.v1.JoinRequest
 	(*JoinResponse)(nil),      // 1: weft.wire.v1.JoinResponse
@@ -4084,9 +4696,14 @@ var file_wire_agent_proto_goTypes = []any{
 	(*PolicyReport)(nil),      // 45: weft.wire.v1.PolicyReport
 	(*RuleCount)(nil),         // 46: weft.wire.v1.RuleCount
 	(*Conversation)(nil),      // 47: weft.wire.v1.Conversation
-	nil,                       // 48: weft.wire.v1.HostFacts.LabelsEntry
-	nil,                       // 49: weft.wire.v1.HostFacts.CapabilitiesEntry
-	nil,                       // 50: weft.wire.v1.Workload.LabelsEntry
+	(*FlowSection)(nil),       // 48: weft.wire.v1.FlowSection
+	(*FlowBatch)(nil),         // 49: weft.wire.v1.FlowBatch
+	(*FlowProcess)(nil),       // 50: weft.wire.v1.FlowProcess
+	(*FlowAddress)(nil),       // 51: weft.wire.v1.FlowAddress
+	(*FlowAck)(nil),           // 52: weft.wire.v1.FlowAck
+	nil,                       // 53: weft.wire.v1.HostFacts.LabelsEntry
+	nil,                       // 54: weft.wire.v1.HostFacts.CapabilitiesEntry
+	nil,                       // 55: weft.wire.v1.Workload.LabelsEntry
 }
 var file_wire_agent_proto_depIdxs = []int32{
 	6,  // 0: weft.wire.v1.AgentMessage.hello:type_name -> weft.wire.v1.Hello
@@ -4097,70 +4714,75 @@ var file_wire_agent_proto_depIdxs = []int32{
 	8,  // 5: weft.wire.v1.AgentMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
 	29, // 6: weft.wire.v1.AgentMessage.relay:type_name -> weft.wire.v1.RelayReport
 	45, // 7: weft.wire.v1.AgentMessage.policy:type_name -> weft.wire.v1.PolicyReport
-	7,  // 8: weft.wire.v1.ControllerMessage.welcome:type_name -> weft.wire.v1.Welcome
-	14, // 9: weft.wire.v1.ControllerMessage.section:type_name -> weft.wire.v1.Section
-	8,  // 10: weft.wire.v1.ControllerMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
-	15, // 11: weft.wire.v1.Hello.sections:type_name -> weft.wire.v1.SectionStatus
-	9,  // 12: weft.wire.v1.HostFacts.interfaces:type_name -> weft.wire.v1.Interface
-	48, // 13: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
-	49, // 14: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
-	11, // 15: weft.wire.v1.HostFacts.conditions:type_name -> weft.wire.v1.Condition
-	50, // 16: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
-	12, // 17: weft.wire.v1.WorkloadUpdate.upserts:type_name -> weft.wire.v1.Workload
-	20, // 18: weft.wire.v1.Section.capture:type_name -> weft.wire.v1.CaptureSection
-	23, // 19: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
-	18, // 20: weft.wire.v1.Section.transport:type_name -> weft.wire.v1.TransportSection
-	30, // 21: weft.wire.v1.Section.policy:type_name -> weft.wire.v1.PolicySection
-	39, // 22: weft.wire.v1.Section.identity:type_name -> weft.wire.v1.IdentitySection
-	16, // 23: weft.wire.v1.SectionStatus.items:type_name -> weft.wire.v1.ItemStatus
-	19, // 24: weft.wire.v1.TransportSection.relays:type_name -> weft.wire.v1.RelayEndpoint
-	21, // 25: weft.wire.v1.CaptureSection.lines:type_name -> weft.wire.v1.CaptureLine
-	17, // 26: weft.wire.v1.CaptureLine.tool:type_name -> weft.wire.v1.Peer
-	22, // 27: weft.wire.v1.CaptureLine.filter_ethernet:type_name -> weft.wire.v1.BPFInstruction
-	22, // 28: weft.wire.v1.CaptureLine.filter_raw:type_name -> weft.wire.v1.BPFInstruction
-	24, // 29: weft.wire.v1.DeliverSection.lines:type_name -> weft.wire.v1.DeliverLine
-	17, // 30: weft.wire.v1.DeliverLine.sources:type_name -> weft.wire.v1.Peer
-	25, // 31: weft.wire.v1.Ledger.seen:type_name -> weft.wire.v1.Count
-	25, // 32: weft.wire.v1.Ledger.filtered:type_name -> weft.wire.v1.Count
-	25, // 33: weft.wire.v1.Ledger.sampled:type_name -> weft.wire.v1.Count
-	25, // 34: weft.wire.v1.Ledger.deduplicated:type_name -> weft.wire.v1.Count
-	25, // 35: weft.wire.v1.Ledger.shed:type_name -> weft.wire.v1.Count
-	25, // 36: weft.wire.v1.Ledger.ring_dropped:type_name -> weft.wire.v1.Count
-	25, // 37: weft.wire.v1.Ledger.path_dropped:type_name -> weft.wire.v1.Count
-	25, // 38: weft.wire.v1.Ledger.delivered:type_name -> weft.wire.v1.Count
-	25, // 39: weft.wire.v1.Ledger.in_flight:type_name -> weft.wire.v1.Count
-	26, // 40: weft.wire.v1.LineStatus.ledger:type_name -> weft.wire.v1.Ledger
-	27, // 41: weft.wire.v1.LineReport.lines:type_name -> weft.wire.v1.LineStatus
-	31, // 42: weft.wire.v1.PolicySection.rulesets:type_name -> weft.wire.v1.Ruleset
-	32, // 43: weft.wire.v1.Ruleset.ingress:type_name -> weft.wire.v1.PolicyTable
-	32, // 44: weft.wire.v1.Ruleset.egress:type_name -> weft.wire.v1.PolicyTable
-	33, // 45: weft.wire.v1.PolicyTable.rules:type_name -> weft.wire.v1.PolicyRule
-	34, // 46: weft.wire.v1.PolicyTable.defaults:type_name -> weft.wire.v1.PolicyDefault
-	35, // 47: weft.wire.v1.PolicyRule.processes:type_name -> weft.wire.v1.PolicyProcess
-	36, // 48: weft.wire.v1.PolicyRule.peers:type_name -> weft.wire.v1.PolicyPeer
-	38, // 49: weft.wire.v1.PolicyRule.ports:type_name -> weft.wire.v1.PolicyPort
-	35, // 50: weft.wire.v1.PolicyDefault.processes:type_name -> weft.wire.v1.PolicyProcess
-	37, // 51: weft.wire.v1.PolicyPeer.blocks:type_name -> weft.wire.v1.PolicyBlock
-	35, // 52: weft.wire.v1.PolicyPeer.processes:type_name -> weft.wire.v1.PolicyProcess
-	42, // 53: weft.wire.v1.IdentitySection.subjects:type_name -> weft.wire.v1.PolicySubject
-	43, // 54: weft.wire.v1.IdentitySection.selectors:type_name -> weft.wire.v1.SelectorMembers
-	44, // 55: weft.wire.v1.IdentitySection.addresses:type_name -> weft.wire.v1.AddressIdentity
-	40, // 56: weft.wire.v1.IdentitySection.hosts:type_name -> weft.wire.v1.PeerHost
-	41, // 57: weft.wire.v1.IdentitySection.bearers:type_name -> weft.wire.v1.Bearer
-	46, // 58: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
-	47, // 59: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
-	35, // 60: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
-	0,  // 61: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
-	2,  // 62: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
-	4,  // 63: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
-	1,  // 64: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
-	3,  // 65: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
-	5,  // 66: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
-	64, // [64:67] is the sub-list for method output_type
-	61, // [61:64] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	49, // 8: weft.wire.v1.AgentMessage.flows:type_name -> weft.wire.v1.FlowBatch
+	7,  // 9: weft.wire.v1.ControllerMessage.welcome:type_name -> weft.wire.v1.Welcome
+	14, // 10: weft.wire.v1.ControllerMessage.section:type_name -> weft.wire.v1.Section
+	8,  // 11: weft.wire.v1.ControllerMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
+	52, // 12: weft.wire.v1.ControllerMessage.flows:type_name -> weft.wire.v1.FlowAck
+	15, // 13: weft.wire.v1.Hello.sections:type_name -> weft.wire.v1.SectionStatus
+	9,  // 14: weft.wire.v1.HostFacts.interfaces:type_name -> weft.wire.v1.Interface
+	53, // 15: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
+	54, // 16: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
+	11, // 17: weft.wire.v1.HostFacts.conditions:type_name -> weft.wire.v1.Condition
+	55, // 18: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
+	12, // 19: weft.wire.v1.WorkloadUpdate.upserts:type_name -> weft.wire.v1.Workload
+	20, // 20: weft.wire.v1.Section.capture:type_name -> weft.wire.v1.CaptureSection
+	23, // 21: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
+	18, // 22: weft.wire.v1.Section.transport:type_name -> weft.wire.v1.TransportSection
+	30, // 23: weft.wire.v1.Section.policy:type_name -> weft.wire.v1.PolicySection
+	39, // 24: weft.wire.v1.Section.identity:type_name -> weft.wire.v1.IdentitySection
+	48, // 25: weft.wire.v1.Section.flow:type_name -> weft.wire.v1.FlowSection
+	16, // 26: weft.wire.v1.SectionStatus.items:type_name -> weft.wire.v1.ItemStatus
+	19, // 27: weft.wire.v1.TransportSection.relays:type_name -> weft.wire.v1.RelayEndpoint
+	21, // 28: weft.wire.v1.CaptureSection.lines:type_name -> weft.wire.v1.CaptureLine
+	17, // 29: weft.wire.v1.CaptureLine.tool:type_name -> weft.wire.v1.Peer
+	22, // 30: weft.wire.v1.CaptureLine.filter_ethernet:type_name -> weft.wire.v1.BPFInstruction
+	22, // 31: weft.wire.v1.CaptureLine.filter_raw:type_name -> weft.wire.v1.BPFInstruction
+	24, // 32: weft.wire.v1.DeliverSection.lines:type_name -> weft.wire.v1.DeliverLine
+	17, // 33: weft.wire.v1.DeliverLine.sources:type_name -> weft.wire.v1.Peer
+	25, // 34: weft.wire.v1.Ledger.seen:type_name -> weft.wire.v1.Count
+	25, // 35: weft.wire.v1.Ledger.filtered:type_name -> weft.wire.v1.Count
+	25, // 36: weft.wire.v1.Ledger.sampled:type_name -> weft.wire.v1.Count
+	25, // 37: weft.wire.v1.Ledger.deduplicated:type_name -> weft.wire.v1.Count
+	25, // 38: weft.wire.v1.Ledger.shed:type_name -> weft.wire.v1.Count
+	25, // 39: weft.wire.v1.Ledger.ring_dropped:type_name -> weft.wire.v1.Count
+	25, // 40: weft.wire.v1.Ledger.path_dropped:type_name -> weft.wire.v1.Count
+	25, // 41: weft.wire.v1.Ledger.delivered:type_name -> weft.wire.v1.Count
+	25, // 42: weft.wire.v1.Ledger.in_flight:type_name -> weft.wire.v1.Count
+	26, // 43: weft.wire.v1.LineStatus.ledger:type_name -> weft.wire.v1.Ledger
+	27, // 44: weft.wire.v1.LineReport.lines:type_name -> weft.wire.v1.LineStatus
+	31, // 45: weft.wire.v1.PolicySection.rulesets:type_name -> weft.wire.v1.Ruleset
+	32, // 46: weft.wire.v1.Ruleset.ingress:type_name -> weft.wire.v1.PolicyTable
+	32, // 47: weft.wire.v1.Ruleset.egress:type_name -> weft.wire.v1.PolicyTable
+	33, // 48: weft.wire.v1.PolicyTable.rules:type_name -> weft.wire.v1.PolicyRule
+	34, // 49: weft.wire.v1.PolicyTable.defaults:type_name -> weft.wire.v1.PolicyDefault
+	35, // 50: weft.wire.v1.PolicyRule.processes:type_name -> weft.wire.v1.PolicyProcess
+	36, // 51: weft.wire.v1.PolicyRule.peers:type_name -> weft.wire.v1.PolicyPeer
+	38, // 52: weft.wire.v1.PolicyRule.ports:type_name -> weft.wire.v1.PolicyPort
+	35, // 53: weft.wire.v1.PolicyDefault.processes:type_name -> weft.wire.v1.PolicyProcess
+	37, // 54: weft.wire.v1.PolicyPeer.blocks:type_name -> weft.wire.v1.PolicyBlock
+	35, // 55: weft.wire.v1.PolicyPeer.processes:type_name -> weft.wire.v1.PolicyProcess
+	42, // 56: weft.wire.v1.IdentitySection.subjects:type_name -> weft.wire.v1.PolicySubject
+	43, // 57: weft.wire.v1.IdentitySection.selectors:type_name -> weft.wire.v1.SelectorMembers
+	44, // 58: weft.wire.v1.IdentitySection.addresses:type_name -> weft.wire.v1.AddressIdentity
+	40, // 59: weft.wire.v1.IdentitySection.hosts:type_name -> weft.wire.v1.PeerHost
+	41, // 60: weft.wire.v1.IdentitySection.bearers:type_name -> weft.wire.v1.Bearer
+	46, // 61: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
+	47, // 62: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
+	35, // 63: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
+	50, // 64: weft.wire.v1.FlowBatch.processes:type_name -> weft.wire.v1.FlowProcess
+	51, // 65: weft.wire.v1.FlowBatch.translations:type_name -> weft.wire.v1.FlowAddress
+	0,  // 66: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
+	2,  // 67: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
+	4,  // 68: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
+	1,  // 69: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
+	3,  // 70: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
+	5,  // 71: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
+	69, // [69:72] is the sub-list for method output_type
+	66, // [66:69] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_wire_agent_proto_init() }
@@ -4177,11 +4799,13 @@ func file_wire_agent_proto_init() {
 		(*AgentMessage_Heartbeat)(nil),
 		(*AgentMessage_Relay)(nil),
 		(*AgentMessage_Policy)(nil),
+		(*AgentMessage_Flows)(nil),
 	}
 	file_wire_agent_proto_msgTypes[5].OneofWrappers = []any{
 		(*ControllerMessage_Welcome)(nil),
 		(*ControllerMessage_Section)(nil),
 		(*ControllerMessage_Heartbeat)(nil),
+		(*ControllerMessage_Flows)(nil),
 	}
 	file_wire_agent_proto_msgTypes[14].OneofWrappers = []any{
 		(*Section_Capture)(nil),
@@ -4189,6 +4813,7 @@ func file_wire_agent_proto_init() {
 		(*Section_Transport)(nil),
 		(*Section_Policy)(nil),
 		(*Section_Identity)(nil),
+		(*Section_Flow)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4196,7 +4821,7 @@ func file_wire_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_agent_proto_rawDesc), len(file_wire_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   51,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

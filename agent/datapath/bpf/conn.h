@@ -120,7 +120,7 @@ __attribute__((unused)) static __noinline int know_peer(void *ctx, const struct 
 		return 0;
 	__u32 slot = local_peer(ctx, k, c);
 	struct slot *peer = slot ? bpf_map_lookup_elem(&slots, &slot) : 0;
-	if (peer) {
+	if (peer && peer->identity) { // one without is only metered: it is who its address says
 		c->peer_identity = peer->identity;
 		c->peer_by = BY_SOCKET;
 		c->peer_entities &= ~ENT_SELF;

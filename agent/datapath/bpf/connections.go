@@ -79,21 +79,46 @@ func bootTime() (time.Duration, error) {
 func (c clock) at(boot uint64) time.Time { return c.wall.Add(time.Duration(boot) - c.boot) }
 
 // Connections visits the table, then those turned down. A line that has ended is
-// visited with its last figures and taken out of the table.
+// visited as such, and taken out at the beginning of the next visit: whoever
+// keeps what it said can have done so by then.
 func (d *Driver) Connections(visit func(*datapath.Connection) bool) error {
+	d.visiting.Lock()
+	defer d.visiting.Unlock()
 	now, err := bootTime()
 	if err != nil {
 		return err
 	}
-	for _, m := range []*ebpf.Map{d.objects.Conns, d.objects.Denied} {
-		if done, err := d.visitMap(m, now, visit); err != nil || done {
+	for i, m := range []*ebpf.Map{d.objects.Conns, d.objects.Denied} {
+		if err := d.forget(m, d.ending[i], now); err != nil {
+			return err
+		}
+		d.ending[i] = d.ending[i][:0]
+		if done, err := d.visitMap(m, now, i == 1, &d.ending[i], visit); err != nil || done {
 			return err
 		}
 	}
 	return nil
 }
 
-func (d *Driver) visitMap(m *ebpf.Map, now time.Duration, visit func(*datapath.Connection) bool) (done bool, err error) {
+// forget takes lines out that have ended, unless one has begun anew or goes on.
+func (d *Driver) forget(m *ebpf.Map, keys []policyConnKey, now time.Duration) error {
+	for i := range keys {
+		k := &keys[i]
+		var c policyConn
+		if err := m.Lookup(k, &c); err != nil || !ended(k, &c, now-time.Duration(c.LastNs)) {
+			continue
+		}
+		if err := m.LookupAndDelete(k, &c); err != nil {
+			continue
+		}
+		if err := d.retire(&c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Driver) visitMap(m *ebpf.Map, now time.Duration, refused bool, ending *[]policyConnKey, visit func(*datapath.Connection) bool) (done bool, err error) {
 	var cursor ebpf.MapBatchCursor
 	keys, values := make([]policyConnKey, 4096), make([]policyConn, 4096)
 	var out datapath.Connection
@@ -105,15 +130,11 @@ func (d *Driver) visitMap(m *ebpf.Map, now time.Duration, visit func(*datapath.C
 		}
 		for i := range n {
 			k, c := &keys[i], &values[i]
-			if ended(k, c, now-time.Duration(c.LastNs)) {
-				if err := m.LookupAndDelete(k, c); err != nil {
-					continue // gone, or begun anew
-				}
-				if err := d.retire(c); err != nil {
-					return false, err
-				}
-			}
 			d.describe(k, c, &out)
+			out.Refused = refused
+			if out.Ended = ended(k, c, now-time.Duration(c.LastNs)); out.Ended {
+				*ending = append(*ending, *k)
+			}
 			if !visit(&out) {
 				return true, nil
 			}
@@ -144,7 +165,7 @@ func (d *Driver) describe(k *policyConnKey, c *policyConn, out *datapath.Connect
 		PeerEntities: policy.EntitySet(c.PeerEntities << entityShift), Direction: policy.Direction(c.Direction), Action: action(c.Action),
 		Rule: policy.RuleID(c.Rule), Revision: c.Revision, Port: port(c.PolicyPort),
 		Process: datapath.Process{PID: c.Process.Pid, UID: c.Process.Uid, Exe: exe, Comm: text(c.Process.Comm[:])},
-		First:   d.clock.at(c.FirstNs), Last: d.clock.at(c.LastNs),
+		First:   d.clock.at(c.FirstNs), Last: d.clock.at(c.LastNs), Began: c.FirstNs,
 		Sent:     datapath.Count{Packets: c.SentPackets, Bytes: c.SentBytes},
 		Received: datapath.Count{Packets: c.ReceivedPackets, Bytes: c.ReceivedBytes},
 		RTT:      time.Duration(c.RttUs) * time.Microsecond, Retransmits: c.Retransmits,

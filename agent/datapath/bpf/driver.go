@@ -85,6 +85,9 @@ type Driver struct {
 	// addressBook is the number of the book of addresses in force.
 	addressBook uint32
 
+	visiting sync.Mutex         // one at a time reads the connection table
+	ending   [2][]policyConnKey // lines of conns and denied that were last visited as ended
+
 	mu        sync.Mutex
 	workloads map[uint32]string // by slot, also of those that are gone
 	paths     map[uint32]string
@@ -170,7 +173,10 @@ func (d *Driver) place(x *datapath.Subject, enc *encoder, want *wanted) error {
 		d.lastSlot++
 		n = d.lastSlot
 	}
-	want.cgroups[c.id], want.slots[n], want.badges[c.id] = n, slot, slot.Identity
+	want.cgroups[c.id], want.slots[n] = n, slot
+	if slot.Identity != 0 {
+		want.badges[c.id] = slot.Identity
+	}
 	d.mu.Lock()
 	d.workloads[n] = x.Workload
 	d.mu.Unlock()

@@ -36,6 +36,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #define PORT_STATED6 4
 #define PORT_AGENT 8	// a machine of the fleet itself, which says its own addresses
 #define PORT_OBSERVED 16 // nothing is turned down but by a rule
+#define PORT_METERED 32 // nothing is turned down at all
 struct guest_port {
 	__u32 slot;
 	__u32 flags; // PORT_…
@@ -185,7 +186,8 @@ static __noinline int at_home(const struct visit *v, const __u8 *address, __u32 
 // turned_away counts what a guest may not send. It returns 1 to let it pass.
 static __always_inline int turned_away(const struct visit *v, __u64 trouble)
 {
-	count_guest_trouble(trouble);
+	if (!(v->flags & PORT_METERED))
+		count_guest_trouble(trouble);
 	return !!(v->flags & PORT_OBSERVED);
 }
 #define TURNED_AWAY(v, what) turned_away(v, __builtin_offsetof(struct guest_trouble, what))
@@ -284,7 +286,7 @@ static __noinline int know_other(struct __sk_buff *skb, const struct visit *v, c
 		return 0;
 	__u32 slot = port->slot;
 	struct slot *peer = bpf_map_lookup_elem(&slots, &slot);
-	if (!peer)
+	if (!peer || !peer->identity) // one without is only metered
 		return 0;
 	c->peer_identity = peer->identity;
 	c->peer_by = BY_PORT;
@@ -418,7 +420,7 @@ static __noinline int afresh(struct __sk_buff *skb, const struct conn_key *k, __
 	x->peer_by = x->peer_host = 0;
 	peer_by_address(k, own, x);
 	struct slot *peer = port ? bpf_map_lookup_elem(&slots, &port) : 0;
-	if (peer) {
+	if (peer && peer->identity) {
 		x->peer_identity = peer->identity;
 		x->peer_by = BY_PORT;
 		x->peer_host = port;
@@ -602,12 +604,12 @@ static __always_inline int handle(struct __sk_buff *skb, int egress)
 	struct visit *v = take_visit();
 	if (!v) {
 		TROUBLE(no_frame);
-		return FRAME_DROP;
+		return port->flags & PORT_METERED ? FRAME_NEXT : FRAME_DROP;
 	}
 	v->slot = port->slot;
 	v->flags = port->flags;
 	v->egress = egress;
-	int pass = passes(skb, v);
+	int pass = passes(skb, v) || v->flags & PORT_METERED;
 	__sync_lock_test_and_set(&v->busy, 0);
 	return pass ? FRAME_NEXT : FRAME_DROP;
 }

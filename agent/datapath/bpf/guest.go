@@ -27,6 +27,7 @@ const (
 	portStated6  = 4
 	portAgent    = 8
 	portObserved = 16
+	portMetered  = 32
 )
 
 // guestPorts judges at guests' ports.
@@ -136,6 +137,9 @@ func (d *Driver) placeGuest(x *datapath.Subject, enc *encoder, want *wanted) err
 	}
 	if x.Ruleset.Mode != model.ModeSelective && x.Ruleset.Mode != model.ModeEnforce {
 		flags |= portObserved
+	}
+	if x.Identity == 0 {
+		flags = portForwards | portObserved | portMetered // no policy is about it
 	}
 	for _, a := range x.Addresses {
 		want.guests.homes[homeKey(n, a)] = 1
@@ -320,7 +324,7 @@ func (d *Driver) guestsUnjudged(s *datapath.State) error {
 	}
 	var names []string
 	for i := range s.Subjects {
-		if s.Subjects[i].Kind == model.WorkloadGuest {
+		if s.Subjects[i].Kind == model.WorkloadGuest && s.Subjects[i].Identity != 0 {
 			names = append(names, s.Subjects[i].Workload)
 		}
 	}

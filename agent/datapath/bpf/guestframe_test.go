@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -316,6 +317,23 @@ func TestGuestFrames(t *testing.T) {
 		return serialize(t, eth(a, b, 0x88b5), append(m, make([]byte, 50)...))
 	})
 
+	mode = model.ModeObserve
+	before, err := d.Troubles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	apply(func(s *datapath.State) {
+		for i := range s.Subjects {
+			if s.Subjects[i].Kind == model.WorkloadGuest {
+				s.Subjects[i].Identity = 0
+			}
+		}
+	}, "  subject: {selector: \"app=nobody\"}\n  ingress: []")
+	check("metered: from another's address", a, b, true, 0, datagram(s.Endpoint("c2").IPv4, 53))
+	check("metered: two VLAN tags", a, b, true, 0, func(m gopacket.Payload) []byte {
+		n := ip4(a.v4, b.v4, layers.IPProtocolUDP)
+		return serialize(t, eth(a, b, layers.EthernetTypeQinQ), &layers.Dot1Q{VLANIdentifier: 8, Type: layers.EthernetTypeDot1Q}, &layers.Dot1Q{VLANIdentifier: 9, Type: layers.EthernetTypeIPv4}, n, udp(n, 53), m)
+	})
 	troubles, err := d.Troubles()
 	if err != nil {
 		t.Fatal(err)
@@ -327,6 +345,9 @@ func TestGuestFrames(t *testing.T) {
 		}
 	}
 	t.Log(said)
+	if !maps.Equal(before, troubles) {
+		t.Errorf("of guests that are only metered it says %v more than %v", troubles, before)
+	}
 
 	// A port that has gone is nobody's, and nothing to repair.
 	a.file.Close()

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+
+	"weft/agent/flow"
+)
+
+// removeKernelObjects takes away all that the agent has put into the kernel,
+// with no agent running: taps, policy, the account of flows.
+func removeKernelObjects(_ context.Context, c config) error {
+	silent := func(string) *slog.Logger { return slog.New(slog.DiscardHandler) }
+	l, err := newLines(c, nil, silent)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(l.taps.Remove(), l.landing.Remove(), flow.Remove(flowPins(c)))
+	for _, d := range drivers(c, cgroupRoot(c), silent("datapath")) {
+		if !d.Left() {
+			continue
+		}
+		driver, openErr := d.Open()
+		if openErr != nil {
+			err = errors.Join(err, openErr)
+			continue
+		}
+		err = errors.Join(err, driver.Remove())
+	}
+	if _, there := os.Stat(c.BPFDir); there == nil && err == nil {
+		os.Remove(c.BPFDir) // stays where it is a mount of its own
+	}
+	return err
+}

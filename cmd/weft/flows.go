@@ -1,0 +1,291 @@
+package main
+
+import (
+	"cmp"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"weft/cmd/weft/show"
+	"weft/controller/api/client"
+	"weft/controller/flowstore"
+	"weft/model"
+)
+
+// flowFlags are the flags of `weft flows`.
+type flowFlags struct {
+	filter client.FlowFilter
+	output string
+	follow bool
+}
+
+func newFlowsCommand(o *options) *cobra.Command {
+	var f flowFlags
+	c := &cobra.Command{
+		Use:   "flows",
+		Short: "Show who talks to whom, by which process, and how much",
+		Long: `Show who talks to whom, by which process, and how much.
+
+Without --group-by each line is what one end reported of a connection, the
+newest first. With it connections are summed up, each once, whichever ends have
+an agent.
+
+--where narrows by fields and by labels of an end, in the words of selectors:
+client, server, client-address, client-port, server-address, port, protocol,
+process, user, command, pid, name, action, rule, host, reporter (client or
+server), client.LABEL, server.LABEL. -l asks for labels of either end.`,
+		Example: `  weft flows -f
+  weft flows -l app=orders --since 15m
+  weft flows --group-by app,port --top 10
+  weft flows --group-by client,process,server --where 'server.role=db,port=5432'
+  weft flows --group-by name --order connections -o json`,
+		Args: exactly(0, "no arguments but flags"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(f.output, "table", "json", "csv"); err != nil {
+				return err
+			}
+			var err error
+			for _, text := range []*string{&f.filter.Since, &f.filter.Until} {
+				if *text, err = hours(*text); err != nil {
+					return err
+				}
+			}
+			cl, err := o.connect()
+			if err != nil {
+				return err
+			}
+			if f.filter.By != "" {
+				if f.follow {
+					return usage(errors.New("--follow shows flows as they come, and --group-by sums; take one of them"))
+				}
+				return f.sums(cmd, cl)
+			}
+			return f.list(cmd, cl)
+		},
+	}
+	flags := c.Flags()
+	flags.StringVar(&f.filter.Since, "since", "1h", "reported so long ago or later, as 15m, 24h or 7d")
+	flags.StringVar(&f.filter.Until, "until", "", "reported so long ago or earlier")
+	flags.StringVarP(&f.filter.Selector, "selector", "l", "", "label selector that an end matches")
+	flags.StringVar(&f.filter.Where, "where", "", "only flows whose fields fulfil this, as 'port=443,client.app in (web,api)'")
+	flags.StringVar(&f.filter.By, "group-by", "", "sum up by fields or labels, as app,port,process")
+	flags.StringVar(&f.filter.Order, "order", "bytes", "what sums are sorted by: bytes, packets or connections")
+	flags.IntVar(&f.filter.Limit, "top", 20, "how many lines")
+	flags.BoolVarP(&f.follow, "follow", "f", false, "go on with flows as they come")
+	flags.StringVarP(&f.output, "output", "o", "table", "table|json|csv")
+	words := func(list []string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return list, cobra.ShellCompDirectiveNoFileComp
+		}
+	}
+	for name, list := range map[string][]string{"group-by": flowstore.Fields(), "order": flowstore.Orders(), "output": {"table", "json", "csv"}} {
+		if err := c.RegisterFlagCompletionFunc(name, words(list)); err != nil {
+			panic(err) // a flag of that name is above
+		}
+	}
+	return c
+}
+
+func warnLost(cmd *cobra.Command, lost uint64) {
+	if lost > 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "warning: agents could not keep %d records of flows while the controller was away\n", lost)
+	}
+}
+
+func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
+	list, err := cl.FlowSums(cmd.Context(), f.filter)
+	if err != nil {
+		return explainProblem(err)
+	}
+	warnLost(cmd, list.Lost)
+	switch f.output {
+	case "json":
+		return show.JSON(cmd.OutOrStdout(), list.Items)
+	case "csv":
+		w := csv.NewWriter(cmd.OutOrStdout())
+		header := append(append([]string{}, list.By...), "connections", "sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits")
+		if err := w.Write(header); err != nil {
+			return err
+		}
+		for _, x := range list.Items {
+			var row []string
+			for _, k := range list.By {
+				row = append(row, x.Key[k])
+			}
+			for _, n := range []uint64{x.Connections, x.Sent.Packets, x.Sent.Bytes, x.Received.Packets, x.Received.Bytes, uint64(x.RTT.Microseconds()), x.Retransmits} {
+				row = append(row, strconv.FormatUint(n, 10))
+			}
+			if err := w.Write(row); err != nil {
+				return err
+			}
+		}
+		w.Flush()
+		return w.Error()
+	}
+	if len(list.Items) == 0 {
+		fmt.Fprintln(cmd.ErrOrStderr(), "no flows")
+		return nil
+	}
+	t := show.Table{}
+	for _, k := range list.By {
+		t.Columns = append(t.Columns, show.Column{Title: strings.ToUpper(k), Flexible: true})
+	}
+	t.Columns = append(t.Columns, show.Column{Title: "CONNS"}, show.Column{Title: "SENT"}, show.Column{Title: "RECEIVED"}, show.Column{Title: "RTT"}, show.Column{Title: "RETRANS"})
+	t.Width, _ = screen(cmd)
+	for _, x := range list.Items {
+		var row []string
+		for _, k := range list.By {
+			value := x.Key[k]
+			if k == "process" {
+				value = baseName(value)
+			}
+			row = append(row, value)
+		}
+		t.Row(append(row, show.Number(x.Connections), show.Bytes(x.Sent.Bytes), show.Bytes(x.Received.Bytes), rttText(x.RTT), show.Number(x.Retransmits))...)
+	}
+	return t.Flush(cmd.OutOrStdout())
+}
+
+// followEvery is how often flows are asked for that have come since.
+const followEvery = time.Second
+
+func (f *flowFlags) list(cmd *cobra.Command, cl *client.Client) error {
+	list, err := cl.Flows(cmd.Context(), f.filter)
+	if err != nil {
+		return explainProblem(err)
+	}
+	warnLost(cmd, list.Lost)
+	if len(list.Items) == 0 && !f.follow {
+		fmt.Fprintln(cmd.ErrOrStderr(), "no flows")
+		return nil
+	}
+	first, t := true, &show.Table{Columns: []show.Column{{Title: "LAST"}, {Title: "CLIENT", Flexible: true}, {Title: "SERVER", Flexible: true}, {Title: "SERVICE"}, {Title: "PROCESS", Flexible: true}, {Title: "SENT"}, {Title: "RECEIVED"}, {Title: "ACTION"}}}
+	t.Width, _ = screen(cmd)
+	print := func(items []flowstore.Flow) error {
+		defer func() { first = false }()
+		return f.print(cmd, t, items, first)
+	}
+	if !f.follow {
+		return print(list.Items)
+	}
+	for i, j := 0, len(list.Items)-1; i < j; i, j = i+1, j-1 { // a tail reads downwards
+		list.Items[i], list.Items[j] = list.Items[j], list.Items[i]
+	}
+	ask := f.filter
+	ask.Limit = 10_000
+	for after := list.After; ; {
+		if err := print(list.Items); err != nil {
+			return err
+		}
+		select {
+		case <-cmd.Context().Done():
+			return nil
+		case <-time.After(followEvery):
+		}
+		if ask.After = after; after == 0 {
+			ask.After = 1
+		}
+		if list, err = cl.Flows(cmd.Context(), ask); err != nil {
+			if cmd.Context().Err() != nil {
+				return nil
+			}
+			return explainProblem(err)
+		}
+		after = max(after, list.After)
+	}
+}
+
+// print writes some flows; first says that none were before.
+func (f *flowFlags) print(cmd *cobra.Command, t *show.Table, items []flowstore.Flow, first bool) error {
+	out := cmd.OutOrStdout()
+	switch f.output {
+	case "json":
+		if !f.follow {
+			return show.JSON(out, items)
+		}
+		enc := json.NewEncoder(out) // a line each
+		for i := range items {
+			if err := enc.Encode(&items[i]); err != nil {
+				return fmt.Errorf("write a flow: %w", err)
+			}
+		}
+		return nil
+	case "csv":
+		return writeFlowsCSV(out, items, first)
+	}
+	if len(items) == 0 {
+		return nil
+	}
+	for i := range items {
+		x := &items[i]
+		process := cmp.Or(baseName(x.Process), x.Command)
+		if x.AtServer && process != "" {
+			process = "<- " + process
+		}
+		t.Row(x.Last.Local().Format("15:04:05"), endName(&x.Client, ""), endName(&x.Server, x.Name), flowService(x), process, show.Bytes(x.Sent.Bytes), show.Bytes(x.Received.Bytes), string(x.Action))
+	}
+	return t.Flush(out)
+}
+
+// baseName is the last part of a path.
+func baseName(file string) string {
+	if file == "" {
+		return ""
+	}
+	return path.Base(file)
+}
+
+func endName(e *flowstore.End, name string) string {
+	return cmp.Or(e.Workload, name, e.Address.String())
+}
+
+func flowService(x *flowstore.Flow) string {
+	names := map[uint8]string{1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
+	name := cmp.Or(names[x.Protocol], strconv.Itoa(int(x.Protocol)))
+	if model.HasPorts(x.Protocol) {
+		name += "/" + strconv.Itoa(int(x.Server.Port))
+	}
+	return name
+}
+
+func rttText(d time.Duration) string {
+	if d == 0 {
+		return "-"
+	}
+	return d.Round(10 * time.Microsecond).String()
+}
+
+func writeFlowsCSV(out io.Writer, items []flowstore.Flow, header bool) error {
+	w := csv.NewWriter(out)
+	if header {
+		if err := w.Write([]string{"id", "time", "first", "last", "host", "reporter", "counted", "client", "client_address", "server", "server_address", "protocol", "process", "pid", "user", "name", "action", "rule", "new", "ended",
+			"sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits"}); err != nil {
+			return err
+		}
+	}
+	for i := range items {
+		x := &items[i]
+		reporter := "client"
+		if x.AtServer {
+			reporter = "server"
+		}
+		number := func(n uint64) string { return strconv.FormatUint(n, 10) }
+		address := func(e flowstore.End) string { return net.JoinHostPort(e.Address.String(), number(uint64(e.Port))) }
+		if err := w.Write([]string{number(x.ID), x.Time.Format(time.RFC3339Nano), x.First.Format(time.RFC3339Nano), x.Last.Format(time.RFC3339Nano), x.Host, reporter, strconv.FormatBool(x.Counted),
+			x.Client.Workload, address(x.Client), x.Server.Workload, address(x.Server), number(uint64(x.Protocol)), x.Process, number(uint64(x.PID)), x.User, x.Name, string(x.Action), number(x.Rule), strconv.FormatBool(x.New), strconv.FormatBool(x.Ended),
+			number(x.Sent.Packets), number(x.Sent.Bytes), number(x.Received.Packets), number(x.Received.Bytes), number(uint64(x.RTT.Microseconds())), number(uint64(x.Retransmits))}); err != nil {
+			return err
+		}
+	}
+	w.Flush()
+	return w.Error()
+}

@@ -1,0 +1,50 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"weft/controller/api"
+)
+
+// FlowFilter says which flows are wanted.
+type FlowFilter struct {
+	Since, Until    string // durations
+	Where, Selector string
+	After, Before   uint64 // of Flows alone
+	By, Order       string // of FlowSums alone
+	Limit           int
+}
+
+func (f FlowFilter) query() url.Values {
+	q := url.Values{}
+	for k, v := range map[string]string{"since": f.Since, "until": f.Until, "where": f.Where, "labelSelector": f.Selector, "by": f.By, "order": f.Order} {
+		if v != "" {
+			q.Set(k, v)
+		}
+	}
+	for k, v := range map[string]uint64{"after": f.After, "before": f.Before, "limit": uint64(f.Limit)} {
+		if v > 0 {
+			q.Set(k, strconv.FormatUint(v, 10))
+		}
+	}
+	return q
+}
+
+// Flows returns a page of flows.
+func (c *Client) Flows(ctx context.Context, f FlowFilter) (*api.FlowList, error) {
+	f.By, f.Order = "", ""
+	var out api.FlowList
+	_, err := c.do(ctx, http.MethodGet, "/api/v1/flows", f.query(), nil, &out)
+	return &out, err
+}
+
+// FlowSums returns sums over flows.
+func (c *Client) FlowSums(ctx context.Context, f FlowFilter) (*api.FlowSums, error) {
+	f.After, f.Before = 0, 0
+	var out api.FlowSums
+	_, err := c.do(ctx, http.MethodGet, "/api/v1/flows/sums", f.query(), nil, &out)
+	return &out, err
+}

@@ -1,0 +1,152 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"weft/controller/flowstore"
+	"weft/model"
+)
+
+// FlowList is a page of flows.
+type FlowList struct {
+	Items []flowstore.Flow `json:"items" nullable:"false"`
+	// After asks for what has come since, Before for the page of older ones.
+	After  uint64 `json:"after,omitempty" doc:"Ask with after=this for newer flows."`
+	Before uint64 `json:"before,omitempty" doc:"Ask with before=this for older flows."`
+	// Lost is how many records agents could not keep, while the controller was away
+	// for long.
+	Lost uint64 `json:"lost"`
+}
+
+// FlowSums is sums over flows.
+type FlowSums struct {
+	// By are the fields that the rows' keys have.
+	By    []string        `json:"by" nullable:"false"`
+	Items []flowstore.Sum `json:"items" nullable:"false"`
+	Lost  uint64          `json:"lost"`
+}
+
+// FlowFilter says which flows are asked about.
+type FlowFilter struct {
+	Since    string `query:"since" doc:"Reported so long ago or later, as 1h; 1h unless given."`
+	Until    string `query:"until" doc:"Reported so long ago or earlier."`
+	Where    string `query:"where" doc:"Only flows whose fields fulfil this, in the words of selectors." example:"port=5432,client.app in (web,api)"`
+	Selector string `query:"labelSelector" doc:"Only flows of which an end has labels that fulfil this."`
+}
+
+type flowsInput struct {
+	FlowFilter
+	After  uint64 `query:"after"`
+	Before uint64 `query:"before"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"10000" default:"100"`
+}
+
+type flowSumsInput struct {
+	FlowFilter
+	By    string `query:"by" doc:"Fields that rows differ in, or labels: KEY is client.KEY and server.KEY." example:"client.app,server.app,port"`
+	Order string `query:"order" enum:"bytes,packets,connections" default:"bytes"`
+	Limit int    `query:"limit" minimum:"1" maximum:"10000" default:"100"`
+}
+
+// askWithin bounds the time of one question.
+const askWithin = 30 * time.Second
+
+func (a *API) registerFlows() {
+	handle(a, huma.Operation{OperationID: "listFlows", Method: http.MethodGet, Path: "/api/v1/flows", Tags: []string{"Flows"}, Summary: "What connections did, as each end reports it; the newest first"},
+		func(ctx context.Context, in *flowsInput) (*output[FlowList], error) {
+			q, err := a.flowQuery(&in.FlowFilter)
+			if err != nil {
+				return nil, err
+			}
+			q.Limit = in.Limit
+			ctx, cancel := context.WithTimeout(ctx, askWithin)
+			defer cancel()
+			items, next, err := a.flows.List(ctx, q, flowstore.Cursor{After: in.After, Before: in.Before})
+			if err != nil {
+				return nil, flowProblem(ctx, err)
+			}
+			out := FlowList{Items: items, After: next.After, Before: next.Before, Lost: a.flows.Lost()}
+			if in.After == 0 && len(items) > 0 {
+				out.After = max(items[0].ID, items[len(items)-1].ID)
+			}
+			return &output[FlowList]{out}, nil
+		})
+	handle(a, huma.Operation{OperationID: "sumFlows", Method: http.MethodGet, Path: "/api/v1/flows/sums", Tags: []string{"Flows"}, Summary: "Sums over flows: each connection once"},
+		func(ctx context.Context, in *flowSumsInput) (*output[FlowSums], error) {
+			q, err := a.flowQuery(&in.FlowFilter)
+			if err != nil {
+				return nil, err
+			}
+			q.By, q.Order, q.Limit = flowFields(in.By), in.Order, in.Limit
+			ctx, cancel := context.WithTimeout(ctx, askWithin)
+			defer cancel()
+			items, err := a.flows.Sums(ctx, q)
+			if err != nil {
+				return nil, flowProblem(ctx, err)
+			}
+			return &output[FlowSums]{FlowSums{By: q.By, Items: items, Lost: a.flows.Lost()}}, nil
+		})
+}
+
+func flowProblem(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return problem(http.StatusUnprocessableEntity, "the answer took longer than %s; ask about a shorter time", askWithin)
+	}
+	return problem(http.StatusUnprocessableEntity, "%v", err)
+}
+
+// flowFields reads what rows are to differ in. A label without its end is those
+// of both.
+func flowFields(text string) []string {
+	out := []string{}
+	for _, f := range strings.Split(text, ",") {
+		f = strings.TrimSpace(f)
+		switch {
+		case f == "":
+		case slices.Contains(flowstore.Fields(), f) || strings.HasPrefix(f, "client.") || strings.HasPrefix(f, "server."):
+			out = append(out, f)
+		default:
+			out = append(out, "client."+f, "server."+f)
+		}
+	}
+	return slices.Compact(out)
+}
+
+func (a *API) flowQuery(in *FlowFilter) (q flowstore.Query, err error) {
+	if a.flows == nil {
+		return q, problem(http.StatusNotFound, "this controller keeps no flows")
+	}
+	if in.Since == "" {
+		in.Since = "1h"
+	}
+	if q.Since, err = a.since(in.Since); err != nil {
+		return q, err
+	}
+	if in.Until != "" {
+		if q.Until, err = a.since(in.Until); err != nil {
+			return q, err
+		}
+	}
+	if q.Where, err = flowSelector(in.Where); err != nil {
+		return q, err
+	}
+	q.Labels, err = flowSelector(in.Selector)
+	return q, err
+}
+
+func flowSelector(text string) (model.Selector, error) {
+	if text == "" {
+		return model.Selector{}, nil
+	}
+	sel, err := model.ParseSelector(text)
+	if err != nil {
+		return sel, problem(http.StatusUnprocessableEntity, "%v", err)
+	}
+	return sel, nil
+}

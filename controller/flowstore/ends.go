@@ -1,0 +1,114 @@
+package flowstore
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"weft/controller/plan"
+	"weft/model"
+	"weft/wire/flowwire"
+)
+
+// Inventory is what is known of machines and what is on them.
+type Inventory interface {
+	Workloads() []*model.Workload
+	Interfaces() map[string][]model.Interface // by host name
+	// InventoryChanged is closed when either may be another.
+	InventoryChanged() <-chan struct{}
+}
+
+// readAgain is how often, at most, the inventory is read anew.
+const readAgain = time.Second
+
+// ends finds out whose the ends of connections are.
+type ends struct {
+	inventory Inventory
+
+	mu        sync.Mutex
+	changed   <-chan struct{}
+	read      time.Time
+	byUID     map[string]*model.Workload
+	directory *plan.Directory
+}
+
+// refresh reads the inventory where it has changed; urgent does not wait for its
+// time. The lock is held.
+func (e *ends) refresh(urgent bool) {
+	if e.directory != nil {
+		select {
+		case <-e.changed:
+		default:
+			return
+		}
+		if !urgent && time.Since(e.read) < readAgain {
+			return
+		}
+	}
+	e.changed = e.inventory.InventoryChanged() // before reading, so that no change falls between
+	list := e.inventory.Workloads()
+	e.byUID = make(map[string]*model.Workload, len(list))
+	for _, w := range list {
+		e.byUID[w.Metadata.UID] = w
+	}
+	e.directory = plan.NewDirectory(list, e.inventory.Interfaces())
+	e.read = time.Now()
+}
+
+// reporter is a host whose records are read.
+type reporter struct {
+	host, uid string
+	byUID     map[string]*model.Workload
+	directory *plan.Directory
+}
+
+// of is the reporter of records. Those of a workload that has just come are of
+// one that the inventory may know already.
+func (e *ends) of(host, uid string, records []flowwire.Record) reporter {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.refresh(false)
+	for i := range records {
+		if e.byUID[plan.WorkloadUID(uid, records[i].Workload)] == nil {
+			e.refresh(true)
+			break
+		}
+	}
+	return reporter{host, uid, e.byUID, e.directory}
+}
+
+// flow reads a record of a host.
+func (r reporter) flow(x *flowwire.Record, reported time.Time) Flow {
+	own := End{Workload: r.host + ":" + x.Workload, Address: x.Local.Addr(), Port: x.Local.Port()}
+	if w := r.byUID[plan.WorkloadUID(r.uid, x.Workload)]; w != nil {
+		own.Workload, own.Labels = w.Metadata.Name, w.Metadata.Labels
+	}
+	remote := x.Remote
+	if x.Translated.IsValid() {
+		remote = x.Translated
+	}
+	peer, known := End{Address: remote.Addr(), Port: remote.Port()}, x.Peer != 0
+	if w := r.peer(&own, peer.Address, x); w != nil {
+		peer.Workload, peer.Labels, known = w.Metadata.Name, w.Metadata.Labels, true
+	}
+	f := Flow{
+		Time: reported, First: x.First, Last: x.Last, Host: r.host, AtServer: !x.Egress, Client: own, Server: peer, Protocol: x.Protocol,
+		Process: x.Process.Exe, PID: x.Process.PID, User: x.Process.User, Command: x.Process.Comm, Name: x.Name, Action: x.Action, Rule: uint64(x.Rule),
+		New: x.New, Ended: x.Ended, Sent: model.Count(x.Sent), Received: model.Count(x.Received), RTT: x.RTT, Retransmits: x.Retransmits,
+		Counted: x.Egress || !known,
+	}
+	if !x.Egress {
+		f.Client, f.Server = peer, own
+		f.Sent, f.Received = f.Received, f.Sent
+	}
+	return f
+}
+
+// peer is the workload at the other end, nil where it is none or cannot be told.
+func (r reporter) peer(own *End, a netip.Addr, x *flowwire.Record) *model.Workload {
+	if a.IsLoopback() || a == own.Address {
+		// Within one network namespace an address tells nobody apart.
+		return r.byUID[plan.WorkloadUID(r.uid, x.Workload)]
+	}
+	return r.directory.Find(r.host, a)
+}

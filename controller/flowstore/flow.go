@@ -1,0 +1,53 @@
+package flowstore
+
+import (
+	"net/netip"
+	"time"
+
+	"weft/model"
+)
+
+// Flow is what one end reports of a connection between two times.
+type Flow struct {
+	// ID grows with each flow that is kept.
+	ID       uint64    `json:"id"`
+	Time     time.Time `json:"time" doc:"When it was reported."`
+	First    time.Time `json:"first" doc:"When the connection began."`
+	Last     time.Time `json:"last" doc:"When its last packet was."`
+	Host     string    `json:"host" doc:"That reports."`
+	AtServer bool      `json:"atServer" doc:"What reports is the called end."`
+	Counted  bool      `json:"counted" doc:"Of the reports of both ends, the one that sums are made of."`
+	Client   End       `json:"client"`
+	Server   End       `json:"server"`
+	Protocol uint8     `json:"protocol"`
+	Process  string    `json:"process,omitempty" doc:"Path of the executable at the reporting end."`
+	PID      uint32    `json:"pid,omitempty"`
+	User     string    `json:"user,omitempty"`
+	Command  string    `json:"command,omitempty"`
+	Name     string    `json:"name,omitempty" doc:"By which the server was looked up."`
+
+	Action      model.Action  `json:"action"`
+	Rule        uint64        `json:"rule,string" doc:"That decided; 0 is the default."`
+	New         bool          `json:"new" doc:"The connection's first report from this end."`
+	Ended       bool          `json:"ended"`
+	Sent        model.Count   `json:"sent" doc:"By the client."`
+	Received    model.Count   `json:"received"`
+	RTT         time.Duration `json:"rttNanos" doc:"Smoothed round-trip time; 0 is not known."`
+	Retransmits uint32        `json:"retransmits"`
+}
+
+// End is one end of a connection.
+type End struct {
+	Workload string            `json:"workload,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Address  netip.Addr        `json:"address"`
+	Port     uint16            `json:"port"`
+}
+
+// Batch is flows that one host reported together.
+type Batch struct {
+	HostUID       string
+	Epoch, Number uint64
+	Lost          uint64 // records the host could not keep, of this epoch in total
+	Flows         []Flow
+}

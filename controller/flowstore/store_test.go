@@ -1,0 +1,186 @@
+package flowstore
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"weft/model"
+)
+
+var noon = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+
+func open(t *testing.T, dir string) *Store {
+	t.Helper()
+	s, err := Open(context.Background(), Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func flow(client, server string, port uint16, bytes uint64) Flow {
+	return Flow{
+		Time: noon, First: noon.Add(-time.Second), Last: noon.Add(-time.Millisecond), Host: client, Counted: true,
+		Client:   End{Workload: client, Labels: map[string]string{"app": client}, Address: netip.MustParseAddr("10.0.0.1"), Port: 40000},
+		Server:   End{Workload: server, Labels: map[string]string{"app": server, "env": "prod"}, Address: netip.MustParseAddr("10.0.0.2"), Port: port},
+		Protocol: 6, Process: "/usr/bin/" + client, PID: 7, User: "ann", Action: model.ActionAllow, Rule: 1<<63 + 1, New: true,
+		Sent: model.Count{Packets: 1, Bytes: bytes}, Received: model.Count{Packets: 2, Bytes: 2 * bytes}, RTT: 300 * time.Microsecond, Retransmits: 1,
+	}
+}
+
+func appendTo(t *testing.T, s *Store, batches ...Batch) {
+	t.Helper()
+	if err := s.Append(context.Background(), batches); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func sums(t *testing.T, s *Store, where string, q Query) []Sum {
+	t.Helper()
+	if where != "" {
+		var err error
+		if q.Where, err = model.ParseSelector(where); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := s.Sums(context.Background(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestSumsByFieldsAndLabels(t *testing.T) {
+	s := open(t, "")
+	twice := flow("web", "db", 5432, 1000)
+	twice.Counted, twice.AtServer, twice.Host = false, true, "db"
+	world := flow("web", "", 443, 10)
+	world.Server.Labels = nil
+	appendTo(t, s, Batch{HostUID: "u", Epoch: 1, Number: 1, Flows: []Flow{flow("web", "db", 5432, 1000), twice, flow("web", "db", 5432, 500), flow("api", "db", 5432, 1), world}})
+
+	got := sums(t, s, "", Query{By: []string{"client.app", "server.app", "port"}})
+	want := []Sum{
+		{Key: map[string]string{"client.app": "web", "server.app": "db", "port": "5432"}, Connections: 2, Sent: model.Count{Packets: 2, Bytes: 1500}, Received: model.Count{Packets: 4, Bytes: 3000}, RTT: 300 * time.Microsecond, Retransmits: 2, First: noon.Add(-time.Second), Last: noon.Add(-time.Millisecond)},
+		{Key: map[string]string{"client.app": "web", "server.app": "", "port": "443"}, Connections: 1, Sent: model.Count{Packets: 1, Bytes: 10}, Received: model.Count{Packets: 2, Bytes: 20}, RTT: 300 * time.Microsecond, Retransmits: 1, First: noon.Add(-time.Second), Last: noon.Add(-time.Millisecond)},
+		{Key: map[string]string{"client.app": "api", "server.app": "db", "port": "5432"}, Connections: 1, Sent: model.Count{Packets: 1, Bytes: 1}, Received: model.Count{Packets: 2, Bytes: 2}, RTT: 300 * time.Microsecond, Retransmits: 1, First: noon.Add(-time.Second), Last: noon.Add(-time.Millisecond)},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	for where, connections := range map[string]uint64{
+		"client.app=web": 3, "server.app!=db": 1, "app=db": 3, "app!=db": 1, "env": 3, "!env": 1, "port in (443,5432)": 4, "port notin (443)": 3, "protocol=tcp,process=/usr/bin/api": 1, "server=10.0.0.2": 1, "client in (web,nobody)": 3,
+	} {
+		if got := sums(t, s, where, Query{}); len(got) != 1 || got[0].Connections != connections {
+			t.Errorf("%s: %+v, want %d connections", where, got, connections)
+		}
+	}
+	if got := sums(t, s, "app=nobody", Query{}); len(got) != 0 {
+		t.Errorf("of nobody: %+v", got)
+	}
+	if got := sums(t, s, "", Query{By: []string{"client"}, Limit: 1, Order: "connections"}); len(got) != 1 || got[0].Key["client"] != "web" {
+		t.Errorf("top 1 by connections: %+v", got)
+	}
+	if got := sums(t, s, "", Query{Until: noon}); len(got) != 0 {
+		t.Errorf("before noon: %+v", got)
+	}
+	if _, err := s.Sums(context.Background(), Query{By: []string{"clinet"}}); err == nil {
+		t.Error("a field that does not exist was taken")
+	}
+}
+
+// What is asked goes to the database as values, never as its language.
+func TestNothingAskedIsSQL(t *testing.T) {
+	s := open(t, "")
+	appendTo(t, s, Batch{HostUID: "u", Epoch: 1, Number: 1, Flows: []Flow{flow("web", "db", 5432, 1)}})
+	evil := "x'; DROP TABLE flows; --"
+	where := model.Selector{Requirements: []model.Requirement{{Key: "client", Operator: model.OpIn, Values: []string{evil}}, {Key: evil, Operator: model.OpExists}}}
+	if got, err := s.Sums(context.Background(), Query{Where: where, By: []string{"client." + evil}}); err != nil || len(got) != 0 {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got := sums(t, s, "", Query{}); len(got) != 1 {
+		t.Error("the flow is gone")
+	}
+}
+
+func TestBatchesAreKeptOnce(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	batch := func(host string, epoch, number uint64) Batch {
+		return Batch{HostUID: host, Epoch: epoch, Number: number, Lost: 3, Flows: []Flow{flow("web", fmt.Sprint(host, epoch, number), 80, 1)}}
+	}
+	appendTo(t, s, batch("a", 1, 1), batch("a", 1, 2), batch("b", 1, 1))
+	appendTo(t, s, batch("a", 1, 2), batch("a", 1, 3)) // the first is sent again
+	appendTo(t, s, batch("a", 1, 1))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	appendTo(t, s, batch("a", 1, 3), batch("a", 2, 1), batch("b", 1, 1))
+	if got := sums(t, s, "", Query{}); got[0].Connections != 5 {
+		t.Errorf("%d connections, want 5", got[0].Connections)
+	}
+	if !s.Has("a", 2, 1) || s.Has("a", 2, 2) || s.Has("c", 1, 1) {
+		t.Error("the store does not know what it has")
+	}
+	if s.Lost() != 9 {
+		t.Errorf("%d lost, want 3 of each account", s.Lost())
+	}
+	// Sets of labels are the same numbers after a restart.
+	if got := sums(t, s, "client.app=web", Query{}); got[0].Connections != 5 {
+		t.Errorf("%d of web, want 5", got[0].Connections)
+	}
+}
+
+func TestListPages(t *testing.T) {
+	s := open(t, "")
+	var flows []Flow
+	for n := range 10 {
+		flows = append(flows, flow("web", "db", uint16(n), uint64(n)))
+	}
+	appendTo(t, s, Batch{HostUID: "u", Epoch: 1, Number: 1, Flows: flows})
+	list := func(q Query, at Cursor) ([]Flow, Cursor) {
+		t.Helper()
+		out, next, err := s.List(context.Background(), q, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out, next
+	}
+	newest, at := list(Query{Limit: 4}, Cursor{})
+	older, _ := list(Query{Limit: 4}, at)
+	if newest[0].Server.Port != 9 || older[0].Server.Port != 5 {
+		t.Errorf("newest %d, then %d", newest[0].Server.Port, older[0].Server.Port)
+	}
+	tail, at := list(Query{Limit: 100}, Cursor{After: newest[1].ID})
+	if len(tail) != 1 || tail[0].Server.Port != 9 {
+		t.Errorf("after the one before the last: %v", tail)
+	}
+	if tail, next := list(Query{}, at); len(tail) != 0 || next != at {
+		t.Errorf("after the last: %v, %v", tail, next)
+	}
+	want := flow("web", "db", 9, 9)
+	want.ID = newest[0].ID
+	if d := cmp.Diff(want, newest[0], cmpopts.EquateComparable(netip.Addr{})); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestPrune(t *testing.T) {
+	s := open(t, "")
+	old := flow("web", "db", 1, 1)
+	old.Time = noon.Add(-8 * 24 * time.Hour)
+	appendTo(t, s, Batch{HostUID: "u", Epoch: 1, Number: 1, Flows: []Flow{old, flow("web", "db", 1, 1)}})
+	if err := s.Prune(context.Background(), noon); err != nil {
+		t.Fatal(err)
+	}
+	if got := sums(t, s, "", Query{}); got[0].Connections != 1 {
+		t.Errorf("%d connections are left, want 1", got[0].Connections)
+	}
+}
