@@ -157,6 +157,6 @@ var docs = map[string]string{
 	"WorkloadSpec.cgroup":          "Cgroup is its path under the cgroup2 tree of the host.",
 	"WorkloadSpec.container":       "Container is set for containers only.",
 	"WorkloadSpec.host":            "Host is the name of the host it is on.",
-	"WorkloadSpec.interfaces":      "Interfaces are the devices on the host at which the workload's packets pass: the uplinks of a host, the host's end of a container's veth pair.",
+	"WorkloadSpec.interfaces":      "Interfaces are the devices on the host at which the workload's packets pass: the uplinks of a host, the host's end of a container's veth pair, a guest's ports.",
 	"WorkloadSpec.kind":            "Kind is host, container, unit or guest.",
 }

@@ -33,7 +33,8 @@ type WorkloadSpec struct {
 	// Addresses are its IP addresses.
 	Addresses []string `json:"addresses,omitempty"`
 	// Interfaces are the devices on the host at which the workload's packets
-	// pass: the uplinks of a host, the host's end of a container's veth pair.
+	// pass: the uplinks of a host, the host's end of a container's veth pair, a
+	// guest's ports.
 	Interfaces []string `json:"interfaces,omitempty"`
 	// Cgroup is its path under the cgroup2 tree of the host.
 	Cgroup string `json:"cgroup,omitempty"`

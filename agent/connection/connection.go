@@ -74,10 +74,11 @@ const (
 	ByAddress PeerBy = iota // the address is a workload's, or the world's
 	BySocket                // the peer's own socket, on this machine
 	ByOption                // the connection carried it, sealed by the peer's machine
+	ByPort                  // it came in by the port of a guest of this machine
 )
 
 func (b PeerBy) String() string {
-	return [...]string{"address", "socket", "option"}[b]
+	return [...]string{"address", "socket", "option", "port"}[b]
 }
 
 // TCPState is where a TCP connection is (RFC 9293, 3.3.2, as an observer sees it).

@@ -110,6 +110,8 @@ func (d *Datapath) subject(x *wirepb.PolicySubject, w *wirepb.Workload) Subject 
 	if out.Kind == model.WorkloadContainer {
 		out.NetNS = otherNamespace(out.Cgroup)
 	}
+	guest := out.Kind == model.WorkloadGuest
+	out.Forwards, out.Agent = guest && w.Labels["guest.forwards"] == "yes", guest && w.Labels["guest.agent"] == "yes"
 	for _, text := range w.Addresses {
 		if a, ok := readAddress(text); ok {
 			out.Addresses = append(out.Addresses, a)

@@ -20,6 +20,7 @@ const (
 	ByAddress      = connection.ByAddress
 	BySocket       = connection.BySocket
 	ByOption       = connection.ByOption
+	ByPort         = connection.ByPort
 	TCPNone        = connection.TCPNone
 	TCPSynSent     = connection.TCPSynSent
 	TCPSynReceived = connection.TCPSynReceived

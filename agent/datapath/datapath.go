@@ -359,10 +359,13 @@ func (d *Datapath) apply(ctx context.Context) ([]*wirepb.ItemStatus, error) {
 	if !judges && !d.meters {
 		return items, d.remove()
 	}
-	if err := d.driver.Apply(ctx, state); err != nil {
+	err = d.driver.Apply(ctx, state)
+	if err == nil || errors.Is(err, ErrPartly) {
+		d.state = state
+	}
+	if err != nil {
 		return items, err
 	}
-	d.state = state
 	return items, d.removeOthers()
 }
 

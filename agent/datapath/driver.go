@@ -2,7 +2,12 @@ package datapath
 
 import (
 	"context"
+	"errors"
 )
+
+// ErrPartly is what an error of Apply is where a driver cannot judge some of the
+// subjects, and all else is in force.
+var ErrPartly = errors.New("some subjects are not judged")
 
 // Driver puts a State into force. README.md says what each must hold to, and
 // datapathtest tries it.
@@ -14,7 +19,8 @@ type Driver interface {
 	Name() string
 	// Apply makes the whole state hold. What holds already is left alone, also
 	// across restarts of the program. Where it fails, the last state applied
-	// holds for every subject on which the new one does not.
+	// holds for every subject on which the new one does not; an error that is
+	// ErrPartly says that the new one holds for all but the subjects it names.
 	Apply(ctx context.Context, s *State) error
 	// Adopt takes over connections that another driver has tracked, before the
 	// first Apply of the state: what answers them must pass, and a change that

@@ -42,8 +42,12 @@ type Subject struct {
 	// Interfaces are the machine's ends of its links: a container's veth, a
 	// guest's port.
 	Interfaces []string
-	// Addresses are its own.
+	// Addresses are its own. A guest with any of a family has no others of it.
 	Addresses []netip.Addr
+	// Forwards is whether a guest sends on what others have sent.
+	Forwards bool
+	// Agent is whether a guest is a machine of the fleet itself.
+	Agent bool
 }
 
 // Ruleset is what subjects are judged by. Two of one Key are the same.
@@ -102,6 +106,12 @@ func (s *State) String() string {
 			if f[1] != "" {
 				fmt.Fprintf(&b, " %s %s", f[0], f[1])
 			}
+		}
+		if x.Forwards {
+			b.WriteString(" forwards")
+		}
+		if x.Agent {
+			b.WriteString(" agent")
 		}
 		b.WriteByte('\n')
 	}

@@ -23,10 +23,11 @@ type links struct {
 	byIndex map[int]netlink.Link
 	addrs   map[int][]string // CIDR, by device
 	uplinks map[int]bool
+	guests  map[int]bool // ports of guests
 }
 
 func readLinks() (*links, error) {
-	l := &links{byIndex: map[int]netlink.Link{}, addrs: map[int][]string{}, uplinks: map[int]bool{}}
+	l := &links{byIndex: map[int]netlink.Link{}, addrs: map[int][]string{}, uplinks: map[int]bool{}, guests: map[int]bool{}}
 	var err error
 	if l.all, err = netlink.LinkList(); err != nil {
 		return l, fmt.Errorf("list interfaces: %w", err)
@@ -88,7 +89,7 @@ func isGlobal(cidr string) bool {
 const maxInterfaces = 512
 
 // report describes the devices that are the host's own: not loopback, and not
-// the host's ends of containers' pairs, which belong to those.
+// the host's ends of containers' pairs and the ports of guests, which belong to those.
 func (l *links) report() []*wirepb.Interface {
 	var out []*wirepb.Interface
 	for _, link := range l.all {
@@ -97,7 +98,7 @@ func (l *links) report() []*wirepb.Interface {
 		if a.Flags&net.FlagLoopback != 0 || link.Type() == "veth" && !uplink && len(l.addrs[a.Index]) == 0 {
 			continue
 		}
-		if link.Type() == "veth" && !uplink && a.MasterIndex != 0 {
+		if link.Type() == "veth" && !uplink && a.MasterIndex != 0 || l.guests[a.Index] && !uplink {
 			continue
 		}
 		addrs := slices.Clone(l.addrs[a.Index])

@@ -23,6 +23,7 @@ type scanner struct {
 	fixed *wirepb.HostFacts // what does not change while we run
 	watch *treeWatch
 	nets  map[string]netDetail // by namespace
+	held  map[int]*holder      // by tap
 	cost  time.Duration
 	// faultSince is since when label files have been wrong, unix seconds.
 	faultSince int64
@@ -59,8 +60,9 @@ func (s *scanner) scan(resync bool) (*wirepb.HostFacts, []*wirepb.Workload) {
 	} else {
 		s.d.say("discover.interfaces", "yes")
 	}
+	guests := s.guests(w, links) // first: their ports are not the host's own
 	facts := s.facts(links)
-	workloads := []*wirepb.Workload{hostWorkload(facts)}
+	workloads := append([]*wirepb.Workload{hostWorkload(facts)}, guests...)
 	used := map[string]bool{}
 	for _, g := range w.out {
 		wl := s.workload(g)

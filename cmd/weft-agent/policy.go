@@ -58,7 +58,7 @@ func newSegments(c config, found *discover.Discover, part func(string) *slog.Log
 // drivers are those that this machine may use, the preferred first. The others
 // are named too, so that what they have left is taken over and removed.
 func drivers(c config, root string, log *slog.Logger) []datapath.Choice {
-	kernel := bpf.Config{CgroupRoot: root, PinDir: filepath.Join(c.BPFDir, "policy"), NamesFile: filepath.Join(c.StateDir, "names.json")}
+	kernel := bpf.Config{CgroupRoot: root, PinDir: filepath.Join(c.BPFDir, "policy"), NamesFile: filepath.Join(c.StateDir, "names.json"), Clsact: c.Attach == "clsact"}
 	choices := []datapath.Choice{
 		{Name: "bpf", Meters: true, Open: func() (datapath.Driver, error) { return bpf.Open(kernel, bpf.Deps{Log: log}) }, Left: func() bool { return bpf.Left(kernel) }},
 		{Name: "nft", Open: func() (datapath.Driver, error) { return nft.New(nft.Config{}), nil }, Left: func() bool { return nft.Left(nft.Config{}) }},

@@ -90,6 +90,7 @@ var toldBy = map[string]string{
 	"address": "the other end was known by its address alone, which all share that hide behind it",
 	"option":  "the other end was told by its own host, sealed in the connection's first packet",
 	"socket":  "the other end was known by its socket, on the same machine",
+	"port":    "the other end was known by its port on the same machine: it is a guest",
 }
 
 func flowPeer(c *observe.Conversation) string {

@@ -33,7 +33,7 @@ type Conversation struct {
 	Peer        string              `json:"peer,omitempty"`
 	PeerLabels  map[string]string   `json:"peerLabels,omitempty"`
 	PeerAddress string              `json:"peerAddress,omitempty"`
-	PeerBy      string              `json:"peerBy,omitempty" doc:"What told who the peer is: address, option, socket."`
+	PeerBy      string              `json:"peerBy,omitempty" doc:"What told who the peer is: address, option, socket, port."`
 	Protocol    uint8               `json:"protocol" doc:"The IANA number."`
 	Port        uint16              `json:"port" doc:"The destination port, or type<<8|code of ICMP."`
 	Process     model.PolicyProcess `json:"process,omitzero"`

@@ -166,6 +166,7 @@ func (t *Table) First(h Hook) uint16 {
 
 // Behind says whether a foreign filter runs before this one of ours that need
 // not: somebody came after us and chose our priority, or one that is free again.
+// Another of weft's may: it ends the chain for no frame that is to pass.
 func (t *Table) Behind(f Filter) bool {
 	first := t.First(f.Hook)
 	if first < f.Priority {
@@ -175,7 +176,7 @@ func (t *Table) Behind(f Filter) bool {
 		switch {
 		case other.Handle == f.Handle && other.Priority == f.Priority && other.Chain == f.Chain:
 			return false
-		case other.Chain == 0 && other.Priority == f.Priority && !t.own(other):
+		case other.Chain == 0 && other.Priority == f.Priority && !t.own(other) && !strings.HasPrefix(other.Name, "weft:"):
 			return true
 		}
 	}

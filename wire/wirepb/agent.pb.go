@@ -3586,7 +3586,7 @@ type Conversation struct {
 	Egress        bool                   `protobuf:"varint,2,opt,name=egress,proto3" json:"egress,omitempty"`
 	Peer          uint32                 `protobuf:"varint,3,opt,name=peer,proto3" json:"peer,omitempty"`                                 // identity; 0 is the world
 	PeerAddress   []byte                 `protobuf:"bytes,4,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"` // one of them
-	PeerBy        string                 `protobuf:"bytes,5,opt,name=peer_by,json=peerBy,proto3" json:"peer_by,omitempty"`                // what told the peer's identity: address, option, socket
+	PeerBy        string                 `protobuf:"bytes,5,opt,name=peer_by,json=peerBy,proto3" json:"peer_by,omitempty"`                // what told the peer's identity: address, option, socket, port
 	Protocol      uint32                 `protobuf:"varint,6,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	Port          uint32                 `protobuf:"varint,7,opt,name=port,proto3" json:"port,omitempty"`      // destination port, or type<<8|code
 	Process       *PolicyProcess         `protobuf:"bytes,8,opt,name=process,proto3" json:"process,omitempty"` // of the subject

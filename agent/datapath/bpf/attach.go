@@ -82,6 +82,9 @@ func (d *Driver) carry() error {
 		}
 	}
 	d.attached = false
+	if err := d.guestPorts.attach(nil, d); err != nil {
+		return err
+	}
 	if d.edge != nil {
 		return d.edge.attach(d.pin("links"), nil)
 	}

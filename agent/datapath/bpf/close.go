@@ -13,6 +13,7 @@ import (
 // Close lets go of everything and leaves it at work.
 func (d *Driver) Close() error {
 	var errs []error
+	errs = append(errs, d.guestPorts.close()) // before the answerer it sends by
 	if d.answers != nil {
 		d.answers.close()
 	}
@@ -44,7 +45,7 @@ func (d *Driver) Remove() error {
 // Remove takes away what a driver with this directory left behind.
 func Remove(cfg Config) error { return removePins(cfg.PinDir) }
 
-func removePins(dir string) error { return removeLayouts(dir, "") }
+func removePins(dir string) error { return errors.Join(removeFilters(dir), removeLayouts(dir, "")) }
 
 // removeLayouts takes down what drivers of every layout but one have pinned.
 func removeLayouts(dir, keep string) error {

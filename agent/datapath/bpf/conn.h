@@ -108,7 +108,7 @@ static __always_inline __u32 local_peer(void *ctx, const struct conn_key *k, str
 }
 
 // know_peer finds out who the peer is, as far as can be told here.
-static __noinline int know_peer(void *ctx, const struct conn_key *k, const struct slot *own, struct conn *c)
+__attribute__((unused)) static __noinline int know_peer(void *ctx, const struct conn_key *k, const struct slot *own, struct conn *c)
 {
 	if (!k || !own || !c)
 		return 0;

@@ -31,6 +31,8 @@ type Config struct {
 	NamesFile string
 	// Connections is how many lines the connection table holds; 262,144 unless given.
 	Connections uint32
+	// Clsact holds guests' programs by clsact filters also where the kernel has tcx.
+	Clsact bool
 }
 
 // Deps of a Driver.
@@ -70,6 +72,9 @@ type Driver struct {
 	links    map[string]link.Link // by the hook's name
 	learner  *learner
 
+	guestPorts   *guestPorts // nil where they cannot be judged, for this reason:
+	portsMissing error
+
 	applying sync.Mutex // one at a time changes what is in force
 	bookMu   sync.Mutex
 	book     lookup.Book
@@ -100,6 +105,7 @@ type wanted struct {
 	*options
 	addresses  map[policyAddressKey]policyAddress
 	slots      map[uint32]policySlot
+	guests     *guestWants
 	cgroups    map[uint64]uint32
 	namespaces map[uint64]uint32
 	paths      map[uint64]string // of those namespaces
@@ -120,7 +126,7 @@ func (d *Driver) Apply(_ context.Context, s *datapath.State) error {
 	if d.last == nil || renumbered(d.last.state.Addresses, s.Addresses) {
 		d.addressBook++
 	}
-	want := &wanted{state: s, contents: newContents(), options: options, addresses: addressContents(d.addressBook, s), slots: map[uint32]policySlot{}, cgroups: map[uint64]uint32{},
+	want := &wanted{state: s, contents: newContents(), options: options, addresses: addressContents(d.addressBook, s), slots: map[uint32]policySlot{}, guests: newGuestWants(s), cgroups: map[uint64]uint32{},
 		namespaces: map[uint64]uint32{}, paths: map[uint64]string{}, names: map[policyNameKey]policyName{}, egress: map[uint32]*classify.Table{}}
 	now := newNumbers(d.numbers.last)
 	enc := &encoder{contents: want.contents, old: d.numbers, now: now, resolve: d.resolve}
@@ -141,13 +147,13 @@ func (d *Driver) Apply(_ context.Context, s *datapath.State) error {
 	if err := d.clean(want); err != nil {
 		return fmt.Errorf("clean up after policy: %w", err)
 	}
-	return nil
+	return d.guestsUnjudged(s)
 }
 
 // place adds one subject to what is wanted.
 func (d *Driver) place(x *datapath.Subject, enc *encoder, want *wanted) error {
-	if x.Cgroup == "" {
-		return nil // a guest: nothing of it has a socket here
+	if x.Kind == model.WorkloadGuest {
+		return d.placeGuest(x, enc, want)
 	}
 	c, err := findCgroup(x.Cgroup)
 	if err != nil {
@@ -174,13 +180,8 @@ func (d *Driver) place(x *datapath.Subject, enc *encoder, want *wanted) error {
 	d.mu.Lock()
 	d.workloads[n] = x.Workload
 	d.mu.Unlock()
-	if t := x.Ruleset.Egress; len(t.Names) > 0 {
-		want.egress[n] = t
-		for _, a := range d.lookedUp(x.Workload) {
-			if err := d.nameClass(enc, want.names, n, slot.Tables[policy.Egress], t, a); err != nil {
-				return err
-			}
-		}
+	if err := d.placeNames(x, n, slot, enc, want); err != nil {
+		return err
 	}
 	if x.NetNS == "" && x.Kind != model.WorkloadHost {
 		return nil // a unit, or a container on the machine's network: that is the machine's
@@ -190,6 +191,21 @@ func (d *Driver) place(x *datapath.Subject, enc *encoder, want *wanted) error {
 		return err
 	}
 	want.namespaces[cookie], want.paths[cookie] = n, x.NetNS
+	return nil
+}
+
+// placeNames adds what a subject has looked up, where its rules ask for names.
+func (d *Driver) placeNames(x *datapath.Subject, n uint32, slot policySlot, enc *encoder, want *wanted) error {
+	t := x.Ruleset.Egress
+	if len(t.Names) == 0 {
+		return nil
+	}
+	want.egress[n] = t
+	for _, a := range d.lookedUp(x.Workload) {
+		if err := d.nameClass(enc, want.names, n, slot.Tables[policy.Egress], t, a); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -208,6 +224,7 @@ func (d *Driver) write(want *wanted) error {
 		func() error { return d.slots.put(want.slots) },
 		func() error { return d.namespaces.put(want.namespaces) },
 		func() error { return d.cgroups.put(want.cgroups) },
+		func() error { return d.guestPorts.write(want.guests) },
 	)
 	if err != nil {
 		return err
@@ -255,6 +272,9 @@ func (d *Driver) attachAll(s *datapath.State, want *wanted) error {
 		}
 	}
 	d.answers.know(rejecting(s))
+	if err := d.guestPorts.attach(want.guests, d); err != nil {
+		return err
+	}
 	if d.learner == nil {
 		var err error
 		d.learner, err = newLearner(d)
@@ -270,6 +290,7 @@ func (d *Driver) clean(want *wanted) error {
 		return fmt.Errorf("wait for running programs: %w", errno)
 	}
 	return firstError(
+		func() error { return d.guestPorts.clean(want.guests) },
 		func() error { return d.cgroups.drop(want.cgroups) },
 		func() error { return d.namespaces.drop(want.namespaces) },
 		func() error { return d.slots.drop(want.slots) },

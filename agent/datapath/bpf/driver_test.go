@@ -72,6 +72,8 @@ func (d inMachine) Verify(deep bool) (found []string, err error) {
 	return found, err
 }
 
+func (d inMachine) Remove() error { return inNamespace(d.site.Machine, d.Driver.Remove) }
+
 // tamper does what somebody with root's rights could do.
 func tamper(t *testing.T, d *Driver, n int) bool {
 	t.Helper()

@@ -19,6 +19,7 @@
 #define ENT_HOST 1
 #define ENT_SELF 2
 #define ENT_DNS 4
+#define ENT_METADATA 32
 
 // Direction of a connection's first packet, seen from the subject.
 #define DIR_INGRESS 0
@@ -356,10 +357,12 @@ struct conn_key {
 #define CONN_CLOSED 64 // the socket is gone
 #define CONN_MIDSTREAM 128 // its first packets were not seen
 
-// What told who the peer is: its address, its own socket here, an option of the SYN.
+// What told who the peer is: its address, its own socket here, an option of the
+// SYN, the guest's port by which its frame came.
 #define BY_ADDRESS 0
 #define BY_SOCKET 1
 #define BY_OPTION 2
+#define BY_PORT 3
 
 struct conn {
 	__u64 rule;
@@ -384,7 +387,7 @@ struct conn {
 	__u32 peer_exe;
 	__u32 peer_uid;
 	__u32 peer_flags; // PROC_…
-	__u32 peer_host;  // that said so, where peer_by is 2
+	__u32 peer_host;  // that said so, where peer_by is 2; the guest's slot where it is 3
 };
 
 struct {

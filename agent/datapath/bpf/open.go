@@ -45,6 +45,9 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 	if d.edge, err = d.openEdge(); err != nil {
 		d.log.Warn("ICMP requests and what else no socket sees are not judged here; Linux 6.4 is needed", "error", err)
 	}
+	if d.guestPorts, d.portsMissing = d.openPorts(); d.portsMissing != nil {
+		d.log.Warn("guests' ports are not judged here", "error", d.portsMissing)
+	}
 	return d, nil
 }
 

@@ -115,3 +115,20 @@ static __always_inline __be16 policy_port(const struct packet *p)
 		return p->destination_port;
 	return 0;
 }
+
+// is_icmp_error says whether a packet tells of trouble with another (RFC 1122,
+// 3.2.2; RFC 4443, 2.1).
+static __always_inline int is_icmp_error(const struct packet *p)
+{
+	if (p->protocol == IPPROTO_ICMPV6)
+		return p->icmp_type < 128;
+	return p->protocol == IPPROTO_ICMP && (p->icmp_type == 3 || p->icmp_type == 4 || p->icmp_type == 5 || p->icmp_type == 11 || p->icmp_type == 12);
+}
+
+// port_toward is what rules of a direction match a connection's ports against.
+static __always_inline __be16 port_toward(const struct conn_key *k, const struct packet *p, __u32 direction)
+{
+	if (k->protocol == IPPROTO_TCP || k->protocol == IPPROTO_UDP || k->protocol == IPPROTO_SCTP)
+		return direction == DIR_EGRESS ? k->remote_port : k->local_port;
+	return policy_port(p);
+}

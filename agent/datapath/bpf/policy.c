@@ -81,22 +81,6 @@ static __always_inline void name_connection(struct conn_key *k, const struct pac
 	k->remote_port = egress ? p->destination_port : p->source_port;
 }
 
-// is_icmp_error says whether a packet tells of trouble with another (RFC 1122,
-// 3.2.2; RFC 4443, 2.1).
-static __always_inline int is_icmp_error(const struct packet *p)
-{
-	if (p->protocol == IPPROTO_ICMPV6)
-		return p->icmp_type < 128;
-	return p->protocol == IPPROTO_ICMP && (p->icmp_type == 3 || p->icmp_type == 4 || p->icmp_type == 5 || p->icmp_type == 11 || p->icmp_type == 12);
-}
-
-static __always_inline __be16 port_toward(const struct conn_key *k, const struct packet *p, __u32 direction)
-{
-	if (k->protocol == IPPROTO_TCP || k->protocol == IPPROTO_UDP || k->protocol == IPPROTO_SCTP)
-		return direction == DIR_EGRESS ? k->remote_port : k->local_port;
-	return policy_port(p);
-}
-
 static __always_inline int judge_first(struct frame *f, struct __sk_buff *skb, struct packet *p, struct conn_key *k, int egress)
 {
 	__u32 zero = 0;

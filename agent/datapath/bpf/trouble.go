@@ -32,5 +32,5 @@ func (d *Driver) Troubles() (map[string]uint64, error) {
 			out[what] = n
 		}
 	}
-	return out, nil
+	return out, d.guestPorts.troubles(out)
 }

@@ -21,6 +21,11 @@ func (d *Driver) Verify(deep bool) ([]string, error) {
 		lost := d.edge.verify(d.pin("links"))
 		found = append(found, lost...)
 	}
+	at, err := d.guestPorts.verify(d.last.guests)
+	found = append(found, at...)
+	if err != nil {
+		return found, err
+	}
 	maps, err := d.verifyMaps(deep)
 	found = append(found, maps...)
 	if err != nil || len(found) == 0 {
@@ -34,6 +39,7 @@ func (d *Driver) Verify(deep bool) ([]string, error) {
 			}
 			return d.edge.attach(d.pin("links"), d.last.paths)
 		},
+		func() error { return d.guestPorts.attach(d.last.guests, d) },
 		func() error { return d.clean(d.last) },
 	); err != nil {
 		return found, fmt.Errorf("repair what was changed: %w", err)

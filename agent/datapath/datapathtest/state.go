@@ -74,6 +74,9 @@ func (s *Site) World(mode model.Mode, texts ...string) *World {
 		if e.Kind == model.WorkloadContainer {
 			subject.NetNS, subject.Interfaces = e.NetNS, []string{"v" + e.Name}
 		}
+		if e.Kind == model.WorkloadGuest {
+			subject.Cgroup, subject.Interfaces = "", []string{"v" + e.Name}
+		}
 		out.State.Subjects = append(out.State.Subjects, subject)
 		if e.Kind == model.WorkloadUnit {
 			continue // its machine's address
@@ -117,9 +120,10 @@ func (a Attempt) String() string {
 }
 
 // seenBy is the address of one endpoint on the way to or from another: between
-// a machine and its containers it is that of the bridge.
+// a machine and its containers and guests it is that of the bridge.
 func seenBy(e, other *Endpoint, ipv6 bool) netip.Addr {
-	bridged := e.Kind != "" && e.Kind != model.WorkloadContainer && other.Kind == model.WorkloadContainer
+	onBridge := func(e *Endpoint) bool { return e.Kind == model.WorkloadContainer || e.Kind == model.WorkloadGuest }
+	bridged := e.Kind != "" && !onBridge(e) && onBridge(other)
 	switch {
 	case bridged && ipv6:
 		return netip.MustParseAddr("fd78::1")

@@ -139,6 +139,9 @@ func (d *Driver) supported(s *datapath.State) ([]datapath.Subject, error) {
 	var out []datapath.Subject
 	var refused UnsupportedError
 	for _, x := range s.Subjects {
+		if x.Kind == model.WorkloadGuest && x.Identity == 0 {
+			continue // no policy is about it, and what it does cannot be seen here
+		}
 		if reasons := refuse(&x); len(reasons) > 0 {
 			refused.Subjects = append(refused.Subjects, UnsupportedSubject{x.Workload, reasons})
 			if x.Ruleset = d.rulesets[x.Workload]; x.Ruleset == nil {

@@ -31,6 +31,9 @@ func (e *UnsupportedError) Error() string {
 	return b.String()
 }
 
+// Is says that all else is in force.
+func (e *UnsupportedError) Is(target error) bool { return target == datapath.ErrPartly }
+
 // refuse returns why a subject cannot be enforced, or nothing.
 func refuse(s *datapath.Subject) []string {
 	var out []string
