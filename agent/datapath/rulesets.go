@@ -40,7 +40,7 @@ func readRulesets(s *wirepb.PolicySection, f fleet, before rulesets) (rulesets, 
 				return nil, err
 			}
 			x.source = source
-			x.selectors = slices.Concat(source.Ingress.Selectors, source.Egress.Selectors)
+			x.selectors = slices.Concat(source.Ingress.Selectors(), source.Egress.Selectors())
 		}
 		for _, sel := range x.selectors {
 			b := f.members[sel.String()]

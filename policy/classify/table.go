@@ -135,7 +135,7 @@ func Build(t *policy.Table, members Members) *Table {
 func (b *builder) identities(t *policy.Table, members Members, bySelector map[string][]Step, fleet []Step) {
 	texts := slices.Sorted(maps.Keys(bySelector))
 	matched := map[policy.Identity][]byte{}
-	for _, s := range t.Selectors {
+	for _, s := range t.Selectors() {
 		n, ok := slices.BinarySearch(texts, s.String())
 		if !ok {
 			continue
@@ -168,7 +168,7 @@ func (b *builder) blocks(t *policy.Table) {
 		}
 		return out
 	}
-	for _, e := range t.Blocks {
+	for _, e := range t.Blocks() {
 		b.table.lpm.Insert(e.Prefix, len(b.table.Blocks))
 		b.table.Blocks = append(b.table.Blocks, Block{Prefix: e.Prefix, World: b.class(steps(e.World)), Managed: b.class(steps(e.Managed))})
 	}
