@@ -102,19 +102,23 @@ func portKeys(r *policy.Rule) []PortKey {
 type classes struct {
 	passes  map[model.Tier]int // rules with Pass, by tier
 	classes map[string]*Class  // by the steps they are made of
+	single  map[uint64]*Class  // by rank, of one step that asks for no process
 	chains  map[string]Chain
 	ports   map[*policy.Rule][]PortKey
 	key     []byte
 }
 
 func newClasses(passes map[model.Tier]int) *classes {
-	return &classes{passes: passes, classes: map[string]*Class{}, chains: map[string]Chain{}, ports: map[*policy.Rule][]PortKey{}}
+	return &classes{passes: passes, classes: map[string]*Class{}, single: map[uint64]*Class{}, chains: map[string]Chain{}, ports: map[*policy.Rule][]PortKey{}}
 }
 
 // class returns the class of a set of steps, given in any order. They are kept.
 func (b *classes) class(steps []Step) *Class {
-	if len(steps) == 0 {
+	switch {
+	case len(steps) == 0:
 		return nil
+	case len(steps) == 1 && len(steps[0].Peer) == 0:
+		return b.ofOne(steps)
 	}
 	slices.SortStableFunc(steps, func(a, b Step) int { return cmp.Compare(a.Rank, b.Rank) })
 	b.key = Chain(steps).appendKey(b.key[:0])
@@ -157,6 +161,25 @@ func (b *classes) class(steps []Step) *Class {
 		if above == nil || &above[0] != &chain[0] {
 			out.Entries = append(out.Entries, Entry{k, chain})
 			out.longest = max(out.longest, len(chain))
+		}
+	}
+	return out
+}
+
+// ofOne returns the class of one step: most classes are.
+func (b *classes) ofOne(steps []Step) *Class {
+	rank := steps[0].Rank
+	if c := b.single[rank]; c != nil {
+		return c
+	}
+	out := &Class{steps: steps, longest: 1}
+	b.single[rank] = out
+	keys := portKeys(steps[0].Rule)
+	slices.SortFunc(keys, comparePortKey)
+	out.Entries = make([]Entry, 0, len(keys))
+	for _, k := range keys {
+		if n := len(out.Entries); n == 0 || !out.Entries[n-1].contains(k) {
+			out.Entries = append(out.Entries, Entry{k, steps})
 		}
 	}
 	return out
