@@ -57,25 +57,25 @@ func (s *store) table(t *classify.Table) (uint32, error) {
 		if err != nil {
 			return 0, err
 		}
-		s.maps.identities.set(policyIdentityKey{Table: p.number, Identity: uint32(m.Identity)}, class)
+		s.maps.identities.add(policyIdentityKey{Table: p.number, Identity: uint32(m.Identity)}, class)
 	}
 	for prefix, b := range t.Blocks() {
 		value, err := s.block(b)
 		if err != nil {
 			return 0, err
 		}
-		s.maps.blocks.set(blockKey(p.number, prefix), value)
+		s.maps.blocks.add(blockKey(p.number, prefix), value)
 	}
 	var err error
 	if p.fallback, err = s.fallback(t); err != nil {
 		return 0, err
 	}
-	s.maps.defaults.set(p.number, p.fallback.policyChain)
+	s.maps.defaults.add(p.number, p.fallback.policyChain)
 	head, err := s.head(p.number, t)
 	if err != nil {
 		return 0, err
 	}
-	s.maps.tables.set(p.number, head)
+	s.maps.tables.add(p.number, head)
 	return p.number, nil
 }
 
@@ -150,7 +150,7 @@ func (s *store) class(c *classify.Class) (*storedClass, error) {
 			k.Prefixlen, k.Protocol = uint32(40+x.PortBits), x.Protocol
 			binary.BigEndian.PutUint16(k.Port[:], x.Port)
 		}
-		s.maps.ports.set(*k, out.chains[i].policyChain)
+		s.maps.ports.add(*k, out.chains[i].policyChain)
 	}
 	return out, nil
 }
@@ -212,7 +212,7 @@ func (s *store) place(steps []policyStep, conditions []*storedCondition) *stored
 		s.last.step += uint32(len(steps))
 		s.chains[c.key] = c
 		for i, x := range steps {
-			s.maps.steps.set(c.First+uint32(i), x)
+			s.maps.steps.add(c.First+uint32(i), x)
 		}
 	} else {
 		s.giveConditions(conditions)
@@ -248,7 +248,7 @@ func (s *store) condition(processes []model.PolicyProcess, taken *[]*storedCondi
 		c.number = s.last.condition
 		s.conditions[key] = c
 		for i, x := range c.alternatives {
-			s.maps.conditions.set(policyConditionKey{Condition: c.number, Alternative: uint32(i)}, x)
+			s.maps.conditions.add(policyConditionKey{Condition: c.number, Alternative: uint32(i)}, x)
 		}
 	}
 	c.uses++

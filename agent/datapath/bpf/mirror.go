@@ -57,7 +57,7 @@ func (m *mirror[K, V]) compare() (changed int, err error) {
 	}
 	for k, v := range m.have {
 		if is, ok := now[k]; !ok || is != v {
-			m.keys, m.values = append(m.keys, k), append(m.values, v)
+			m.add(k, v)
 			changed++
 		}
 	}
@@ -74,15 +74,22 @@ func (m *mirror[K, V]) compare() (changed int, err error) {
 // set says that an entry is to be written, where it is not there.
 func (m *mirror[K, V]) set(k K, v V) {
 	if old, ok := m.have[k]; !ok || old != v {
-		m.keys, m.values = append(m.keys, k), append(m.values, v)
+		m.add(k, v)
 	}
 }
 
-// unset says that an entry is to be deleted, where it is there.
-func (m *mirror[K, V]) unset(k K) {
-	if _, ok := m.have[k]; ok {
-		m.gone = append(m.gone, k)
-	}
+// add says that an entry is to be written that cannot be there: its number is new.
+func (m *mirror[K, V]) add(k K, v V) { m.keys, m.values = append(m.keys, k), append(m.values, v) }
+
+// unset says that an entry is to be deleted.
+func (m *mirror[K, V]) unset(k K) { m.gone = append(m.gone, k) }
+
+// spare lets go of deleting what was never written.
+func (m *mirror[K, V]) spare() {
+	m.gone = slices.DeleteFunc(m.gone, func(k K) bool {
+		_, ok := m.have[k]
+		return !ok
+	})
 }
 
 // forget lets go of what was to be written or deleted.

@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"fmt"
+	"slices"
 
 	"weft/model"
 	"weft/policy/classify"
@@ -25,6 +26,7 @@ type pending interface {
 	erase() error
 	compare() (int, error)
 	forget()
+	spare()
 	disown()
 	sweep()
 }
@@ -144,8 +146,8 @@ func (s *store) retire() error {
 
 func (s *store) erase() error {
 	all := s.maps.all()
-	for i := range all {
-		m := all[len(all)-1-i]
+	slices.Reverse(all)
+	for _, m := range all {
 		m.sweep()
 		if err := m.erase(); err != nil {
 			return err
@@ -167,8 +169,11 @@ func (s *store) undo() error {
 	}
 	s.give(s.taken...)
 	s.begin(nil)
-	for i, all := 0, s.maps.all(); i < len(all); i++ { // orphans may be in force yet
-		if err := all[len(all)-1-i].erase(); err != nil {
+	all := s.maps.all()
+	slices.Reverse(all)
+	for _, m := range all { // not orphans, which may be in force
+		m.spare()
+		if err := m.erase(); err != nil {
 			return err
 		}
 	}

@@ -1,8 +1,10 @@
 package bpf
 
 import (
+	"maps"
 	"testing"
 
+	"weft/agent/datapath"
 	"weft/model"
 	"weft/policy"
 	"weft/policy/classify"
@@ -214,5 +216,35 @@ func TestHeirs(t *testing.T) {
 	gone.Subjects = nil
 	if h := d.heirs(&gone); len(h) > 0 {
 		t.Errorf("a table of nobody is taken over: %d", len(h))
+	}
+}
+
+// What cannot be put in force leaves nothing, and what is in force as it is.
+func TestFailedApplyLeavesNothing(t *testing.T) {
+	d := open(t)
+	root := d.cfg.CgroupRoot
+	good := stateOf(root, manyRules(100), nil)
+	if err := d.Apply(t.Context(), good); err != nil {
+		t.Fatal(err)
+	}
+	held := func() [10]int {
+		return [10]int{len(d.steps.have), len(d.conditions.have), len(d.defaults.have), len(d.ports.have), len(d.blocks.have), len(d.identities.have), len(d.tables.have), len(d.store.classes), len(d.store.chains), len(d.store.tables)}
+	}
+	before, slots := held(), maps.Clone(d.slots.have)
+	bad := manyRules(103)
+	bad.Ingress.Rules[50] = &policy.Rule{ID: 51, Tier: model.TierApplication, Action: model.ActionAllow, Processes: make([]model.PolicyProcess, maxAlternatives+1), Peers: bad.Ingress.Rules[50].Peers}
+	for _, from := range []*datapath.State{good, nil} { // in place, and under new numbers
+		if err := d.Apply(t.Context(), stateOf(root, bad, from)); err == nil {
+			t.Fatal("applied")
+		}
+		if after := held(); after != before || !maps.Equal(d.slots.have, slots) {
+			t.Errorf("held %v, then %v", before, after)
+		}
+	}
+	if err := d.Apply(t.Context(), stateOf(root, manyRules(101), good)); err != nil || !maps.Equal(d.slots.have, slots) {
+		t.Errorf("one rule more afterwards: %v", err)
+	}
+	if found, err := d.store.maps.blocks.compare(); err != nil || found > 0 {
+		t.Errorf("%d blocks are not as they should be: %v", found, err)
 	}
 }
