@@ -65,7 +65,7 @@ func newJudge(t *Table, mode model.Mode, ids *Identities) *judge {
 		}
 	}
 	j.addIdentities(t, ids, bySelector, words)
-	for _, e := range t.Blocks {
+	for _, e := range t.Blocks() {
 		rows := [2]row{make(row, words), make(row, words)}
 		for k, list := range [][]int{e.World, e.Managed} {
 			for _, i := range list {
@@ -108,7 +108,8 @@ func (j *judge) addPeers(i int, r *Rule, ids *Identities, bySelector map[string]
 // identities that match the same selectors share a row.
 func (j *judge) addIdentities(t *Table, ids *Identities, bySelector map[string]row, words int) {
 	matched := map[Identity][]byte{}
-	for k, s := range t.Selectors {
+	selectors := t.Selectors()
+	for k, s := range selectors {
 		for it := ids.Members(s).Iterator(); it.HasNext(); {
 			id := Identity(it.Next())
 			matched[id] = binary.BigEndian.AppendUint32(matched[id], uint32(k))
@@ -119,7 +120,7 @@ func (j *judge) addIdentities(t *Table, ids *Identities, bySelector map[string]r
 		if shared[string(m)] == nil {
 			sum := make(row, words)
 			for rest := m; len(rest) > 0; rest = rest[4:] {
-				for w, v := range bySelector[t.Selectors[binary.BigEndian.Uint32(rest)].String()] {
+				for w, v := range bySelector[selectors[binary.BigEndian.Uint32(rest)].String()] {
 					sum[w] |= v
 				}
 			}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"weft/model"
 )
@@ -33,12 +34,18 @@ type Table struct {
 	Rules []*Rule
 	// Defaults are tried in order after the rules; the last has no condition.
 	Defaults []Default
-	// Selectors are those the rules name, sorted and distinct.
-	Selectors []model.Selector
-	// Blocks are the entries of one longest-prefix-match table for all rules,
-	// sorted. The entry found says for every rule whether a block matches.
-	Blocks []BlockEntry
+
+	// Made when they are first asked for: an agent, with its own tables, never does.
+	selectors func() []model.Selector
+	blocks    func() []BlockEntry
 }
+
+// Selectors are those the rules name, sorted and distinct.
+func (t *Table) Selectors() []model.Selector { return t.selectors() }
+
+// Blocks are the entries of one longest-prefix-match table for all rules, sorted.
+// The entry found says for every rule whether a block matches.
+func (t *Table) Blocks() []BlockEntry { return t.blocks() }
 
 // Rule is one line of a table.
 type Rule struct {
@@ -130,6 +137,11 @@ func (p Port) String() string {
 	return fmt.Sprintf("%s/%d-%d", name, p.First, p.Last)
 }
 
+// Excepts says whether an exception holds all of a prefix.
+func (b *Block) Excepts(p netip.Prefix) bool {
+	return slices.ContainsFunc(b.Except, func(x netip.Prefix) bool { return x.Bits() <= p.Bits() && x.Contains(p.Addr()) })
+}
+
 func (b Block) String() string {
 	s := b.Prefix.String()
 	if len(b.Except) > 0 {
@@ -188,6 +200,21 @@ func join[T fmt.Stringer](list []T) string {
 	return strings.Join(out, ", ")
 }
 
+// Equal says whether two rules are the same in all but their place.
+func (r *Rule) Equal(o *Rule) bool {
+	return r == o || r.ID == o.ID && r.Tier == o.Tier && r.Policy == o.Policy && r.Name == o.Name && r.Action == o.Action && r.Stateful == o.Stateful &&
+		slices.Equal(r.Processes, o.Processes) && slices.Equal(r.Ports, o.Ports) && slices.EqualFunc(r.Peers, o.Peers, equalPeers)
+}
+
+func equalPeers(p, o Peer) bool {
+	return (p.Selector == nil) == (o.Selector == nil) && (p.Selector == nil || p.Selector.String() == o.Selector.String()) && p.Entities == o.Entities &&
+		slices.Equal(p.Names, o.Names) && slices.Equal(p.Processes, o.Processes) && slices.EqualFunc(p.Blocks, o.Blocks, equalBlocks)
+}
+
+func equalBlocks(b, o Block) bool {
+	return b.Prefix == o.Prefix && b.IncludeManaged == o.IncludeManaged && slices.Equal(b.Except, o.Except)
+}
+
 func (r *Rule) String() string {
 	peers, ports := join(r.Peers), join(r.Ports)
 	if len(r.Peers) == 0 {
@@ -218,7 +245,7 @@ func (t *Table) String() string {
 	for _, r := range t.Rules {
 		fmt.Fprintf(&b, "  %s\n", r)
 	}
-	for _, e := range t.Blocks {
+	for _, e := range t.Blocks() {
 		fmt.Fprintf(&b, "  block %s world %v managed %v\n", e.Prefix, e.World, e.Managed)
 	}
 	for _, d := range t.Defaults {
@@ -234,43 +261,57 @@ func (s *Ruleset) table(d Direction) *Table {
 	return &s.Ingress
 }
 
-// index fills Selectors and Blocks from the rules.
+// index says how Selectors and Blocks are made of the rules.
 func (t *Table) index() {
+	rules := t.Rules
+	t.selectors = sync.OnceValue(func() []model.Selector { return selectorsOf(rules) })
+	t.blocks = sync.OnceValue(func() []BlockEntry { return blocksOf(rules) })
+}
+
+func selectorsOf(rules []*Rule) (out []model.Selector) {
 	selectors := map[string]*model.Selector{}
-	var prefixes []netip.Prefix
-	for _, r := range t.Rules {
+	for _, r := range rules {
 		for _, p := range r.Peers {
 			if p.Selector != nil {
 				selectors[p.Selector.String()] = p.Selector
 			}
+		}
+	}
+	for _, text := range slices.Sorted(maps.Keys(selectors)) {
+		out = append(out, *selectors[text])
+	}
+	return out
+}
+
+func blocksOf(rules []*Rule) (out []BlockEntry) {
+	var prefixes []netip.Prefix
+	for _, r := range rules {
+		for _, p := range r.Peers {
 			for _, b := range p.Blocks {
 				prefixes = append(append(prefixes, b.Prefix), b.Except...)
 			}
 		}
 	}
-	for _, text := range slices.Sorted(maps.Keys(selectors)) {
-		t.Selectors = append(t.Selectors, *selectors[text])
-	}
 	slices.SortFunc(prefixes, model.ComparePrefix)
 	for _, p := range slices.Compact(prefixes) {
-		t.Blocks = append(t.Blocks, BlockEntry{Prefix: p})
+		out = append(out, BlockEntry{Prefix: p})
 	}
-	for i, r := range t.Rules {
+	for i, r := range rules {
 		for _, p := range r.Peers {
 			for _, b := range p.Blocks {
-				t.addBlock(i, b)
+				addBlock(out, i, b)
 			}
 		}
 	}
+	return out
 }
 
 // addBlock marks the entries within a block and outside its exceptions.
-func (t *Table) addBlock(rule int, b Block) {
-	at, _ := slices.BinarySearchFunc(t.Blocks, b.Prefix, func(e BlockEntry, p netip.Prefix) int { return model.ComparePrefix(e.Prefix, p) })
-	for ; at < len(t.Blocks) && b.Prefix.Contains(t.Blocks[at].Prefix.Addr()); at++ {
-		e := &t.Blocks[at]
-		out := slices.ContainsFunc(b.Except, func(x netip.Prefix) bool { return x.Bits() <= e.Prefix.Bits() && x.Contains(e.Prefix.Addr()) })
-		if out {
+func addBlock(entries []BlockEntry, rule int, b Block) {
+	at, _ := slices.BinarySearchFunc(entries, b.Prefix, func(e BlockEntry, p netip.Prefix) int { return model.ComparePrefix(e.Prefix, p) })
+	for ; at < len(entries) && b.Prefix.Contains(entries[at].Prefix.Addr()); at++ {
+		e := &entries[at]
+		if b.Excepts(e.Prefix) {
 			continue
 		}
 		e.World = appendOnce(e.World, rule)

@@ -51,7 +51,7 @@ func newSpace(ids []Identity, sets ...*Set) *space {
 				for _, def := range t.Defaults {
 					lists[d][processText(def.Processes)] = def.Processes
 				}
-				for _, b := range t.Blocks {
+				for _, b := range t.Blocks() {
 					prefixes[b.Prefix] = true
 					s.managed = s.managed || len(b.Managed) > 0
 				}

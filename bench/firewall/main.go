@@ -38,10 +38,18 @@ func main() {
 	length := flag.Duration("length", 250*time.Millisecond, "of the load in each measurement")
 	patience := flag.Duration("patience", 30*time.Second, "to spend in all on repeating measurements that other programs disturbed")
 	adds := flag.Int("adds", 15, "rules to add one by one")
+	only := flag.String("only", "", "S3: changes of rules alone, at the largest number of them")
 	flag.Parse()
 	b := bench{runs: *runs, length: *length, patience: *patience, adds: *adds, sizes: []int{10, 1000, 10_000, 100_000}}
 	if *short {
 		b.runs, b.length, b.patience, b.adds, b.sizes = 1, 20*time.Millisecond, 0, 2, []int{10, 1000}
+	}
+	switch *only {
+	case "":
+	case "S3":
+		b.onlyChanges, b.sizes = true, b.sizes[len(b.sizes)-1:]
+	default:
+		exit(fmt.Errorf("-only %s: S3 is what can be run alone", *only))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -61,6 +69,8 @@ type bench struct {
 	length     time.Duration
 	patience   time.Duration
 	sizes      []int // numbers of rules, ascending
+
+	onlyChanges bool
 
 	ground *ground
 	meter  charge.Meter
@@ -96,6 +106,9 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 	for range b.runs {
+		if b.onlyChanges {
+			break
+		}
 		if err := b.turn(ctx, subjects); err != nil {
 			return err
 		}
@@ -124,7 +137,7 @@ func (b *bench) raise(ctx context.Context) (out []*subject, err error) {
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
-			if c.most > 0 && n > c.most {
+			if c.most > 0 && n > c.most || b.onlyChanges && !c.changes {
 				continue
 			}
 			x := &subject{contender: c, n: n}

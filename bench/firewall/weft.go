@@ -25,7 +25,8 @@ type weft struct {
 	site   *site
 	driver datapath.Driver
 	rules  []*policy.Rule
-	state  int // how many were applied
+	tables [2]*classify.Table // by direction
+	state  int                // how many were applied
 }
 
 func raiseBPF(s *site) (firewall, error) {
@@ -59,17 +60,18 @@ func (w *weft) add(r rule) func() error {
 	return func() error { return w.apply(out) }
 }
 
-// apply does what an agent does with a ruleset that has changed: it builds the
-// tables of all of it, and has the driver make them hold.
+// apply does what an agent does with a ruleset that has changed: it makes its
+// tables from those of before, and has the driver make them hold.
 func (w *weft) apply(rules []*policy.Rule) error {
 	w.state++
 	r := policy.NewRuleset(model.ModeEnforce, rules, nil, []policy.Default{{Action: model.ActionDeny}}, []policy.Default{{Action: model.ActionAllow}})
+	tables := [2]*classify.Table{classify.Update(w.tables[policy.Ingress], &r.Ingress, nil), classify.Update(w.tables[policy.Egress], &r.Egress, nil)}
 	s := &datapath.State{Subjects: []datapath.Subject{{Workload: "host", Kind: model.WorkloadHost, Identity: 1, Cgroup: w.site.cgroup,
-		Ruleset: &datapath.Ruleset{Key: fmt.Sprint(w.state), Mode: r.Mode, Ingress: classify.Build(&r.Ingress, nil), Egress: classify.Build(&r.Egress, nil)}}}}
+		Ruleset: &datapath.Ruleset{Key: fmt.Sprint(w.state), Mode: r.Mode, Ingress: tables[policy.Ingress], Egress: tables[policy.Egress]}}}}
 	if err := netns.Do(w.site.receiver, func() error { return w.driver.Apply(context.Background(), s) }); err != nil {
 		return err
 	}
-	w.rules = rules
+	w.rules, w.tables = rules, tables
 	return nil
 }
 

@@ -80,14 +80,14 @@ func compile(about []*policy.Prepared, mode model.Mode) *ruleset {
 	out := &ruleset{wire: policywire.Encode(r)}
 	fleet := policy.EntityBit(model.EntityFleet) | policy.EntityBit(model.EntityWorld)
 	for _, t := range []*policy.Table{&r.Ingress, &r.Egress} {
-		out.selectors = append(out.selectors, t.Selectors...)
+		out.selectors = append(out.selectors, t.Selectors()...)
 		for _, rule := range t.Rules {
 			for _, p := range rule.Peers {
 				out.everybody = out.everybody || len(p.Blocks) > 0 || p.Entities&fleet != 0
 			}
 		}
 	}
-	if len(r.Ingress.Selectors) > 0 && len(r.Egress.Selectors) > 0 { // each is sorted and distinct
+	if len(r.Ingress.Selectors()) > 0 && len(r.Egress.Selectors()) > 0 { // each is sorted and distinct
 		byText := make(map[string]model.Selector, len(out.selectors))
 		for _, sel := range out.selectors {
 			byText[sel.String()] = sel

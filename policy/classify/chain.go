@@ -10,8 +10,9 @@ import (
 
 // Step is a rule that matches in all but processes.
 type Step struct {
-	// Rank is the rule's place among the rules of its table, lower first.
-	Rank int
+	// Rank orders the rules of a table, lower first. A rule keeps its rank from
+	// one table to the next that is made from it.
+	Rank uint64
 	Rule *policy.Rule
 	// Peer narrows to these processes of the peer; none is no condition.
 	Peer []model.PolicyProcess
@@ -29,7 +30,7 @@ func (s *Step) unconditional() bool { return len(s.Rule.Processes) == 0 && len(s
 type Chain []Step
 
 // merge adds the steps of two chains and cuts what is void.
-func (b *builder) merge(x, y Chain) Chain {
+func (b *classes) merge(x, y Chain) Chain {
 	out := make(Chain, 0, len(x)+len(y))
 	for len(x)+len(y) > 0 {
 		if len(y) == 0 || len(x) > 0 && x[0].Rank <= y[0].Rank {
@@ -45,7 +46,7 @@ func (b *builder) merge(x, y Chain) Chain {
 // a step that says again what one of the same rank says. Where the table has a
 // Pass in the tier of the final step, a chain of another dimension may skip that
 // tier, so the later tiers stay.
-func (b *builder) cut(c Chain) Chain {
+func (b *classes) cut(c Chain) Chain {
 	out := c[:0:0]
 	var over model.Tier
 	for i, s := range c {
@@ -56,7 +57,7 @@ func (b *builder) cut(c Chain) Chain {
 			continue
 		}
 		out = append(out, c[i])
-		if s.final() && !b.passes[s.Rule.Tier] {
+		if s.final() && b.passes[s.Rule.Tier] == 0 {
 			break
 		}
 		if s.final() || s.Rule.Action == model.ActionPass && s.unconditional() {
@@ -66,15 +67,14 @@ func (b *builder) cut(c Chain) Chain {
 	return out
 }
 
-// key tells chains of one table apart.
-func (c Chain) key() string {
-	var b []byte
+// appendKey appends what tells chains of one table apart.
+func (c Chain) appendKey(b []byte) []byte {
 	for _, s := range c {
-		b = binary.AppendUvarint(b, uint64(s.Rank))
+		b = binary.BigEndian.AppendUint64(b, s.Rank)
 		b = binary.AppendUvarint(b, uint64(len(s.Peer)))
 		for _, p := range s.Peer {
 			b = append(b, p.Exe+"\x00"+p.User+"\x00"+p.Cgroup+"\x00"...)
 		}
 	}
-	return string(b)
+	return b
 }

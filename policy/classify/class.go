@@ -2,9 +2,9 @@ package classify
 
 import (
 	"cmp"
-	"encoding/binary"
 	"slices"
 
+	"weft/model"
 	"weft/policy"
 )
 
@@ -35,25 +35,53 @@ func comparePortKey(a, b PortKey) int {
 	return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port), cmp.Compare(a.PortBits, b.PortBits))
 }
 
-// Entry is one prefix of a class and the place of its chain in Table.Chains.
+// Entry is one prefix of a class and its chain, which is never empty.
 type Entry struct {
 	PortKey
-	Chain int
+	Chain Chain
 }
 
-// Class is a longest-prefix table over protocol and port, sorted so that a
-// prefix comes before those within it. Where no entry matches, no rule does.
-type Class []Entry
+// Class is a longest-prefix table over protocol and port. Where no entry matches,
+// no rule does; nil has no entries. Read only, and shared by all tables it is the
+// same in.
+type Class struct {
+	// Entries are sorted so that a prefix comes before those within it.
+	Entries []Entry
+	steps   []Step // what it is made of, by rank
+	longest int    // chain
+}
 
-// lookup returns the longest prefix's chain, or -1. It is linear: a datapath has
+// lookup returns the longest prefix's chain, or nil. It is linear: a datapath has
 // its own way, and Judge is there to compare with it.
-func (c Class) lookup(protocol uint8, port uint16) int {
-	for i := len(c) - 1; i >= 0; i-- {
-		if c[i].contains(PortKey{Protocol: protocol, Port: port, PortBits: 16}) {
-			return c[i].Chain
+func (c *Class) lookup(protocol uint8, port uint16) Chain {
+	for i := c.len() - 1; i >= 0; i-- {
+		if c.Entries[i].contains(PortKey{Protocol: protocol, Port: port, PortBits: 16}) {
+			return c.Entries[i].Chain
 		}
 	}
-	return -1
+	return nil
+}
+
+func (c *Class) len() int {
+	if c == nil {
+		return 0
+	}
+	return len(c.Entries)
+}
+
+// made returns the steps a class is made of.
+func (c *Class) made() []Step {
+	if c == nil {
+		return nil
+	}
+	return c.steps
+}
+
+func (c *Class) longestChain() int {
+	if c == nil {
+		return 0
+	}
+	return c.longest
 }
 
 // portKeys are the prefixes a rule's ports make.
@@ -70,88 +98,108 @@ func portKeys(r *policy.Rule) []PortKey {
 	return out
 }
 
-// class interns the class of a set of steps, given in any order.
-func (b *builder) class(steps []Step) int {
-	if len(steps) == 0 {
-		return 0
+// classes makes the classes of one table, those of the same steps once.
+type classes struct {
+	passes  map[model.Tier]int // rules with Pass, by tier
+	classes map[string]*Class  // by the steps they are made of
+	single  map[uint64]*Class  // by rank, of one step that asks for no process
+	chains  map[string]Chain
+	ports   map[*policy.Rule][]PortKey
+	key     []byte
+}
+
+func newClasses(passes map[model.Tier]int) *classes {
+	return &classes{passes: passes, classes: map[string]*Class{}, single: map[uint64]*Class{}, chains: map[string]Chain{}, ports: map[*policy.Rule][]PortKey{}}
+}
+
+// class returns the class of a set of steps, given in any order. They are kept.
+func (b *classes) class(steps []Step) *Class {
+	switch {
+	case len(steps) == 0:
+		return nil
+	case len(steps) == 1 && len(steps[0].Peer) == 0:
+		return b.ofOne(steps)
 	}
 	slices.SortStableFunc(steps, func(a, b Step) int { return cmp.Compare(a.Rank, b.Rank) })
-	key := Chain(steps).key()
-	if n, ok := b.classes[key]; ok {
-		return n
+	b.key = Chain(steps).appendKey(b.key[:0])
+	if c, ok := b.classes[string(b.key)]; ok {
+		return c
 	}
-	own := map[PortKey]Chain{}
+	out := &Class{steps: steps}
+	b.classes[string(b.key)] = out
+	type own struct {
+		key  PortKey
+		step Step
+	}
+	all := make([]own, 0, len(steps))
 	for _, s := range steps {
-		for _, k := range b.ports(s) {
-			own[k] = append(own[k], s)
+		for _, k := range b.portKeys(s.Rule) {
+			all = append(all, own{k, s})
 		}
 	}
-	keys := make([]PortKey, 0, len(own))
-	for k := range own {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, comparePortKey)
-	var out Class
+	slices.SortStableFunc(all, func(a, b own) int { return comparePortKey(a.key, b.key) })
 	type open struct {
 		key   PortKey
 		chain Chain
-		index int
 	}
 	var stack []open
-	for _, k := range keys {
+	for len(all) > 0 {
+		k, chain := all[0].key, Chain(nil)
+		for len(all) > 0 && all[0].key == k {
+			chain, all = append(chain, all[0].step), all[1:]
+		}
 		for len(stack) > 0 && !stack[len(stack)-1].key.contains(k) {
 			stack = stack[:len(stack)-1]
 		}
-		chain, above := b.cut(own[k]), -1
-		if len(stack) > 0 {
-			chain, above = b.merge(stack[len(stack)-1].chain, chain), stack[len(stack)-1].index
+		var above Chain
+		if chain = b.cut(chain); len(stack) > 0 {
+			above = stack[len(stack)-1].chain
+			chain = b.merge(above, chain)
 		}
-		index := b.chain(chain)
-		stack = append(stack, open{k, chain, index})
-		if index != above {
-			out = append(out, Entry{k, index})
+		chain = b.chain(chain)
+		stack = append(stack, open{k, chain})
+		if above == nil || &above[0] != &chain[0] {
+			out.Entries = append(out.Entries, Entry{k, chain})
+			out.longest = max(out.longest, len(chain))
 		}
 	}
-	n := b.intern(out)
-	b.classes[key] = n
-	return n
+	return out
 }
 
-// intern gives equal classes one number.
-func (b *builder) intern(c Class) int {
-	var key []byte
-	for _, e := range c {
-		any := byte(0)
-		if e.AnyProtocol {
-			any = 1
+// ofOne returns the class of one step: most classes are.
+func (b *classes) ofOne(steps []Step) *Class {
+	rank := steps[0].Rank
+	if c := b.single[rank]; c != nil {
+		return c
+	}
+	out := &Class{steps: steps, longest: 1}
+	b.single[rank] = out
+	keys := portKeys(steps[0].Rule)
+	slices.SortFunc(keys, comparePortKey)
+	out.Entries = make([]Entry, 0, len(keys))
+	for _, k := range keys {
+		if n := len(out.Entries); n == 0 || !out.Entries[n-1].contains(k) {
+			out.Entries = append(out.Entries, Entry{k, steps})
 		}
-		key = append(key, any, e.Protocol, byte(e.PortBits))
-		key = binary.BigEndian.AppendUint16(key, e.Port)
-		key = binary.BigEndian.AppendUint32(key, uint32(e.Chain))
 	}
-	if n, ok := b.byEntries[string(key)]; ok {
-		return n
-	}
-	n := len(b.table.Classes)
-	b.table.Classes = append(b.table.Classes, c)
-	b.byEntries[string(key)] = n
-	return n
+	return out
 }
 
-func (b *builder) chain(c Chain) int {
-	key := c.key()
-	if n, ok := b.chains[key]; ok {
-		return n
+// chain returns the one chain of these steps.
+func (b *classes) chain(c Chain) Chain {
+	b.key = c.appendKey(b.key[:0])
+	if same, ok := b.chains[string(b.key)]; ok {
+		return same
 	}
-	n := len(b.table.Chains)
-	b.table.Chains = append(b.table.Chains, c)
-	b.chains[key] = n
-	return n
+	b.chains[string(b.key)] = c
+	return c
 }
 
-func (b *builder) ports(s Step) []PortKey {
-	if b.portKeys[s.Rank] == nil {
-		b.portKeys[s.Rank] = portKeys(s.Rule)
+func (b *classes) portKeys(r *policy.Rule) []PortKey {
+	keys, ok := b.ports[r]
+	if !ok {
+		keys = portKeys(r)
+		b.ports[r] = keys
 	}
-	return b.portKeys[s.Rank]
+	return keys
 }

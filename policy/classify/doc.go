@@ -17,4 +17,7 @@
 //	(every)  ─┘                                           │
 //
 // So tables add up where rules name different things, and never multiply.
+//
+// A table is made from the one before (Update) and shares with it whatever is not
+// edited. Ranks have gaps, so that a rule keeps its own.
 package classify

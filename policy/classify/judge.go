@@ -22,16 +22,10 @@ type Verdict struct {
 func (t *Table) Judge(subject, peer *policy.End, protocol uint8, port uint16) Verdict {
 	var heads [5]Chain
 	for i, class := range t.ClassesOf(peer) {
-		if chain := t.Classes[class].lookup(protocol, port); chain >= 0 {
-			heads[i] = t.Chains[chain]
-		}
+		heads[i] = class.lookup(protocol, port)
 	}
-	if len(peer.Names) > 0 && len(t.Names) > 0 {
-		if n := t.ForNames(peer.Names); n != nil {
-			if chain := n.Classes[n.Any].lookup(protocol, port); chain >= 0 {
-				heads[4] = n.Chains[chain]
-			}
-		}
+	if len(peer.Names) > 0 {
+		heads[4] = t.ForNames(peer.Names).lookup(protocol, port)
 	}
 	return t.decide(heads, &subject.Process, &peer.Process)
 }
@@ -76,9 +70,9 @@ func (t *Table) decide(heads [5]Chain, subject, peer *model.PolicyProcess) Verdi
 }
 
 // ClassesOf returns the peer's class in each dimension but the last, names.
-func (t *Table) ClassesOf(peer *policy.End) [5]int {
-	out := [5]int{t.Any}
-	switch class, ok := t.Identities[peer.Identity]; {
+func (t *Table) ClassesOf(peer *policy.End) [5]*Class {
+	out := [5]*Class{t.Any}
+	switch class, ok := t.Identity(peer.Identity); {
 	case peer.Identity == 0:
 		out[1] = t.World
 	case ok:
@@ -87,10 +81,10 @@ func (t *Table) ClassesOf(peer *policy.End) [5]int {
 		out[1] = t.Fleet
 	}
 	if peer.Addr.IsValid() {
-		if i, ok := t.lpm.Lookup(peer.Addr.Unmap()); ok {
-			out[2] = t.Blocks[i].World
+		if b, ok := t.blocks.Lookup(peer.Addr.Unmap()); ok {
+			out[2] = b.World
 			if peer.Identity != 0 {
-				out[2] = t.Blocks[i].Managed
+				out[2] = b.Managed
 			}
 		}
 	}
@@ -103,28 +97,14 @@ func (t *Table) ClassesOf(peer *policy.End) [5]int {
 // Steps returns the most steps a verdict can take: the longest chain of each
 // dimension, added up.
 func (t *Table) Steps() int {
-	longest := func(class int) int {
-		n := 0
-		for _, e := range t.Classes[class] {
-			n = max(n, len(t.Chains[e.Chain]))
-		}
-		return n
-	}
-	identity, block, entity := max(longest(t.World), longest(t.Fleet)), 0, 0
-	for _, c := range t.Identities {
-		identity = max(identity, longest(c))
-	}
-	for _, b := range t.Blocks {
-		block = max(block, longest(b.World), longest(b.Managed))
-	}
+	entity, names := 0, 0
 	for _, c := range t.Entities {
-		entity = max(entity, longest(c))
+		entity = max(entity, c.longestChain())
 	}
-	names := 0
-	for i := range t.Names {
-		if !t.Names[i].step.final() || i == 0 {
+	for i := range t.names {
+		if !t.names[i].step.final() || i == 0 {
 			names++
 		}
 	}
-	return longest(t.Any) + identity + block + entity + names
+	return t.Any.longestChain() + max(t.World.longestChain(), t.Fleet.longestChain(), t.longestOfIdentities) + t.lengths.most() + entity + names
 }

@@ -34,12 +34,16 @@ func Room() Load {
 // Load returns what the table takes at most: what it has in common with another
 // is counted twice.
 func (t *Table) Load() Load {
-	l := Load{Tables: 1, Identities: len(t.Identities), Blocks: len(t.Blocks), Steps: len(t.Defaults)}
-	for _, c := range t.Classes {
-		l.Ports += len(c)
-	}
-	for _, c := range t.Chains {
-		l.Steps += len(c)
+	l := Load{Tables: 1, Identities: len(t.Identities), Blocks: t.blocks.Size(), Steps: len(t.Defaults)}
+	chains := map[*Step]bool{}
+	for c := range t.classes() {
+		l.Ports += len(c.Entries)
+		for _, e := range c.Entries {
+			if first := &e.Chain[0]; !chains[first] {
+				chains[first] = true
+				l.Steps += len(e.Chain)
+			}
+		}
 	}
 	return l
 }

@@ -20,11 +20,11 @@ const EverySpan = 1<<24 - 1
 // classes (see ClassesOf), where nothing is known of processes: for a datapath
 // that cannot merge chains itself. The spans ascend, leave no gap, and two
 // neighbours never say the same.
-func (t *Table) Resolve(classes [5]int) []Span {
+func (t *Table) Resolve(classes [5]*Class) []Span {
 	var flat [5][]flatSpan
 	var starts []uint32
 	for i, class := range classes {
-		flat[i] = flatten(t.Classes[class])
+		flat[i] = flatten(class)
 		for _, s := range flat[i] {
 			starts = append(starts, s.first)
 		}
@@ -33,16 +33,16 @@ func (t *Table) Resolve(classes [5]int) []Span {
 	starts = slices.Compact(starts)
 	var out []Span
 	var at [5]int
-	verdicts := map[[5]int]Verdict{}
+	verdicts := map[[5]*Step]Verdict{}
 	for _, first := range starts {
-		var chains [5]int
+		var chains [5]*Step
 		var heads [5]Chain
 		for i := range flat {
 			for at[i]+1 < len(flat[i]) && flat[i][at[i]+1].first <= first {
 				at[i]++
 			}
-			if chains[i] = flat[i][at[i]].chain; chains[i] >= 0 {
-				heads[i] = t.Chains[chains[i]]
+			if heads[i] = flat[i][at[i]].chain; len(heads[i]) > 0 {
+				chains[i] = &heads[i][0]
 			}
 		}
 		v, ok := verdicts[chains]
@@ -63,27 +63,27 @@ func (t *Table) Resolve(classes [5]int) []Span {
 	return out
 }
 
-// flatSpan is where a chain begins to hold; -1 is none.
+// flatSpan is where a chain begins to hold; nil is none.
 type flatSpan struct {
 	first uint32
-	chain int
+	chain Chain
 }
 
 // flatten turns nested prefixes into the places where the longest one changes.
-func flatten(c Class) []flatSpan {
+func flatten(c *Class) []flatSpan {
 	type open struct {
 		end   uint32 // first value after it
-		chain int
+		chain Chain
 	}
-	out := []flatSpan{{0, -1}}
-	put := func(first uint32, chain int) {
+	out := []flatSpan{{0, nil}}
+	put := func(first uint32, chain Chain) {
 		if n := len(out); out[n-1].first == first {
 			out[n-1].chain = chain
 		} else if first <= EverySpan {
 			out = append(out, flatSpan{first, chain})
 		}
 	}
-	stack := []open{{EverySpan + 1, -1}}
+	stack := []open{{EverySpan + 1, nil}}
 	pop := func(to uint32) {
 		for len(stack) > 1 && stack[len(stack)-1].end <= to {
 			end := stack[len(stack)-1].end
@@ -91,7 +91,8 @@ func flatten(c Class) []flatSpan {
 			put(end, stack[len(stack)-1].chain)
 		}
 	}
-	for _, e := range c {
+	for i := range c.len() {
+		e := &c.Entries[i]
 		first, size := uint32(0), uint32(EverySpan+1)
 		if !e.AnyProtocol {
 			first, size = uint32(e.Protocol)<<16|uint32(e.Port), 1<<(16-e.PortBits)

@@ -1,12 +1,13 @@
 package classify
 
 import (
-	"encoding/binary"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/gaissmai/bart"
@@ -15,197 +16,211 @@ import (
 	"weft/policy"
 )
 
-// Table is one direction of a ruleset, ready for lookup. Read only.
+// Table is one direction of a ruleset, ready for lookup. Read only: what two
+// tables have in common, they share.
 type Table struct {
-	Rules    []*policy.Rule
 	Defaults []policy.Default
-	Chains   []Chain
-	// Classes holds every class; the first is empty and matches nothing.
-	Classes []Class
 	// Any is the class of every peer.
-	Any int
+	Any *Class
 	// World is that of peers of no workload; Fleet is that of workloads whose
 	// identity is not in Identities.
-	World, Fleet int
-	// Identities are the classes of identities that a selector names.
-	Identities map[policy.Identity]int
-	// Blocks are one longest-prefix table; sorted, a prefix before those in it.
-	Blocks []Block
-	lpm    *bart.Table[int] // places in Blocks
+	World, Fleet *Class
+	// Identities are those that a selector names, ascending.
+	Identities []Member
 	// Entities are the classes of every set of the special entities that the
 	// rules name; EntityMask holds those.
-	Entities   map[policy.EntitySet]int
+	Entities   map[policy.EntitySet]*Class
 	EntityMask policy.EntitySet
-	// Names are the peers by name; ForNames makes tables of them.
-	Names []Names
+	// Lacks is a selector whose members are not known, "" where there is none.
+	Lacks string
+
+	rules     []*policy.Rule
+	ranks     []uint64 // of rules
+	passes    map[model.Tier]int
+	rejects   int
+	lists     map[place][]Step // what is about peers of a kind
+	selectors map[string]*selector
+	names     []byName
+	blocks    *bart.Table[*Block] // one longest-prefix table
+	lengths   lengths             // of the blocks' chains
+	// longestOfIdentities is the longest chain of their classes.
+	longestOfIdentities int
+
+	serial, base uint64         // base is the serial of the table it was made from
+	touched      []netip.Prefix // blocks that are not as in the base
 }
 
-// Block is a range of addresses, with its class for peers of no workload and
-// for workloads.
-type Block struct {
-	Prefix         netip.Prefix
-	World, Managed int
+// place is a kind of peers that all have the same class, or a selector.
+type place struct {
+	kind     placeKind
+	entity   policy.EntitySet
+	selector string
 }
 
-// Names is a peer known by the names its address was looked up by.
-type Names struct {
-	Patterns []string
+type placeKind uint8
+
+const (
+	anyPeer placeKind = iota
+	worldPeer
+	fleetPeer
+	entityPeer
+	selectedPeer
+)
+
+// byName is a peer known by the names its address was looked up by.
+type byName struct {
+	patterns []string
 	step     Step
 }
 
-// Members returns the identities that a selector matches; it must know every
-// selector of the ruleset.
+// Members returns the identities that a selector matches, nil where they are not
+// known. What it has returned never changes.
 type Members func(model.Selector) *roaring.Bitmap
 
-type builder struct {
-	table     *Table
-	classes   map[string]int // by the steps they are made of
-	byEntries map[string]int
-	chains    map[string]int
-	portKeys  map[int][]PortKey
-	passes    map[model.Tier]bool // tiers with a Pass rule
-}
+var serials atomic.Uint64
 
-func newBuilder(rules []*policy.Rule, defaults []policy.Default) *builder {
-	b := &builder{classes: map[string]int{}, byEntries: map[string]int{"": 0}, chains: map[string]int{}, portKeys: map[int][]PortKey{}, passes: map[model.Tier]bool{},
-		table: &Table{lpm: &bart.Table[int]{}, Rules: rules, Defaults: defaults, Classes: []Class{nil}, Identities: map[policy.Identity]int{}, Entities: map[policy.EntitySet]int{}}}
-	for _, r := range rules {
-		if r.Action == model.ActionPass {
-			b.passes[r.Tier] = true
-		}
-	}
-	return b
+// nothing is the table that every first one is made from.
+func nothing() *Table {
+	return &Table{lists: map[place][]Step{}, blocks: &bart.Table[*Block]{}, Entities: map[policy.EntitySet]*Class{}}
 }
 
 // Build makes the table of one direction.
-func Build(t *policy.Table, members Members) *Table {
-	b := newBuilder(t.Rules, t.Defaults)
-	out := b.table
-	var anyPeer, world, fleet []Step
-	entities := map[policy.EntitySet][]Step{}
-	bySelector := map[string][]Step{}
-	for rank, r := range t.Rules {
-		if len(r.Peers) == 0 {
-			anyPeer = append(anyPeer, Step{Rank: rank, Rule: r})
+func Build(t *policy.Table, members Members) *Table { return Update(nil, t, members) }
+
+// Update makes the table of one direction from that of the ruleset as it was
+// before, nil for none: it costs what has changed. It says what Build would say,
+// and is the old one itself where nothing has changed.
+func Update(old *Table, t *policy.Table, members Members) *Table {
+	if old != nil {
+		if e, ok := compare(old, t.Rules); ok {
+			return e.update(old, t.Defaults, members)
 		}
-		for i := range r.Peers {
-			p := &r.Peers[i]
-			step := Step{Rank: rank, Rule: r, Peer: p.Processes}
-			switch {
-			case p.Selector != nil:
-				text := p.Selector.String()
-				bySelector[text] = append(bySelector[text], step)
-			case len(p.Names) > 0:
-				out.Names = append(out.Names, Names{Patterns: p.Names, step: step})
-			}
-			for n, e := range model.Entities {
-				bit := policy.EntitySet(1 << n)
-				switch {
-				case p.Entities&bit == 0:
-				case e == model.EntityAny:
-					anyPeer = append(anyPeer, step)
-				case e == model.EntityWorld:
-					world = append(world, step)
-				case e == model.EntityFleet:
-					fleet = append(fleet, step)
-				default:
-					entities[bit] = append(entities[bit], step)
-					out.EntityMask |= bit
+	}
+	old = nothing()
+	e, _ := compare(old, t.Rules)
+	return e.update(old, t.Defaults, members)
+}
+
+// Identity returns the class of an identity that a selector names.
+func (t *Table) Identity(id policy.Identity) (*Class, bool) {
+	if i, ok := findMember(t.Identities, id); ok {
+		return t.Identities[i].Class(), true
+	}
+	return nil, false
+}
+
+// Blocks visits the ranges of addresses that rules name.
+func (t *Table) Blocks() iter.Seq2[netip.Prefix, *Block] { return t.blocks.All() }
+
+// Block returns the block of a prefix that rules name, nil for another.
+func (t *Table) Block(p netip.Prefix) *Block {
+	b, _ := t.blocks.Get(p)
+	return b
+}
+
+// HasBlocks says whether a rule names a range of addresses.
+func (t *Table) HasBlocks() bool { return t.blocks.Size() > 0 }
+
+// HasNames says whether a rule names peers by name.
+func (t *Table) HasNames() bool { return len(t.names) > 0 }
+
+// Rejects says whether a rule rejects.
+func (t *Table) Rejects() bool { return t.rejects > 0 }
+
+// Rules are those of the table in the order they are tried.
+func (t *Table) Rules() []*policy.Rule { return t.rules }
+
+// Changes is where a table is not as the one it was made from, as far as that is
+// more than a few classes.
+type Changes struct {
+	Names bool
+	// Blocks are prefixes, of both or of one of them.
+	Blocks []netip.Prefix
+}
+
+// Since returns what has changed since another table; it is not known, but where
+// this one was made from that.
+func (t *Table) Since(old *Table) (c Changes, known bool) {
+	return Changes{!slices.EqualFunc(t.names, old.names, func(a, b byName) bool { return a.step.Rank == b.step.Rank && a.step.Rule == b.step.Rule }), t.touched}, t.base == old.serial
+}
+
+// ForNames returns the class of an address looked up by these names, as far as
+// it has one for that; nil where no rule is.
+func (t *Table) ForNames(names []string) *Class {
+	var steps []Step
+	for i := range t.names {
+		if policy.NameMatches(t.names[i].patterns, names) {
+			steps = append(steps, t.names[i].step)
+		}
+	}
+	return newClasses(t.passes).class(steps)
+}
+
+// classes visits every class once.
+func (t *Table) classes() iter.Seq[*Class] {
+	return func(yield func(*Class) bool) {
+		seen := map[*Class]bool{nil: true}
+		visit := func(list ...*Class) bool {
+			for _, c := range list {
+				if !seen[c] {
+					seen[c] = true
+					if !yield(c) {
+						return false
+					}
 				}
 			}
+			return true
 		}
-	}
-	out.Any, out.World, out.Fleet = b.class(anyPeer), b.class(world), b.class(fleet)
-	b.identities(t, members, bySelector, fleet)
-	b.blocks(t)
-	for set := out.EntityMask; set != 0; set = (set - 1) & out.EntityMask { // every subset but the empty one
-		var steps []Step
-		for bit, list := range entities {
-			if set&bit != 0 {
-				steps = append(steps, list...)
+		if !visit(t.Any, t.World, t.Fleet) || !visit(slices.Collect(maps.Values(t.Entities))...) {
+			return
+		}
+		for _, m := range t.Identities {
+			if !visit(m.Class()) {
+				return
 			}
 		}
-		out.Entities[set] = b.class(steps)
-	}
-	return out
-}
-
-// identities gives each identity that a selector matches the class of all it
-// matches; those that match the same selectors share it.
-func (b *builder) identities(t *policy.Table, members Members, bySelector map[string][]Step, fleet []Step) {
-	texts := slices.Sorted(maps.Keys(bySelector))
-	matched := map[policy.Identity][]byte{}
-	for _, s := range t.Selectors {
-		n, ok := slices.BinarySearch(texts, s.String())
-		if !ok {
-			continue
-		}
-		for it := members(s).Iterator(); it.HasNext(); {
-			id := policy.Identity(it.Next())
-			matched[id] = binary.BigEndian.AppendUint32(matched[id], uint32(n))
-		}
-	}
-	shared := map[string]int{}
-	for id, m := range matched {
-		class, ok := shared[string(m)]
-		if !ok {
-			steps := slices.Clone(fleet)
-			for rest := m; len(rest) > 0; rest = rest[4:] {
-				steps = append(steps, bySelector[texts[binary.BigEndian.Uint32(rest)]]...)
+		for _, b := range t.blocks.All() {
+			if !visit(b.World, b.Managed) {
+				return
 			}
-			class = b.class(steps)
-			shared[string(m)] = class
-		}
-		b.table.Identities[id] = class
-	}
-}
-
-func (b *builder) blocks(t *policy.Table) {
-	steps := func(ranks []int) []Step {
-		var out []Step
-		for _, rank := range ranks {
-			out = append(out, Step{Rank: rank, Rule: t.Rules[rank]})
-		}
-		return out
-	}
-	for _, e := range t.Blocks {
-		b.table.lpm.Insert(e.Prefix, len(b.table.Blocks))
-		b.table.Blocks = append(b.table.Blocks, Block{Prefix: e.Prefix, World: b.class(steps(e.World)), Managed: b.class(steps(e.Managed))})
-	}
-}
-
-// ForNames returns a table of what is about an address looked up by these names
-// and nothing else, in its class Any; nil where no rule is.
-func (t *Table) ForNames(names []string) *Table {
-	var steps []Step
-	for i := range t.Names {
-		if policy.NameMatches(t.Names[i].Patterns, names) {
-			steps = append(steps, t.Names[i].step)
 		}
 	}
-	if len(steps) == 0 {
-		return nil
-	}
-	b := newBuilder(t.Rules, t.Defaults)
-	b.table.Any = b.class(steps)
-	return b.table
 }
 
 // String counts what the table holds.
 func (t *Table) String() string {
-	entries := 0
-	for _, c := range t.Classes {
-		entries += len(c)
+	classes, entries := 0, 0
+	for c := range t.classes() {
+		classes++
+		entries += len(c.Entries)
 	}
 	var b strings.Builder
 	for _, part := range []struct {
 		n    int
 		what string
-	}{{len(t.Rules), "rules"}, {len(t.Classes) - 1, "classes"}, {entries, "port entries"}, {len(t.Chains), "chains"}, {len(t.Identities), "identities"}, {len(t.Blocks), "blocks"}} {
+	}{{len(t.rules), "rules"}, {classes, "classes"}, {entries, "port entries"}, {len(t.Identities), "identities"}, {t.blocks.Size(), "blocks"}} {
 		if b.Len() > 0 {
 			b.WriteString(", ")
 		}
 		b.WriteString(strconv.Itoa(part.n) + " " + part.what)
 	}
 	return b.String()
+}
+
+// lengths counts things by the length of their longest chain.
+type lengths map[int]int
+
+func (l lengths) most() int {
+	most := 0
+	for n := range l {
+		most = max(most, n)
+	}
+	return most
+}
+
+// note counts one more, or one less.
+func (l lengths) note(length, by int) {
+	if l[length] += by; l[length] == 0 {
+		delete(l, length)
+	}
 }

@@ -13,24 +13,6 @@ import (
 	"weft/policy/classify"
 )
 
-// contents is what the maps of the tables should hold. They are keyed by numbers
-// that are never given twice, so that a new state stands beside the old one until
-// a slot is turned over to it.
-type contents struct {
-	tables     map[uint32]policyTable
-	identities map[policyIdentityKey]uint32
-	blocks     map[policyBlockKey]policyBlock
-	ports      map[policyPortKey]policyChain
-	defaults   map[uint32]policyChain
-	steps      map[uint32]policyStep
-	conditions map[policyConditionKey]policyCondition
-}
-
-func newContents() *contents {
-	return &contents{tables: map[uint32]policyTable{}, identities: map[policyIdentityKey]uint32{}, blocks: map[policyBlockKey]policyBlock{},
-		ports: map[policyPortKey]policyChain{}, defaults: map[uint32]policyChain{}, steps: map[uint32]policyStep{}, conditions: map[policyConditionKey]policyCondition{}}
-}
-
 // The flags and numbers of maps.h.
 const (
 	tableIdentities = 1
@@ -54,94 +36,96 @@ var actions = [...]model.Action{"", model.ActionAllow, model.ActionDeny, model.A
 // entityShift makes host, the first of the special entities, the first bit.
 const entityShift = 3
 
-// encoder writes tables as contents, with the numbers that equal things have had
-// before.
-type encoder struct {
-	*contents
-	old, now *numbers
-	resolve  func(model.PolicyProcess) (policyCondition, error)
-}
-
-// numbers are what has been given to what: by ruleset key and direction, by a
-// chain's and a class's content.
-type numbers struct {
-	last       *counters
-	tables     map[string]uint32
-	chains     map[string]policyChain
-	classes    map[string]uint32
-	conditions map[string]uint32
-}
-
-// counters are the last numbers given.
-type counters struct{ table, step, class, condition uint32 }
-
-func newNumbers(last *counters) *numbers {
-	return &numbers{last: last, tables: map[string]uint32{}, chains: map[string]policyChain{}, classes: map[string]uint32{}, conditions: map[string]uint32{}}
-}
-
-// table adds a table and returns its number.
-func (e *encoder) table(key string, d policy.Direction, t *classify.Table) (uint32, error) {
-	key = fmt.Sprintf("%s/%s", key, d)
-	if n, ok := e.now.tables[key]; ok {
-		return n, nil
+// table says that a table is wanted and returns its number.
+func (s *store) table(t *classify.Table) (uint32, error) {
+	if p := s.tables[t]; p != nil {
+		s.wanted[p] = true
+		return p.number, nil
 	}
 	if n := t.Steps(); n > classify.MaxSteps {
-		return 0, fmt.Errorf("ruleset %s: %d rules could be tried for one connection, %d at most: too many rules with processes, Pass or Log lie over one another; give them ports or peers that differ", key, n, classify.MaxSteps)
+		return 0, fmt.Errorf("%d rules could be tried for one connection, %d at most: too many rules with processes, Pass or Log lie over one another; give them ports or peers that differ", n, classify.MaxSteps)
 	}
-	n, ok := e.old.tables[key]
-	if !ok {
-		e.now.last.table++
-		n = e.now.last.table
+	if p := s.heirs[t]; p != nil {
+		return p.number, s.planTurn(p, t)
 	}
-	e.now.tables[key] = n
-	classes := make([]uint32, len(t.Classes))
-	for i, c := range t.Classes {
-		if i == 0 {
-			continue
-		}
-		number, err := e.class(t, c)
+	s.last.table++
+	p := &placed{number: s.last.table, table: t}
+	s.tables[t], s.numbers[p.number], s.wanted[p] = p, p, true
+	s.fresh = append(s.fresh, p)
+	for _, m := range t.Identities {
+		class, err := s.take(m.Class())
 		if err != nil {
 			return 0, err
 		}
-		classes[i] = number
+		s.maps.identities.add(policyIdentityKey{Table: p.number, Identity: uint32(m.Identity)}, class)
 	}
-	out := policyTable{Any: classes[t.Any], World: classes[t.World], Fleet: classes[t.Fleet], EntityMask: uint32(t.EntityMask) >> entityShift, Defaults: n}
-	for set, class := range t.Entities {
-		out.Entities[set>>entityShift] = classes[class]
+	for prefix, b := range t.Blocks() {
+		value, err := s.block(b)
+		if err != nil {
+			return 0, err
+		}
+		s.maps.blocks.add(blockKey(p.number, prefix), value)
 	}
-	for id, class := range t.Identities {
-		e.identities[policyIdentityKey{Table: n, Identity: uint32(id)}] = classes[class]
-		out.Flags |= tableIdentities
+	var err error
+	if p.fallback, err = s.fallback(t); err != nil {
+		return 0, err
 	}
-	for _, b := range t.Blocks {
-		e.blocks[blockKey(n, b.Prefix)] = policyBlock{World: classes[b.World], Managed: classes[b.Managed]}
-		out.Flags |= tableBlocks
-	}
-	if len(t.Names) > 0 {
-		out.Flags |= tableNames
-	}
-	if slices.ContainsFunc(t.Rules, func(r *policy.Rule) bool { return r.Action == model.ActionReject }) {
-		out.Flags |= tableRejects
-	}
-	chain, err := e.fallback(t)
+	s.maps.defaults.add(p.number, p.fallback.policyChain)
+	head, err := s.head(p.number, t)
 	if err != nil {
 		return 0, err
 	}
-	e.defaults[n] = chain
-	e.tables[n] = out
-	return n, nil
+	s.maps.tables.add(p.number, head)
+	return p.number, nil
 }
 
-// class adds a class and returns its number.
-func (e *encoder) class(t *classify.Table, c classify.Class) (uint32, error) {
-	chains := make([]policyChain, len(c))
-	key := make([]byte, 0, 16*len(c))
-	for i, x := range c {
-		chain, err := e.chain(t.Chains[x.Chain])
-		if err != nil {
-			return 0, err
+func (s *store) block(b *classify.Block) (out policyBlock, err error) {
+	if out.World, err = s.take(b.World); err == nil {
+		out.Managed, err = s.take(b.Managed)
+	}
+	return out, err
+}
+
+// head is what is under a table's number alone.
+func (s *store) head(number uint32, t *classify.Table) (out policyTable, err error) {
+	out = policyTable{EntityMask: uint32(t.EntityMask) >> entityShift, Defaults: number}
+	for _, x := range []struct {
+		class  *classify.Class
+		number *uint32
+	}{{t.Any, &out.Any}, {t.World, &out.World}, {t.Fleet, &out.Fleet}} {
+		if *x.number, err = s.take(x.class); err != nil {
+			return out, err
 		}
-		chains[i] = chain
+	}
+	for set, class := range t.Entities {
+		if out.Entities[set>>entityShift], err = s.take(class); err != nil {
+			return out, err
+		}
+	}
+	for flag, is := range map[uint32]bool{tableIdentities: len(t.Identities) > 0, tableBlocks: t.HasBlocks(), tableNames: t.HasNames(), tableRejects: t.Rejects()} {
+		if is {
+			out.Flags |= flag
+		}
+	}
+	return out, nil
+}
+
+// class finds a class that says the same, or adds it.
+func (s *store) class(c *classify.Class) (*storedClass, error) {
+	out := &storedClass{chains: make([]*storedChain, 0, len(c.Entries))}
+	key := make([]byte, 0, 16*len(c.Entries))
+	release := func() {
+		for _, chain := range out.chains {
+			s.giveChain(chain)
+		}
+	}
+	for _, x := range c.Entries {
+		chain, err := s.chain(x.Chain)
+		if err != nil {
+			release()
+			return nil, err
+		}
+		out.chains = append(out.chains, chain)
 		any := byte(0)
 		if x.AnyProtocol {
 			any = 1
@@ -151,121 +135,125 @@ func (e *encoder) class(t *classify.Table, c classify.Class) (uint32, error) {
 		key = binary.BigEndian.AppendUint32(key, chain.First)
 		key = binary.BigEndian.AppendUint32(key, chain.Count)
 	}
-	n, ok := e.now.classes[string(key)]
-	if ok {
-		return n, nil
+	if same := s.byContent[string(key)]; same != nil {
+		release()
+		return same, nil
 	}
-	if n, ok = e.old.classes[string(key)]; !ok {
-		e.now.last.class++
-		n = e.now.last.class
-	}
-	e.now.classes[string(key)] = n
-	for i, x := range c {
-		k := policyPortKey{Prefixlen: 32, Class: n}
+	s.last.class++
+	out.number, out.key = s.last.class, string(key)
+	s.byContent[out.key] = out
+	out.ports = make([]policyPortKey, len(c.Entries))
+	for i, x := range c.Entries {
+		k := &out.ports[i]
+		k.Prefixlen, k.Class = 32, out.number
 		if !x.AnyProtocol {
 			k.Prefixlen, k.Protocol = uint32(40+x.PortBits), x.Protocol
 			binary.BigEndian.PutUint16(k.Port[:], x.Port)
 		}
-		e.ports[k] = chains[i]
+		s.maps.ports.add(*k, out.chains[i].policyChain)
 	}
-	return n, nil
+	return out, nil
 }
 
-// chain adds a chain and returns where its steps are.
-func (e *encoder) chain(c classify.Chain) (policyChain, error) {
+// chain takes a chain.
+func (s *store) chain(c classify.Chain) (*storedChain, error) {
 	steps := make([]policyStep, len(c))
-	for i, s := range c {
-		subject, err := e.condition(s.Rule.Processes)
-		if err != nil {
-			return policyChain{}, fmt.Errorf("policy %s rule %s: %w", s.Rule.Policy, s.Rule.Name, err)
+	var conditions []*storedCondition
+	for i, x := range c {
+		subject, err := s.condition(x.Rule.Processes, &conditions)
+		peer := uint32(0)
+		if err == nil {
+			peer, err = s.condition(x.Peer, &conditions)
 		}
-		peer, err := e.condition(s.Peer)
 		if err != nil {
-			return policyChain{}, fmt.Errorf("policy %s rule %s: %w", s.Rule.Policy, s.Rule.Name, err)
+			s.giveConditions(conditions)
+			return nil, fmt.Errorf("policy %s rule %s: %w", x.Rule.Policy, x.Rule.Name, err)
 		}
-		steps[i] = policyStep{Rule: uint64(s.Rule.ID), Rank: uint64(s.Rank), SubjectCondition: subject, PeerCondition: peer,
-			Action: actionNumbers[s.Rule.Action], Tier: tierNumber(s.Rule.Tier)}
-		if !s.Rule.Stateful {
+		steps[i] = policyStep{Rule: uint64(x.Rule.ID), Rank: x.Rank, SubjectCondition: subject, PeerCondition: peer,
+			Action: actionNumbers[x.Rule.Action], Tier: tierNumber(x.Rule.Tier)}
+		if !x.Rule.Stateful {
 			steps[i].Stateless = 1
 		}
 	}
-	return e.place(steps), nil
+	return s.place(steps, conditions), nil
 }
 
-// fallback is the chain of a table's defaults.
-func (e *encoder) fallback(t *classify.Table) (policyChain, error) {
+// fallback takes the chain of a table's defaults.
+func (s *store) fallback(t *classify.Table) (*storedChain, error) {
 	if len(t.Defaults) > classify.MaxSteps {
-		return policyChain{}, fmt.Errorf("%d policies with processes isolate one subject, %d at most", len(t.Defaults), classify.MaxSteps)
+		return nil, fmt.Errorf("%d policies with processes isolate one subject, %d at most", len(t.Defaults), classify.MaxSteps)
 	}
 	steps := make([]policyStep, len(t.Defaults))
+	var conditions []*storedCondition
 	for i, d := range t.Defaults {
-		subject, err := e.condition(d.Processes)
+		subject, err := s.condition(d.Processes, &conditions)
 		if err != nil {
-			return policyChain{}, err
+			s.giveConditions(conditions)
+			return nil, err
 		}
 		steps[i] = policyStep{SubjectCondition: subject, Action: actionNumbers[d.Action]}
 	}
-	return e.place(steps), nil
+	return s.place(steps, conditions), nil
 }
 
-func (e *encoder) place(steps []policyStep) policyChain {
+// place takes the chain of these steps, and is handed their conditions.
+func (s *store) place(steps []policyStep, conditions []*storedCondition) *storedChain {
 	key := make([]byte, 0, 32*len(steps))
-	for _, s := range steps {
-		key = binary.BigEndian.AppendUint64(key, s.Rule)
-		key = binary.BigEndian.AppendUint64(key, s.Rank)
-		key = binary.BigEndian.AppendUint32(key, s.SubjectCondition)
-		key = binary.BigEndian.AppendUint32(key, s.PeerCondition)
-		key = append(key, s.Action, s.Tier, s.Stateless)
+	for _, x := range steps {
+		key = binary.BigEndian.AppendUint64(key, x.Rule)
+		key = binary.BigEndian.AppendUint64(key, x.Rank)
+		key = binary.BigEndian.AppendUint32(key, x.SubjectCondition)
+		key = binary.BigEndian.AppendUint32(key, x.PeerCondition)
+		key = append(key, x.Action, x.Tier, x.Stateless)
 	}
-	c, ok := e.now.chains[string(key)]
-	if ok {
-		return c
+	c := s.chains[string(key)]
+	if c == nil {
+		c = &storedChain{policyChain: policyChain{First: s.last.step + 1, Count: uint32(len(steps))}, key: string(key), conditions: conditions}
+		s.last.step += uint32(len(steps))
+		s.chains[c.key] = c
+		for i, x := range steps {
+			s.maps.steps.add(c.First+uint32(i), x)
+		}
+	} else {
+		s.giveConditions(conditions)
 	}
-	if c, ok = e.old.chains[string(key)]; !ok {
-		c = policyChain{First: e.now.last.step + 1, Count: uint32(len(steps))}
-		e.now.last.step += uint32(len(steps))
-	}
-	e.now.chains[string(key)] = c
-	for i, s := range steps {
-		e.steps[c.First+uint32(i)] = s
-	}
+	c.uses++
 	return c
 }
 
 // maxAlternatives is that of maps.h.
 const maxAlternatives = 64
 
-// condition adds a condition on processes and returns its number, 0 for none.
-func (e *encoder) condition(list []model.PolicyProcess) (uint32, error) {
-	if len(list) == 0 {
+// condition takes a condition on processes, adds it to a list and returns its
+// number, 0 for none.
+func (s *store) condition(processes []model.PolicyProcess, taken *[]*storedCondition) (uint32, error) {
+	if len(processes) == 0 {
 		return 0, nil
 	}
-	if len(list) > maxAlternatives {
-		return 0, fmt.Errorf("names %d processes; %d at most, use a second rule for the others", len(list), maxAlternatives)
+	if len(processes) > maxAlternatives {
+		return 0, fmt.Errorf("names %d processes; %d at most, use a second rule for the others", len(processes), maxAlternatives)
 	}
-	alternatives := make([]policyCondition, len(list))
-	var key []byte
-	for i, p := range list {
-		c, err := e.resolve(p)
-		if err != nil {
-			return 0, err
+	key := fmt.Sprintf("%q", processes)
+	c := s.conditions[key]
+	if c == nil {
+		c = &storedCondition{key: key, processes: processes}
+		for _, p := range processes {
+			x, err := s.resolve(p)
+			if err != nil {
+				return 0, err
+			}
+			c.alternatives = append(c.alternatives, x)
 		}
-		alternatives[i] = c
-		key = fmt.Appendf(key, "%d %d %d %d %d;", c.Flags, c.Exe, c.Uid, c.Level, c.Cgroup)
+		s.last.condition++
+		c.number = s.last.condition
+		s.conditions[key] = c
+		for i, x := range c.alternatives {
+			s.maps.conditions.add(policyConditionKey{Condition: c.number, Alternative: uint32(i)}, x)
+		}
 	}
-	n, ok := e.now.conditions[string(key)]
-	if ok {
-		return n, nil
-	}
-	if n, ok = e.old.conditions[string(key)]; !ok {
-		e.now.last.condition++
-		n = e.now.last.condition
-	}
-	e.now.conditions[string(key)] = n
-	for i, c := range alternatives {
-		e.conditions[policyConditionKey{Condition: n, Alternative: uint32(i)}] = c
-	}
-	return n, nil
+	c.uses++
+	*taken = append(*taken, c)
+	return c.number, nil
 }
 
 func tierNumber(t model.Tier) uint8 { return uint8(slices.Index(model.Tiers, t) + 1) }

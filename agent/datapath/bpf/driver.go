@@ -52,18 +52,13 @@ type Driver struct {
 	namespaces *mirror[uint64, uint32]
 	slots      *mirror[uint32, policySlot]
 	addresses  *mirror[policyAddressKey, policyAddress]
-	tables     *mirror[uint32, policyTable]
-	identities *mirror[policyIdentityKey, uint32]
-	blocks     *mirror[policyBlockKey, policyBlock]
-	ports      *mirror[policyPortKey, policyChain]
-	defaults   *mirror[uint32, policyChain]
-	steps      *mirror[uint32, policyStep]
-	conditions *mirror[policyConditionKey, policyCondition]
 	options    optionMaps
 	names      *mirror[policyNameKey, policyName]
+	tableMaps
 
 	clock    clock
-	numbers  *numbers
+	numbers  counters
+	store    *store // nil: what the maps hold is not known
 	attached bool
 	carrying bool // the program that writes options is at work
 	answers  *answerer
@@ -101,59 +96,149 @@ func (d *Driver) Name() string { return "bpf" }
 // wanted is what the maps should hold for a state.
 type wanted struct {
 	state *datapath.State
-	*contents
 	*options
-	addresses  map[policyAddressKey]policyAddress
+	addresses  map[policyAddressKey]policyAddress // nil: as they are
+	sameBook   bool                               // of addresses
 	slots      map[uint32]policySlot
 	guests     *guestWants
 	cgroups    map[uint64]uint32
 	namespaces map[uint64]uint32
 	paths      map[uint64]string // of those namespaces
 	names      map[policyNameKey]policyName
+	named      []*classify.Class          // of names
 	egress     map[uint32]*classify.Table // by slot, of subjects with rules by name
 }
 
 // Apply makes the state hold: new tables first, then subjects are turned over to
-// them, then the revision, which makes every connection be judged anew; what is
-// old goes last.
+// them, and tables that keep their number turned into what they are to be, then the
+// revision, which makes every connection be judged anew; what is old goes last.
 func (d *Driver) Apply(_ context.Context, s *datapath.State) error {
 	d.applying.Lock()
 	defer d.applying.Unlock()
-	options, err := newOptions(s)
+	want, err := d.prepare(s)
 	if err != nil {
 		return err
 	}
-	if d.last == nil || renumbered(d.last.state.Addresses, s.Addresses) {
-		d.addressBook++
-	}
-	want := &wanted{state: s, contents: newContents(), options: options, addresses: addressContents(d.addressBook, s), slots: map[uint32]policySlot{}, guests: newGuestWants(s), cgroups: map[uint64]uint32{},
-		namespaces: map[uint64]uint32{}, paths: map[uint64]string{}, names: map[policyNameKey]policyName{}, egress: map[uint32]*classify.Table{}}
-	now := newNumbers(d.numbers.last)
-	enc := &encoder{contents: want.contents, old: d.numbers, now: now, resolve: d.resolve}
-	for i := range s.Subjects {
-		err := d.place(&s.Subjects[i], enc, want)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // one that has just ended is nobody
-			return err
-		}
-	}
-	if err := d.write(want); err != nil {
-		return fmt.Errorf("apply policy: %w", err)
-	}
-	d.numbers = now
-	if err := d.attachAll(s, want); err != nil {
-		return fmt.Errorf("apply policy: %w", err)
-	}
-	d.last = want
-	if err := d.clean(want); err != nil {
-		return fmt.Errorf("clean up after policy: %w", err)
+	if err := d.enforce(want); err != nil {
+		d.store = nil // some of it may be in force: the next begins with new numbers
+		return err
 	}
 	return d.guestsUnjudged(s)
 }
 
+// prepare writes all that is new and that nobody looks at yet.
+func (d *Driver) prepare(s *datapath.State) (*wanted, error) {
+	options, err := newOptions(s)
+	if err != nil {
+		return nil, err
+	}
+	if d.store != nil {
+		stale, err := d.store.stale()
+		if err != nil {
+			return nil, err
+		}
+		if stale {
+			d.store = nil
+		}
+	}
+	anew := d.store == nil || d.last == nil
+	same := !anew && slices.Equal(d.last.state.Addresses, s.Addresses)
+	book := d.addressBook
+	sameBook := same || !anew && !renumbered(d.last.state.Addresses, s.Addresses)
+	if !sameBook {
+		d.addressBook++
+	}
+	if d.store == nil {
+		d.store = newStore(&d.tableMaps, &d.numbers, d.resolve)
+	}
+	d.store.begin(nil)
+	if sameBook { // else subjects are turned over to tables and addresses together
+		d.store.begin(d.heirs(s))
+	}
+	want := &wanted{state: s, options: options, sameBook: sameBook, slots: map[uint32]policySlot{}, guests: newGuestWants(s), cgroups: map[uint64]uint32{},
+		namespaces: map[uint64]uint32{}, paths: map[uint64]string{}, names: map[policyNameKey]policyName{}, egress: map[uint32]*classify.Table{}}
+	if !same {
+		want.addresses = addressContents(d.addressBook, s)
+	}
+	for i := range s.Subjects {
+		if err = d.place(&s.Subjects[i], want); errors.Is(err, fs.ErrNotExist) { // one that has just ended is nobody
+			err = nil
+		}
+		if err != nil {
+			break
+		}
+	}
+	if err == nil {
+		err = d.store.write()
+	}
+	if err == nil {
+		return want, nil
+	}
+	d.addressBook, err = book, fmt.Errorf("apply policy: %w", err)
+	if failed := d.store.undo(); failed != nil {
+		d.store = nil
+		err = errors.Join(err, failed)
+	}
+	return nil, err
+}
+
+// heirs says which table may take the place of which: one by which all are to be
+// judged that the other judges, and nobody by the other any more.
+func (d *Driver) heirs(s *datapath.State) map[*classify.Table]*placed {
+	out := map[*classify.Table]*placed{}
+	of := map[string]*datapath.Ruleset{}
+	wanted := map[*classify.Table]bool{}
+	for i := range s.Subjects {
+		x := &s.Subjects[i]
+		of[x.Workload] = x.Ruleset
+		wanted[x.Ruleset.Ingress], wanted[x.Ruleset.Egress] = true, true
+	}
+	next := map[*placed]*classify.Table{} // nil: none may
+	for n, slot := range d.slots.have {
+		ruleset := of[d.workloadOf(n)]
+		for dir, number := range slot.Tables {
+			p := d.store.numbers[number]
+			if p == nil {
+				continue
+			}
+			var t *classify.Table
+			if ruleset != nil {
+				t = ruleset.Table(policy.Direction(dir))
+			}
+			if known, ok := next[p]; ok && known != t {
+				t = nil
+			}
+			next[p] = t
+		}
+	}
+	for p, t := range next {
+		if t != nil && !wanted[p.table] && d.store.tables[t] == nil && out[t] == nil && oneKind(p.table, t) {
+			out[t] = p
+		}
+	}
+	return out
+}
+
+// enforce makes the state hold. Its new tables are there.
+func (d *Driver) enforce(want *wanted) error {
+	if err := d.write(want); err != nil {
+		return fmt.Errorf("apply policy: %w", err)
+	}
+	if err := d.attachAll(want.state, want); err != nil {
+		return fmt.Errorf("apply policy: %w", err)
+	}
+	before := d.last
+	d.last = want
+	if err := d.clean(want, before); err != nil {
+		return fmt.Errorf("clean up after policy: %w", err)
+	}
+	return nil
+}
+
 // place adds one subject to what is wanted.
-func (d *Driver) place(x *datapath.Subject, enc *encoder, want *wanted) error {
+func (d *Driver) place(x *datapath.Subject, want *wanted) error {
 	if x.Kind == model.WorkloadGuest {
-		return d.placeGuest(x, enc, want)
+		return d.placeGuest(x, want)
 	}
 	c, err := findCgroup(x.Cgroup)
 	if err != nil {
@@ -164,8 +249,8 @@ func (d *Driver) place(x *datapath.Subject, enc *encoder, want *wanted) error {
 		slot.Flags |= slotMachineNetNS
 	}
 	for _, dir := range []policy.Direction{policy.Ingress, policy.Egress} {
-		if slot.Tables[dir], err = enc.table(x.Ruleset.Key, dir, x.Ruleset.Table(dir)); err != nil {
-			return err
+		if slot.Tables[dir], err = d.store.table(x.Ruleset.Table(dir)); err != nil {
+			return fmt.Errorf("ruleset %s, %s: %w", x.Ruleset.Key, dir, err)
 		}
 	}
 	n, ok := d.cgroups.have[c.id]
@@ -180,7 +265,7 @@ func (d *Driver) place(x *datapath.Subject, enc *encoder, want *wanted) error {
 	d.mu.Lock()
 	d.workloads[n] = x.Workload
 	d.mu.Unlock()
-	if err := d.placeNames(x, n, slot, enc, want); err != nil {
+	if err := d.placeNames(x, n, slot, want); err != nil {
 		return err
 	}
 	if x.NetNS == "" && x.Kind != model.WorkloadHost {
@@ -195,29 +280,25 @@ func (d *Driver) place(x *datapath.Subject, enc *encoder, want *wanted) error {
 }
 
 // placeNames adds what a subject has looked up, where its rules ask for names.
-func (d *Driver) placeNames(x *datapath.Subject, n uint32, slot policySlot, enc *encoder, want *wanted) error {
+func (d *Driver) placeNames(x *datapath.Subject, n uint32, slot policySlot, want *wanted) error {
 	t := x.Ruleset.Egress
-	if len(t.Names) == 0 {
+	if !t.HasNames() {
 		return nil
 	}
 	want.egress[n] = t
 	for _, a := range d.lookedUp(x.Workload) {
-		if err := d.nameClass(enc, want.names, n, slot.Tables[policy.Egress], t, a); err != nil {
+		if err := d.nameClass(want, n, slot.Tables[policy.Egress], t, a); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// write turns everybody over. An identity is there before an address is its, and
+// until no address is.
 func (d *Driver) write(want *wanted) error {
-	err := firstError(
-		func() error { return d.steps.put(want.steps) },
-		func() error { return d.conditions.put(want.conditions) },
-		func() error { return d.defaults.put(want.defaults) },
-		func() error { return d.ports.put(want.ports) },
-		func() error { return d.blocks.put(want.blocks) },
-		func() error { return d.identities.put(want.identities) },
-		func() error { return d.tables.put(want.tables) },
+	return firstError(
+		func() error { return d.store.turn() },
 		func() error { return d.addresses.put(want.addresses) },
 		func() error { return d.options.put(want.options) },
 		func() error { return d.names.put(want.names) },
@@ -225,11 +306,23 @@ func (d *Driver) write(want *wanted) error {
 		func() error { return d.namespaces.put(want.namespaces) },
 		func() error { return d.cgroups.put(want.cgroups) },
 		func() error { return d.guestPorts.write(want.guests) },
+		func() error {
+			if want.sameBook { // else programs may look into the old one yet
+				return d.dropAddresses(want)
+			}
+			return nil
+		},
+		func() error { return d.store.turned() },
+		d.advance,
 	)
-	if err != nil {
-		return err
+}
+
+// dropAddresses deletes what is not in the book of addresses.
+func (d *Driver) dropAddresses(want *wanted) error {
+	if want.addresses == nil {
+		return nil
 	}
-	return d.advance()
+	return d.addresses.drop(want.addresses)
 }
 
 // advance makes every connection be judged anew by its next packet.
@@ -283,27 +376,32 @@ func (d *Driver) attachAll(s *datapath.State, want *wanted) error {
 	return nil
 }
 
-func (d *Driver) clean(want *wanted) error {
-	// A program that began before the slots were turned over may still read the
-	// old tables. This returns when none does (membarrier(2), GLOBAL).
-	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, 1, 0, 0); errno != 0 {
+// settle returns when no program sees any more what has been taken out of use:
+// one that began before may read it yet.
+func settle() error {
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, 1, 0, 0); errno != 0 { // membarrier(2), GLOBAL
 		return fmt.Errorf("wait for running programs: %w", errno)
 	}
+	return nil
+}
+
+// clean deletes what is not wanted, and what names of the state before used.
+func (d *Driver) clean(want, before *wanted) error {
 	return firstError(
+		settle,
 		func() error { return d.guestPorts.clean(want.guests) },
 		func() error { return d.cgroups.drop(want.cgroups) },
 		func() error { return d.namespaces.drop(want.namespaces) },
 		func() error { return d.slots.drop(want.slots) },
 		func() error { return d.options.drop(want.options) },
-		func() error { return d.addresses.drop(want.addresses) },
+		func() error { return d.dropAddresses(want) },
 		func() error { return d.names.drop(want.names) },
-		func() error { return d.identities.drop(want.identities) },
-		func() error { return d.tables.drop(want.tables) },
-		func() error { return d.blocks.drop(want.blocks) },
-		func() error { return d.ports.drop(want.ports) },
-		func() error { return d.defaults.drop(want.defaults) },
-		func() error { return d.conditions.drop(want.conditions) },
-		func() error { return d.steps.drop(want.steps) },
+		func() error {
+			if before != nil {
+				d.store.give(before.named...)
+			}
+			return d.store.retire()
+		},
 	)
 }
 
@@ -330,9 +428,8 @@ func namespaces(s *datapath.State) []string {
 // Reject rule.
 func rejecting(s *datapath.State) []string {
 	var out []string
-	isReject := func(r *policy.Rule) bool { return r.Action == model.ActionReject }
 	for i := range s.Subjects {
-		if r := s.Subjects[i].Ruleset; slices.ContainsFunc(r.Ingress.Rules, isReject) || slices.ContainsFunc(r.Egress.Rules, isReject) {
+		if r := s.Subjects[i].Ruleset; r.Ingress.Rejects() || r.Egress.Rejects() {
 			out = append(out, s.Subjects[i].NetNS)
 		}
 	}

@@ -102,7 +102,7 @@ func (d *Driver) openPorts() (*guestPorts, error) {
 
 // placeGuest adds a guest to what is wanted: a slot of its own, at each of its
 // ports. One whose ports have just gone is nobody.
-func (d *Driver) placeGuest(x *datapath.Subject, enc *encoder, want *wanted) error {
+func (d *Driver) placeGuest(x *datapath.Subject, want *wanted) error {
 	if d.guestPorts == nil {
 		return nil // told by guestsUnjudged
 	}
@@ -123,8 +123,8 @@ func (d *Driver) placeGuest(x *datapath.Subject, enc *encoder, want *wanted) err
 	slot := policySlot{Identity: uint32(x.Identity), Book: d.addressBook}
 	for _, dir := range []policy.Direction{policy.Ingress, policy.Egress} {
 		var err error
-		if slot.Tables[dir], err = enc.table(x.Ruleset.Key, dir, x.Ruleset.Table(dir)); err != nil {
-			return err
+		if slot.Tables[dir], err = d.store.table(x.Ruleset.Table(dir)); err != nil {
+			return fmt.Errorf("ruleset %s, %s: %w", x.Ruleset.Key, dir, err)
 		}
 	}
 	n := d.guestSlot(x.Workload, found, want)
@@ -156,7 +156,7 @@ func (d *Driver) placeGuest(x *datapath.Subject, enc *encoder, want *wanted) err
 	d.mu.Lock()
 	d.workloads[n] = x.Workload
 	d.mu.Unlock()
-	return d.placeNames(x, n, slot, enc, want)
+	return d.placeNames(x, n, slot, want)
 }
 
 // guestSlot is the number that a guest has had at one of its ports, or a new one.
@@ -260,9 +260,9 @@ func (p *guestPorts) verify(want *guestWants) (found []string, err error) {
 	}
 	for _, m := range []struct {
 		name    string
-		refresh func() (int, error)
-	}{{"guests", p.guests.refresh}, {"homes", p.homes.refresh}} {
-		n, err := m.refresh()
+		compare func() (int, error)
+	}{{"guests", p.guests.compare}, {"homes", p.homes.compare}} {
+		n, err := m.compare()
 		if err != nil {
 			return found, err
 		}

@@ -52,19 +52,17 @@ func compareGuest(t *testing.T, d *Driver, seed uint64, packets int, compared ma
 	w := g.World()
 	set, err := policy.Compile(w)
 	must(err)
-	want, now := &wanted{contents: newContents(), options: &options{}}, newNumbers(d.numbers.last)
-	enc := &encoder{contents: want.contents, old: d.numbers, now: now, resolve: resolveTest}
+	d.store.begin(nil)
 	slots := map[*policy.Ruleset]policySlot{}
 	for _, r := range set.Rulesets() {
 		slot := policySlot{Book: triedBook}
 		for dir, table := range []*policy.Table{&r.Ingress, &r.Egress} {
-			slot.Tables[dir], err = enc.table(r.String(), policy.Direction(dir), classify.Build(table, w.Identities.Members))
+			slot.Tables[dir], err = d.store.table(classify.Build(table, w.Identities.Members))
 			must(err)
 		}
 		slots[r] = slot
 	}
-	must(d.write(want))
-	d.numbers = now
+	must(d.store.write())
 	must(d.guestPorts.objects.Guests.Put(uint32(triedPort), guestGuestPort{Slot: triedSlot, Flags: portForwards}))
 	for range packets {
 		p := g.Packet(w.Identities.All())
@@ -114,7 +112,7 @@ func compareGuest(t *testing.T, d *Driver, seed uint64, packets int, compared ma
 			compared[v.Action]++
 		}
 	}
-	must(d.clean(want))
+	must(d.store.retire())
 }
 
 // frameOf is a packet as a frame; nil for one that a wire does not carry or that

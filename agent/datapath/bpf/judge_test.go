@@ -30,6 +30,7 @@ func open(t testing.TB) *Driver {
 		}
 	})
 	d.attached = true
+	d.store = newStore(&d.tableMaps, &d.numbers, resolveTest)
 	return d
 }
 
@@ -80,22 +81,20 @@ func compareKernel(t *testing.T, d *Driver, seed uint64, packets int) (compared 
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, now := &wanted{contents: newContents(), options: &options{}}, newNumbers(d.numbers.last)
-	enc := &encoder{contents: want.contents, old: d.numbers, now: now, resolve: resolveTest}
+	d.store.begin(nil)
 	tables := map[*policy.Ruleset][2]uint32{}
 	for _, r := range set.Rulesets() {
 		var numbers [2]uint32
 		for dir, table := range []*policy.Table{&r.Ingress, &r.Egress} {
-			if numbers[dir], err = enc.table(r.String(), policy.Direction(dir), classify.Build(table, w.Identities.Members)); err != nil {
+			if numbers[dir], err = d.store.table(classify.Build(table, w.Identities.Members)); err != nil {
 				t.Fatal(err)
 			}
 		}
 		tables[r] = numbers
 	}
-	if err := d.write(want); err != nil {
+	if err := d.store.write(); err != nil {
 		t.Fatal(err)
 	}
-	d.numbers = now
 	for range packets {
 		p := g.Packet(w.Identities.All())
 		for _, dir := range []policy.Direction{policy.Ingress, policy.Egress} {
@@ -116,7 +115,7 @@ func compareKernel(t *testing.T, d *Driver, seed uint64, packets int) (compared 
 			compared++
 		}
 	}
-	if err := d.clean(want); err != nil {
+	if err := d.store.retire(); err != nil {
 		t.Fatal(err)
 	}
 	return compared

@@ -97,36 +97,38 @@ func (d *Driver) learn(slot uint32, names []string, addresses []netip.Addr) erro
 	if table == nil {
 		return nil
 	}
-	fresh := &wanted{contents: newContents(), names: map[policyNameKey]policyName{}}
-	enc := &encoder{contents: fresh.contents, old: d.numbers, now: d.numbers, resolve: d.resolve}
+	if d.store == nil {
+		return nil // the next Apply takes it over
+	}
+	fresh := &wanted{names: map[policyNameKey]policyName{}}
+	d.store.begin(nil)
 	for _, a := range addresses {
-		if err := d.nameClass(enc, fresh.names, slot, d.last.slots[slot].Tables[1], table, a); err != nil {
-			return err
+		if err := d.nameClass(fresh, slot, d.last.slots[slot].Tables[1], table, a); err != nil {
+			return errors.Join(err, d.store.undo())
 		}
 	}
-	err := firstError(
-		func() error { return d.steps.put(fresh.steps) },
-		func() error { return d.conditions.put(fresh.conditions) },
-		func() error { return d.ports.put(fresh.ports) },
-		func() error { return d.names.put(fresh.names) },
-	)
-	d.last.add(fresh)
-	return err
+	if err := d.store.write(); err != nil {
+		return errors.Join(err, d.store.undo())
+	}
+	d.last.named = append(d.last.named, fresh.named...)
+	maps.Copy(d.last.names, fresh.names)
+	return d.names.put(fresh.names)
 }
 
 // nameClass adds what a table says of an address by its names.
-func (d *Driver) nameClass(enc *encoder, out map[policyNameKey]policyName, slot, number uint32, t *classify.Table, a netip.Addr) error {
+func (d *Driver) nameClass(want *wanted, slot, number uint32, t *classify.Table, a netip.Addr) error {
 	about := t.ForNames(d.namesOf(d.workloadOf(slot), a))
 	if about == nil {
 		return nil
 	}
-	class, err := enc.class(about, about.Classes[about.Any])
+	class, err := d.store.take(about)
 	if err != nil {
 		return err
 	}
+	want.named = append(want.named, about)
 	k := policyNameKey{Slot: slot}
 	k.Family, k.Address = addressBytes(a)
-	out[k] = policyName{Table: number, Class: class}
+	want.names[k] = policyName{Table: number, Class: class}
 	return nil
 }
 
@@ -145,14 +147,6 @@ func (d *Driver) lookedUp(workload string) []netip.Addr {
 	d.bookMu.Lock()
 	defer d.bookMu.Unlock()
 	return slices.Collect(maps.Keys(d.book[workload]))
-}
-
-// add keeps what was written between two Applies among what is wanted.
-func (w *wanted) add(fresh *wanted) {
-	maps.Copy(w.steps, fresh.steps)
-	maps.Copy(w.conditions, fresh.conditions)
-	maps.Copy(w.ports, fresh.ports)
-	maps.Copy(w.names, fresh.names)
 }
 
 // loadNames takes over what was learned before a restart. A book that cannot be

@@ -158,7 +158,7 @@ func (d *Driver) read() error {
 		return fmt.Errorf("read the revision in force: %w", err)
 	}
 	d.revision = control.Revision
-	last := &counters{}
+	last := &d.numbers
 	for n := range d.tables.have {
 		last.table = max(last.table, n)
 	}
@@ -171,7 +171,6 @@ func (d *Driver) read() error {
 	for k := range d.conditions.have {
 		last.condition = max(last.condition, k.Condition)
 	}
-	d.numbers = newNumbers(last)
 	for n, slot := range d.slots.have {
 		d.lastSlot, d.addressBook = max(d.lastSlot, n), max(d.addressBook, slot.Book)
 	}

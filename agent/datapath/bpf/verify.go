@@ -3,6 +3,7 @@ package bpf
 import (
 	"fmt"
 	"os"
+	"slices"
 )
 
 // Verify looks at the links, the revision and the maps, the large ones only where
@@ -31,20 +32,47 @@ func (d *Driver) Verify(deep bool) ([]string, error) {
 	if err != nil || len(found) == 0 {
 		return found, err
 	}
-	if err := firstError(
-		func() error { return d.write(d.last) },
-		func() error {
-			if d.edge == nil {
-				return nil
-			}
-			return d.edge.attach(d.pin("links"), d.last.paths)
-		},
-		func() error { return d.guestPorts.attach(d.last.guests, d) },
-		func() error { return d.clean(d.last) },
-	); err != nil {
+	if err := d.repair(); err != nil {
 		return found, fmt.Errorf("repair what was changed: %w", err)
 	}
 	return found, nil
+}
+
+// repair puts back what was compared, in the order of an Apply.
+func (d *Driver) repair() error {
+	all := append(d.tableMaps.all(), d.addresses, d.options.residents, d.options.callers, d.options.badges, d.options.callees, d.names, d.slots, d.namespaces, d.cgroups)
+	for _, m := range all {
+		if err := m.write(); err != nil {
+			return err
+		}
+	}
+	if err := d.advance(); err != nil {
+		return err
+	}
+	if d.edge != nil {
+		if err := d.edge.attach(d.pin("links"), d.last.paths); err != nil {
+			return err
+		}
+	}
+	if err := d.guestPorts.write(d.last.guests); err != nil {
+		return err
+	}
+	if err := d.guestPorts.attach(d.last.guests, d); err != nil {
+		return err
+	}
+	if err := settle(); err != nil {
+		return err
+	}
+	if err := d.guestPorts.clean(d.last.guests); err != nil {
+		return err
+	}
+	slices.Reverse(all)
+	for _, m := range all {
+		if err := m.erase(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // verifyMaps compares the maps with what was written.
@@ -58,19 +86,19 @@ func (d *Driver) verifyMaps(deep bool) (found []string, err error) {
 		d.revision = max(d.revision, control.Revision)
 	}
 	for _, m := range []struct {
-		name    string
-		large   bool
-		refresh func() (int, error)
+		name  string
+		large bool
+		pending
 	}{
-		{"cgroups", false, d.cgroups.refresh}, {"slots", false, d.slots.refresh}, {"namespaces", false, d.namespaces.refresh}, {"tables", false, d.tables.refresh},
-		{"defaults", false, d.defaults.refresh}, {"names", false, d.names.refresh}, {"addresses", true, d.addresses.refresh}, {"identities", true, d.identities.refresh},
-		{"badges", false, d.options.badges.refresh}, {"callers", true, d.options.callers.refresh}, {"residents", true, d.options.residents.refresh}, {"callees", true, d.options.callees.refresh},
-		{"blocks", true, d.blocks.refresh}, {"ports", true, d.ports.refresh}, {"steps", true, d.steps.refresh}, {"conditions", true, d.conditions.refresh},
+		{"cgroups", false, d.cgroups}, {"slots", false, d.slots}, {"namespaces", false, d.namespaces}, {"tables", false, d.tables},
+		{"defaults", false, d.defaults}, {"names", false, d.names}, {"addresses", true, d.addresses}, {"identities", true, d.identities},
+		{"badges", false, d.options.badges}, {"callers", true, d.options.callers}, {"residents", true, d.options.residents}, {"callees", true, d.options.callees},
+		{"blocks", true, d.blocks}, {"ports", true, d.ports}, {"steps", true, d.steps}, {"conditions", true, d.conditions},
 	} {
 		if m.large && !deep {
 			continue
 		}
-		n, err := m.refresh()
+		n, err := m.compare()
 		if err != nil {
 			return found, err
 		}

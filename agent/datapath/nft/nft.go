@@ -152,7 +152,7 @@ func (d *Driver) supported(s *datapath.State) ([]datapath.Subject, error) {
 			}
 		}
 		for _, dir := range roles {
-			for _, r := range x.Ruleset.Table(dir).Rules {
+			for _, r := range x.Ruleset.Table(dir).Rules() {
 				d.names[r.ID] = r.Policy + "/" + r.Name
 			}
 		}

@@ -30,7 +30,7 @@ type plan struct {
 	outcomes map[uint32]outcome // by number
 	current  map[string]view    // by place
 	peerOf   map[place]uint32
-	resolved map[*classify.Table]map[[5]int]uint32
+	resolved map[*classify.Table]map[[5]*classify.Class]uint32
 	spans    map[uint32][]value32 // of each class
 }
 
@@ -54,7 +54,7 @@ type place struct {
 
 func newPlan() *plan {
 	return &plan{verdicts: newNumbers(), classes: newNumbers(), views: newNumbers(), peers: newNumbers(), outcomes: map[uint32]outcome{},
-		current: map[string]view{}, peerOf: map[place]uint32{}, resolved: map[*classify.Table]map[[5]int]uint32{}, spans: map[uint32][]value32{}}
+		current: map[string]view{}, peerOf: map[place]uint32{}, resolved: map[*classify.Table]map[[5]*classify.Class]uint32{}, spans: map[uint32][]value32{}}
 }
 
 // make returns the content for the members; base is the one that has what no
@@ -105,8 +105,8 @@ func (p *plan) peersAndClasses(c content, askers map[string]asker, members []mem
 	for _, name := range order {
 		a := askers[name]
 		live[a.table] = true
-		for _, b := range a.table.Blocks {
-			blocks.Insert(b.Prefix, b.Prefix)
+		for p := range a.table.Blocks() {
+			blocks.Insert(p, p)
 		}
 	}
 	for i := range members {
@@ -254,7 +254,7 @@ func (p *plan) class(a asker, pl place, addr netip.Addr) uint32 {
 	classes := a.table.ClassesOf(&end)
 	known := p.resolved[a.table]
 	if known == nil {
-		known = map[[5]int]uint32{}
+		known = map[[5]*classify.Class]uint32{}
 		p.resolved[a.table] = known
 	}
 	if n, ok := known[classes]; ok {

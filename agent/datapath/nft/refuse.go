@@ -42,7 +42,7 @@ func refuse(s *datapath.Subject) []string {
 	}
 	for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
 		t := s.Ruleset.Table(d)
-		for _, r := range t.Rules {
+		for _, r := range t.Rules() {
 			why := ""
 			switch {
 			case len(r.Processes) > 0:
