@@ -73,8 +73,10 @@ type SectionStatus struct {
 
 // Condition is a thing that is wrong (or was) with an object.
 type Condition struct {
-	Type    string    `json:"type"`
-	Status  string    `json:"status"`
-	Message string    `json:"message,omitempty"`
-	Since   time.Time `json:"since"`
+	Type    string `json:"type"`
+	Status  string `json:"status"`
+	Message string `json:"message,omitempty"`
+	// Severity says how much it matters.
+	Severity Severity  `json:"severity,omitempty"`
+	Since    time.Time `json:"since"`
 }

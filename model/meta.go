@@ -9,11 +9,12 @@ const APIVersion = "weft/v1"
 type Kind string
 
 // The kinds of resources. KindHost and KindRelay are created by joining; of a
-// Host a person may change only the spec. KindWorkload is reported by agents
-// and read-only.
+// Host a person may change only the spec. KindWorkload and KindAlert follow from
+// what agents report and are read-only.
 const (
 	KindHost        Kind = "Host"
 	KindWorkload    Kind = "Workload"
+	KindAlert       Kind = "Alert"
 	KindGroup       Kind = "Group"
 	KindPolicy      Kind = "Policy"
 	KindTap         Kind = "Tap"

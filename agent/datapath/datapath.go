@@ -69,6 +69,8 @@ type Datapath struct {
 	talks    talks
 	drift    drift
 	trouble  trouble
+	forged   trouble // proofs of who calls that are not good
+	unknown  trouble
 }
 
 // New makes an inert Datapath.
@@ -336,5 +338,15 @@ func (d *Datapath) collect() error {
 		return err
 	}
 	d.trouble.look(troubles)
+	if w, knows := d.driver.(Witness); knows {
+		forged, unknown, err := w.Disbelieved()
+		if err != nil {
+			return err
+		}
+		if before := d.forged.last; d.forged.look(forged) && before.IsZero() {
+			d.deps.Log.Error("somebody calls under a proof of who calls that is not good", "found", d.forged.String())
+		}
+		d.unknown.look(unknown)
+	}
 	return nil
 }

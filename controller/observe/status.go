@@ -1,7 +1,6 @@
 package observe
 
 import (
-	"fmt"
 	"maps"
 	"time"
 
@@ -28,6 +27,7 @@ func (o *Observer) HostStatus(h *model.Host) model.HostStatus {
 	if seen != nil {
 		seen.fill(&st)
 	}
+	st.Conditions = o.conditions(h, seen)
 	if h.Spec.Revoked {
 		st.State = model.HostRevoked
 		return st
@@ -58,17 +58,6 @@ func (h *host) fill(st *model.HostStatus) {
 		if f.CertificateExpires != 0 {
 			st.CertificateExpires = stamp(time.Unix(f.CertificateExpires, 0))
 		}
-		for _, c := range f.Conditions {
-			st.Conditions = append(st.Conditions, model.Condition{Type: c.Type, Status: c.Status, Message: c.Message, Since: time.Unix(c.Since, 0).UTC()})
-		}
-	}
-	if skewed(h.peer.Skew) {
-		word := "ahead of"
-		if h.peer.Skew < 0 {
-			word = "behind"
-		}
-		st.Conditions = append(st.Conditions, model.Condition{Type: ConditionClockSkew, Status: "True", Since: h.skewSince.UTC().Truncate(time.Second),
-			Message: fmt.Sprintf("the host's clock is %s %s the controller's; set it, or run an NTP client there", h.peer.Skew.Abs().Round(100*time.Millisecond), word)})
 	}
 }
 

@@ -72,6 +72,13 @@ func Describe(w io.Writer, r model.Resource, color bool, now time.Time) error {
 		p.host(r, now)
 	case *model.Workload:
 		p.workload(r)
+	case *model.Alert:
+		p.field("Host", r.Spec.Host)
+		p.field("Severity", p.state(string(r.Spec.Severity)))
+		p.field("Type", r.Spec.Type)
+		p.field("Since", ago(&r.Spec.Since, now))
+		p.field("Host seen", ago(r.Spec.LastSeen, now))
+		p.field("Message", r.Spec.Message)
 	case *model.Group:
 		p.field("Selector", ends(model.Endpoints{Selector: r.Spec.Selector}))
 		p.field("Groups", strings.Join(r.Spec.Groups, ", "))
@@ -210,10 +217,10 @@ func (p *page) host(h *model.Host, now time.Time) {
 	p.table([]Column{{Title: "NAME"}, {Title: "APPLIED"}, {Title: "ERROR"}}, rows)
 	rows = nil
 	for _, c := range s.Conditions {
-		rows = append(rows, []string{c.Type, c.Status, ago(&c.Since, now), c.Message})
+		rows = append(rows, []string{c.Type, string(c.Severity), ago(&c.Since, now), c.Message})
 	}
 	p.section("Conditions")
-	p.table([]Column{{Title: "TYPE"}, {Title: "STATUS"}, {Title: "SINCE"}, {Title: "MESSAGE"}}, rows)
+	p.table([]Column{{Title: "TYPE"}, {Title: "SEVERITY", State: true}, {Title: "SINCE"}, {Title: "MESSAGE"}}, rows)
 }
 
 func (p *page) workload(w *model.Workload) {
