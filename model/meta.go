@@ -31,6 +31,9 @@ type TypeMeta struct {
 	Kind Kind `json:"kind"`
 }
 
+// AnnotationClaims holds, on a host, the claims of the token it joined with.
+const AnnotationClaims = "weft/claims"
+
 // Metadata identifies a resource. Name is unique within its kind; UID is
 // unique for ever, so a resource deleted and made again is another one.
 type Metadata struct {

@@ -29,6 +29,9 @@ type Config struct {
 	File string
 	// Conversations is the file that keeps rule counters and conversations.
 	Conversations string
+	// Claims are the labels that agents may claim where neither the host nor its
+	// join token says; empty is any.
+	Claims model.Claims
 }
 
 // Deps of an Observer. Both may be nil.
