@@ -14,6 +14,12 @@ type Host struct {
 type HostSpec struct {
 	// Labels are added to the host workload, over those the agent reports.
 	Labels map[string]string `json:"labels,omitempty"`
+	// Claims are the keys of labels that the agent may claim for this machine and
+	// for what runs on it: keys, beginnings with a * behind them ("app.*"), or
+	// "any" or "none" alone. Unless given, those of the join token count, and
+	// without these the controller's --claims. What the controller itself says of
+	// the host (spec.labels, those of its token) needs no claim.
+	Claims Claims `json:"claims,omitempty"`
 	// Revoked refuses the host's certificate everywhere and for good. The
 	// machine may join again with a new token and is then another host.
 	Revoked bool `json:"revoked,omitempty"`
@@ -42,6 +48,10 @@ type HostStatus struct {
 	BootID       string            `json:"bootID,omitempty"`
 	Interfaces   []Interface       `json:"interfaces,omitempty"`
 	Labels       map[string]string `json:"labels,omitempty"`
+	// Claims are what is in force; empty is any.
+	Claims Claims `json:"claims,omitempty"`
+	// RefusedLabels are labels that the agent claims and may not; they count nowhere.
+	RefusedLabels []RefusedLabel `json:"refusedLabels,omitempty"`
 	// Capabilities say what this host can do: "yes", "no: REASON" or
 	// "unknown: REASON", by name ("tap.tcx", "bpf.ringbuf", ...).
 	Capabilities map[string]string `json:"capabilities,omitempty"`
@@ -51,6 +61,14 @@ type HostStatus struct {
 	Sections           []SectionStatus `json:"sections,omitempty"`
 	Conditions         []Condition     `json:"conditions,omitempty"`
 	Workloads          int             `json:"workloads"`
+}
+
+// RefusedLabel is a label that an agent claims and may not.
+type RefusedLabel struct {
+	// Workload is the name of the workload it was to be a label of.
+	Workload string `json:"workload"`
+	Key      string `json:"key"`
+	Value    string `json:"value,omitempty"`
 }
 
 // Interface is a network device of a host.
@@ -73,8 +91,10 @@ type SectionStatus struct {
 
 // Condition is a thing that is wrong (or was) with an object.
 type Condition struct {
-	Type    string    `json:"type"`
-	Status  string    `json:"status"`
-	Message string    `json:"message,omitempty"`
-	Since   time.Time `json:"since"`
+	Type    string `json:"type"`
+	Status  string `json:"status"`
+	Message string `json:"message,omitempty"`
+	// Severity says how much it matters.
+	Severity Severity  `json:"severity,omitempty"`
+	Since    time.Time `json:"since"`
 }

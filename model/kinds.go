@@ -11,7 +11,7 @@ type KindInfo struct {
 	Plural string // in URLs and on the command line
 	Short  string // abbreviation on the command line
 	New    func() Resource
-	// Observed kinds are reported by agents and never written by people.
+	// Observed kinds follow from what agents report and are never written by people.
 	Observed bool
 	// Joined kinds are created by joining; people may change the spec or delete.
 	Joined bool
@@ -24,6 +24,7 @@ var Kinds = []KindInfo{
 	{Kind: KindRelay, Plural: "relays", Short: "rl", Joined: true, New: func() Resource { return &Relay{TypeMeta: typeMeta(KindRelay)} }},
 	{Kind: KindHost, Plural: "hosts", Short: "h", Joined: true, New: func() Resource { return &Host{TypeMeta: typeMeta(KindHost)} }},
 	{Kind: KindWorkload, Plural: "workloads", Short: "wl", Observed: true, New: func() Resource { return &Workload{TypeMeta: typeMeta(KindWorkload)} }},
+	{Kind: KindAlert, Plural: "alerts", Short: "al", Observed: true, New: func() Resource { return &Alert{TypeMeta: typeMeta(KindAlert)} }},
 	{Kind: KindGroup, Plural: "groups", Short: "g", New: func() Resource { return &Group{TypeMeta: typeMeta(KindGroup)} }},
 	{Kind: KindPolicy, Plural: "policies", Short: "pol", New: func() Resource { return &Policy{TypeMeta: typeMeta(KindPolicy)} }},
 	{Kind: KindTap, Plural: "taps", Short: "t", New: func() Resource { return &Tap{TypeMeta: typeMeta(KindTap)} }},
@@ -66,6 +67,7 @@ func Ref(r Resource) string {
 // Meta returns the metadata, to read or to change.
 func (r *Host) Meta() *Metadata        { return &r.Metadata }
 func (r *Workload) Meta() *Metadata    { return &r.Metadata }
+func (r *Alert) Meta() *Metadata       { return &r.Metadata }
 func (r *Group) Meta() *Metadata       { return &r.Metadata }
 func (r *Policy) Meta() *Metadata      { return &r.Metadata }
 func (r *Tap) Meta() *Metadata         { return &r.Metadata }

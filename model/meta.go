@@ -9,11 +9,12 @@ const APIVersion = "weft/v1"
 type Kind string
 
 // The kinds of resources. KindHost and KindRelay are created by joining; of a
-// Host a person may change only the spec. KindWorkload is reported by agents
-// and read-only.
+// Host a person may change only the spec. KindWorkload and KindAlert follow from
+// what agents report and are read-only.
 const (
 	KindHost        Kind = "Host"
 	KindWorkload    Kind = "Workload"
+	KindAlert       Kind = "Alert"
 	KindGroup       Kind = "Group"
 	KindPolicy      Kind = "Policy"
 	KindTap         Kind = "Tap"
@@ -29,6 +30,9 @@ type TypeMeta struct {
 	// Kind names the type of the resource.
 	Kind Kind `json:"kind"`
 }
+
+// AnnotationClaims holds, on a host, the claims of the token it joined with.
+const AnnotationClaims = "weft/claims"
 
 // Metadata identifies a resource. Name is unique within its kind; UID is
 // unique for ever, so a resource deleted and made again is another one.

@@ -29,6 +29,10 @@ type JoinTokenSpec struct {
 	TTL string `json:"ttl,omitempty"`
 	// Labels are given to every host that joins with it.
 	Labels map[string]string `json:"labels,omitempty"`
+	// Claims are the keys of labels that the agents of these hosts may claim: keys,
+	// beginnings with a * behind them ("app.*"), or "any" or "none" alone. Unless
+	// given, the controller's --claims count. A host's own spec.claims go over it.
+	Claims Claims `json:"claims,omitempty"`
 }
 
 // JoinTokenStatus counts its use.

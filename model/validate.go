@@ -37,6 +37,7 @@ func (r *Host) Validate() error {
 	var e FieldErrors
 	r.Metadata.check(&e)
 	checkLabels(&e, "spec.labels", r.Spec.Labels)
+	r.Spec.Claims.check(&e, "spec.claims")
 	return e.OrNil()
 }
 
@@ -150,6 +151,10 @@ func (r *JoinToken) Validate() error {
 		e.add("spec.ttl", err)
 	}
 	checkLabels(&e, "spec.labels", r.Spec.Labels)
+	r.Spec.Claims.check(&e, "spec.claims")
+	if r.Spec.Role == RoleRelay && len(r.Spec.Claims) > 0 {
+		e.add("spec.claims", fmt.Errorf("relays have no labels to claim"))
+	}
 	return e.OrNil()
 }
 

@@ -88,6 +88,8 @@ type Datapath struct {
 	term     uint64 // of the secrets in state
 	drift    drift
 	trouble  trouble
+	forged   trouble // proofs of who calls that are not good
+	unknown  trouble
 	// unmetered is why connections are not metered though they should be.
 	unmetered      string
 	unmeteredSince time.Time
@@ -433,6 +435,16 @@ func (d *Datapath) collect() error {
 		return err
 	}
 	d.trouble.look(troubles)
+	if w, knows := d.driver.(Witness); knows {
+		forged, unknown, err := w.Disbelieved()
+		if err != nil {
+			return err
+		}
+		if before := d.forged.last; d.forged.look(forged) && before.IsZero() {
+			d.deps.Log.Error("somebody calls under a proof of who calls that is not good", "found", d.forged.String())
+		}
+		d.unknown.look(unknown)
+	}
 	return nil
 }
 

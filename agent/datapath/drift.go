@@ -21,6 +21,14 @@ const ConditionTrouble = "PolicyTrouble"
 // ConditionNotMetered is reported where connections should be metered and cannot.
 const ConditionNotMetered = "FlowsNotMetered"
 
+// ConditionForged is reported while it is not long ago that somebody called under
+// a proof of who calls that is not good, and ConditionUnknown where the proof is
+// of a host that this one has not been told of.
+const (
+	ConditionForged  = "CallerForged"
+	ConditionUnknown = "CallerUnknown"
+)
+
 // remember is how long a repair or a trouble is reported.
 const remember = 10 * time.Minute
 
@@ -64,11 +72,11 @@ type trouble struct {
 	last   time.Time
 }
 
-// look takes over the counts, and notes where one has grown.
-func (t *trouble) look(now map[string]uint64) {
+// look takes over the counts, and notes and says where one has grown.
+func (t *trouble) look(now map[string]uint64) (grown bool) {
 	for what, n := range now {
 		if n > t.counts[what] {
-			t.last = time.Now()
+			t.last, grown = time.Now(), true
 			if t.since.IsZero() {
 				t.since = t.last
 			}
@@ -78,6 +86,7 @@ func (t *trouble) look(now map[string]uint64) {
 	if !t.last.IsZero() && time.Since(t.last) > remember {
 		t.since, t.last = time.Time{}, time.Time{}
 	}
+	return grown
 }
 
 func (t *trouble) String() string {
@@ -96,8 +105,13 @@ func (d *Datapath) Conditions() []*wirepb.Condition {
 	if !d.drift.last.IsZero() {
 		out = append(out, &wirepb.Condition{Type: ConditionTampered, Status: "True", Message: d.drift.message, Since: d.drift.since.Unix()})
 	}
-	if !d.trouble.last.IsZero() {
-		out = append(out, &wirepb.Condition{Type: ConditionTrouble, Status: "True", Message: d.trouble.String(), Since: d.trouble.since.Unix()})
+	for _, c := range []struct {
+		name string
+		*trouble
+	}{{ConditionTrouble, &d.trouble}, {ConditionForged, &d.forged}, {ConditionUnknown, &d.unknown}} {
+		if !c.last.IsZero() {
+			out = append(out, &wirepb.Condition{Type: c.name, Status: "True", Message: c.String(), Since: c.since.Unix()})
+		}
 	}
 	if d.unmetered != "" && d.flow.GetMeter() {
 		out = append(out, &wirepb.Condition{Type: ConditionNotMetered, Status: "True", Message: d.unmetered, Since: d.unmeteredSince.Unix()})

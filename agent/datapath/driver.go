@@ -44,3 +44,10 @@ type Driver interface {
 	// Remove takes away all that the driver made, and nothing else.
 	Remove() error
 }
+
+// Witness is a driver that believes some callers what they say of themselves.
+type Witness interface {
+	// Disbelieved counts as Troubles does: proofs of who calls that are not good,
+	// and those of hosts that are not known here. The address has decided.
+	Disbelieved() (forged, unknown map[string]uint64, err error)
+}

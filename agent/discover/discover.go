@@ -36,6 +36,9 @@ type Config struct {
 	// ContainerdSocket is containerd's. "-" asks none.
 	DockerSockets    []string
 	ContainerdSocket string
+	// Capabilities are what else this host can and cannot do, beside what is
+	// found here: "yes", "no: REASON" or "unknown: REASON" by name.
+	Capabilities map[string]string
 	// Resync is how often everything is looked at though nothing was heard; 5 s.
 	Resync time.Duration
 }

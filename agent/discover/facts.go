@@ -78,6 +78,7 @@ func (s *scanner) facts(links *links) *wirepb.HostFacts {
 	s.d.parts.mu.Lock()
 	maps.Copy(f.Labels, s.d.parts.cloud)
 	maps.Copy(f.Capabilities, s.d.parts.troubs)
+	maps.Copy(f.Capabilities, s.d.cfg.Capabilities)
 	s.d.parts.mu.Unlock()
 	if err := s.watch.trouble(); err == nil {
 		f.Capabilities["discover.events"] = "yes"

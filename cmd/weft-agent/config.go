@@ -59,6 +59,10 @@ type config struct {
 	DockerSockets []string `yaml:"dockerSockets"`
 	// ContainerdSocket is where containerd may answer.
 	ContainerdSocket string `yaml:"containerdSocket"`
+	// Sandbox is on or off; on unless given. On, the agent gives up all that its
+	// work does not need: capabilities, and system calls. Off is for finding out
+	// whether that is what is in the way.
+	Sandbox string `yaml:"sandbox,omitempty"`
 	// Log is debug, info, warn or error.
 	Log string `yaml:"log"`
 }
@@ -187,6 +191,9 @@ func (c config) check() error {
 	}
 	if c.Attach != "" && !slices.Contains([]string{"auto", "tcx", "clsact"}, c.Attach) {
 		fault("attach", "%q is none of auto, tcx, clsact", c.Attach)
+	}
+	if c.Sandbox != "" && c.Sandbox != "on" && c.Sandbox != "off" {
+		fault("sandbox", "%q is none of on, off", c.Sandbox)
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		fault("listen", "%q: want [ADDRESS]:PORT", c.Listen)

@@ -28,6 +28,10 @@ import (
 // TestMain lets this test binary stand for the agent itself, so that the tests
 // run the real program as a process of its own.
 func TestMain(m *testing.M) {
+	if os.Getenv("WEFT_TEST_INTRUDER") != "" {
+		intrude()
+		return
+	}
 	if os.Getenv("WEFT_TEST_AGENT") != "" {
 		if off, err := time.ParseDuration(os.Getenv("WEFT_TEST_CLOCK")); err == nil {
 			clock = func() time.Time { return time.Now().Add(off) }

@@ -16,6 +16,7 @@ import (
 	"weft/agent/transport"
 	"weft/internal/identity"
 	"weft/internal/run"
+	"weft/internal/sandbox"
 	"weft/internal/version"
 	"weft/model"
 	"weft/wire/wirepb"
@@ -70,7 +71,8 @@ func runAgent(ctx context.Context, c config, log *slog.Logger) error {
 		return err
 	}
 	defer state.Close()
-	services, err := buildAgent(c, state, log)
+	// Nothing has been read from outside yet, and nothing is started before.
+	services, err := buildAgent(c, confine(c, log), state, log)
 	if err != nil {
 		return err
 	}
@@ -83,12 +85,12 @@ var clock = time.Now
 
 // buildAgent wires the whole program; reading it is reading its architecture.
 // Services start in this order and stop in reverse.
-func buildAgent(c config, state *agent.State, log *slog.Logger) ([]run.Service, error) {
+func buildAgent(c config, confined sandbox.Report, state *agent.State, log *slog.Logger) ([]run.Service, error) {
 	part := func(name string) *slog.Logger { return log.With("part", name) }
 
 	found, err := discover.New(discover.Config{
 		CgroupRoot: c.CgroupRoot, MetadataURL: c.Metadata, Labels: c.Labels, LabelsDir: c.LabelsDir,
-		DockerSockets: c.DockerSockets, ContainerdSocket: c.ContainerdSocket,
+		DockerSockets: c.DockerSockets, ContainerdSocket: c.ContainerdSocket, Capabilities: confined,
 	}, discover.Deps{Log: part("discover")})
 	if err != nil {
 		return nil, err

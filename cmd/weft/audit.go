@@ -61,6 +61,9 @@ func newAuditCommand(o *options) *cobra.Command {
 
 // changedFields names the fields that an update changed.
 func changedFields(e store.AuditEntry) string {
+	if e.Message != "" {
+		return e.Message
+	}
 	var before, after map[string]any
 	if json.Unmarshal(e.Before, &before) != nil || json.Unmarshal(e.After, &after) != nil {
 		return "" // created or deleted

@@ -48,6 +48,7 @@ type controllerOptions struct {
 	tokenFile   string
 	agentPort   int
 	sshFrom     []string
+	claims      string
 }
 
 func newControllerCommand() *cobra.Command {
@@ -80,6 +81,7 @@ same machine, root uses the Unix socket without a token.`,
 	f.DurationVar(&o.flowsFor, "flows-keep", 7*24*time.Hour, "how long flows are kept")
 	f.IntVar(&o.agentPort, "agent-port", 0, "port at which agents reach this controller, where it is not that of --listen; no policy can cut them off from it")
 	f.StringSliceVar(&o.sshFrom, "failsafe-ssh-from", nil, "addresses from which no policy can cut off SSH to the hosts, as 10.0.0.0/24")
+	f.StringVar(&o.claims, "claims", model.ClaimAny, "keys of the labels that agents may claim where neither the host nor its join token says: any, none, or KEY,…; a * at a key's end takes what begins so")
 	f.BoolVar(&o.debug, "debug", false, "log more")
 	return cmd
 }
@@ -99,6 +101,10 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 	failsafe, err := o.failsafe()
 	if err != nil {
 		return err
+	}
+	claims, err := model.ParseClaims(o.claims)
+	if err != nil {
+		return fmt.Errorf("--claims: %w", err)
 	}
 	if err := os.MkdirAll(o.data, 0o700); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
@@ -120,7 +126,7 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 		return err
 	}
 	identities := identity.Open(identity.Config{File: filepath.Join(o.data, "identities.json"), Fresh: fresh, Log: log.With("part", "identity")})
-	observer := observe.New(observe.Config{File: filepath.Join(o.data, "observed.json"), Conversations: filepath.Join(o.data, "conversations.json")},
+	observer := observe.New(observe.Config{File: filepath.Join(o.data, "observed.json"), Conversations: filepath.Join(o.data, "conversations.json"), Claims: claims},
 		observe.Deps{Groups: storedGroups(st), Log: log.With("part", "observe")})
 	flows, err := flowstore.Open(ctx, flowstore.Config{Dir: o.data, Keep: o.flowsFor})
 	if err != nil {

@@ -41,6 +41,7 @@ With -w, changes of resources and of their status follow as they happen.`,
   weft get workloads -l app=web -o wide
   weft get tap web-to-ids -o yaml
   weft get taps -o wide -w
+  weft get alerts -l alert.severity=Critical
   weft get group web --members
   weft get policy orders-db --counters -w`,
 		Args: atLeast(1, "KIND [NAME...]"),

@@ -25,17 +25,22 @@ func newTokenCommand(o *options) *cobra.Command {
 
 func newTokenCreateCommand(o *options) *cobra.Command {
 	var spec model.JoinTokenSpec
-	var role string
+	var role, claims string
 	c := &cobra.Command{
 		Use:   "create [NAME]",
 		Short: "Make a join token and print it, this once",
 		Long:  "Make a join token and print it on standard output, and nothing else there. The controller keeps only its hash, so it cannot be shown again.",
 		Example: `  weft token create > join.token
   weft token create edge --uses 20 --ttl 2h --labels site=edge,env=prod
+  weft token create db --labels app=orders,role=db --claims 'os.*,cloud.*' > db.token
   weft token create --role relay > relay.token`,
 		Args: between(0, 1, "at most a NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t := model.MustKind(model.KindJoinToken).New().(*model.JoinToken)
+			var err error
+			if spec.Claims, err = model.ParseClaims(claims); err != nil {
+				return usage(fmt.Errorf("--claims: %w", err))
+			}
 			spec.Role = model.Role(role)
 			t.Spec, t.Metadata.Name = spec, nameOr(args, role)
 			return createToken(cmd, o, t)
@@ -45,6 +50,7 @@ func newTokenCreateCommand(o *options) *cobra.Command {
 	c.Flags().IntVar(&spec.Uses, "uses", 1, "how many times it may be used")
 	c.Flags().StringVar(&spec.TTL, "ttl", "1h", "how long it lives, as 30m or 24h")
 	c.Flags().StringToStringVar(&spec.Labels, "labels", nil, "labels for every host that joins with it: k=v,k=v")
+	c.Flags().StringVar(&claims, "claims", "", "keys of the labels that agents which join with it may claim: any, none, or KEY,…; a * at a key's end takes what begins so (default: the controller's --claims)")
 	c.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{"host", "relay"}, cobra.ShellCompDirectiveNoFileComp)) //nolint:errcheck // the flag exists
 	return c
 }

@@ -70,6 +70,7 @@ type Flows interface {
 // caller's to keep.
 type Observer interface {
 	Workloads() []*model.Workload // sorted by name
+	Alerts() []*model.Alert       // sorted by name
 	HostStatus(h *model.Host) model.HostStatus
 	RelayStatus(r *model.Relay) model.RelayStatus
 	// Members resolves nested groups; the error names an unknown or circular group.

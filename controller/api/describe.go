@@ -59,6 +59,8 @@ var enums = map[string][]any{
 	"TapSpec.direction":    {model.DirectionBoth, model.DirectionIngress, model.DirectionEgress},
 	"TapStatus.state":      {model.TapPending, model.TapActive, model.TapDegraded, model.TapError, model.TapPaused},
 	"HostStatus.state":     {model.HostOnline, model.HostOffline, model.HostRevoked},
+	"Condition.severity":   {model.SeverityCritical, model.SeverityWarning, model.SeverityInfo},
+	"AlertSpec.severity":   {model.SeverityCritical, model.SeverityWarning, model.SeverityInfo},
 	"RelayStatus.state":    {model.HostOnline, model.HostOffline, model.HostRevoked},
 	"JoinTokenSpec.role":   {model.RoleHost, model.RoleRelay},
 	"AccessTokenSpec.role": {model.AccessAdmin, model.AccessViewer},

@@ -16,11 +16,16 @@ import (
 func (a *API) list(ctx context.Context, info model.KindInfo, sel *model.Selector) ([]model.Resource, string, error) {
 	var all []model.Resource
 	var version string
-	if info.Kind == model.KindWorkload {
+	switch info.Kind {
+	case model.KindWorkload:
 		for _, w := range a.seen.Workloads() {
 			all = append(all, w)
 		}
-	} else {
+	case model.KindAlert:
+		for _, alert := range a.seen.Alerts() {
+			all = append(all, alert)
+		}
+	default:
 		stored, rev, err := a.store.List(ctx, info.Kind)
 		if err != nil {
 			return nil, "", err
@@ -38,13 +43,21 @@ func (a *API) list(ctx context.Context, info model.KindInfo, sel *model.Selector
 }
 
 func (a *API) get(ctx context.Context, info model.KindInfo, name string) (model.Resource, error) {
-	if info.Kind == model.KindWorkload {
+	switch info.Kind {
+	case model.KindWorkload:
 		for _, w := range a.seen.Workloads() {
 			if w.Metadata.Name == name {
 				return w, nil
 			}
 		}
 		return nil, fmt.Errorf("workload %q: %w", name, store.ErrNotFound)
+	case model.KindAlert:
+		for _, alert := range a.seen.Alerts() {
+			if alert.Metadata.Name == name {
+				return alert, nil
+			}
+		}
+		return nil, fmt.Errorf("alert %q: %w", name, store.ErrNotFound)
 	}
 	if err := model.CheckName(name); err != nil {
 		return nil, problem(http.StatusNotFound, "%v", err)

@@ -91,6 +91,7 @@ type Version struct {
 func (a *API) register() {
 	registerKind[model.Host](a)
 	registerKind[model.Workload](a)
+	registerKind[model.Alert](a)
 	registerKind[model.Group](a)
 	registerKind[model.Policy](a)
 	registerKind[model.Tap](a)

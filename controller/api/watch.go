@@ -78,7 +78,7 @@ func (w *watch) run(ctx context.Context) {
 	defer beat.Stop()
 	for first := true; ; first = false {
 		changed := w.api.seen.Changed() // before reading, so that nothing is missed between
-		if events == nil && w.info.Kind != model.KindWorkload {
+		if events == nil && !w.info.Observed {
 			_, rev, err := w.api.store.List(ctx, w.info.Kind)
 			if err != nil {
 				return

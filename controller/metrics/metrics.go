@@ -11,12 +11,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"weft/controller/observe"
 	"weft/model"
 )
 
 // Source is where the figures come from.
 type Source interface {
 	Workloads() []*model.Workload
+	Alerts() []*model.Alert
 	HostStatus(h *model.Host) model.HostStatus
 	TapStatus(t *model.Tap) model.TapStatus
 	PolicyStatus(p *model.Policy) model.PolicyStatus
@@ -33,13 +35,15 @@ type Metrics struct {
 	store  Lister
 	log    *slog.Logger
 
-	hosts, workloads, tapPackets, tapBytes, tapState, policyState, ruleConnections *prometheus.Desc
+	hosts, silent, alerts, workloads, tapPackets, tapBytes, tapState, policyState, ruleConnections *prometheus.Desc
 }
 
 // New makes the collector; it reads nothing yet.
 func New(source Source, store Lister, log *slog.Logger) *Metrics {
 	return &Metrics{source: source, store: store, log: log,
 		hosts:      prometheus.NewDesc("weft_hosts", "Hosts by state of their agent's session.", []string{"state"}, nil),
+		silent:     prometheus.NewDesc("weft_hosts_silent", "Hosts whose agent should be heard and is not.", nil, nil),
+		alerts:     prometheus.NewDesc("weft_alerts", "Things that are wrong with hosts, by the type of the condition and its severity.", []string{"type", "severity"}, nil),
 		workloads:  prometheus.NewDesc("weft_workloads", "Workloads by kind.", []string{"kind"}, nil),
 		tapPackets: prometheus.NewDesc("weft_tap_packets_total", "The tap's ledger in packets: what became of those seen.", []string{"tap", "host", "tool", "account"}, nil),
 		tapBytes:   prometheus.NewDesc("weft_tap_bytes_total", "The tap's ledger in bytes: what became of those seen.", []string{"tap", "host", "tool", "account"}, nil),
@@ -52,7 +56,7 @@ func New(source Source, store Lister, log *slog.Logger) *Metrics {
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.hosts, m.workloads, m.tapPackets, m.tapBytes, m.tapState, m.policyState, m.ruleConnections} {
+	for _, d := range []*prometheus.Desc{m.hosts, m.silent, m.alerts, m.workloads, m.tapPackets, m.tapBytes, m.tapState, m.policyState, m.ruleConnections} {
 		ch <- d
 	}
 }
@@ -66,6 +70,21 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	for state, n := range states {
 		ch <- prometheus.MustNewConstMetric(m.hosts, prometheus.GaugeValue, float64(n), string(state))
+	}
+	type class struct {
+		typ      string
+		severity model.Severity
+	}
+	alerts, silent := map[class]int{}, 0
+	for _, a := range m.source.Alerts() {
+		alerts[class{a.Spec.Type, a.Spec.Severity}]++
+		if a.Spec.Type == observe.ConditionSilent {
+			silent++
+		}
+	}
+	ch <- prometheus.MustNewConstMetric(m.silent, prometheus.GaugeValue, float64(silent))
+	for c, n := range alerts {
+		ch <- prometheus.MustNewConstMetric(m.alerts, prometheus.GaugeValue, float64(n), c.typ, string(c.severity))
 	}
 	kinds := map[model.WorkloadKind]int{}
 	for _, w := range m.source.Workloads() {

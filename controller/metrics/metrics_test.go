@@ -17,6 +17,11 @@ func (world) Workloads() []*model.Workload {
 	return []*model.Workload{{Spec: model.WorkloadSpec{Kind: model.WorkloadHost}}, {Spec: model.WorkloadSpec{Kind: model.WorkloadContainer}}}
 }
 
+func (world) Alerts() []*model.Alert {
+	return []*model.Alert{{Spec: model.AlertSpec{Host: "one", Type: "AgentSilent", Severity: model.SeverityCritical}},
+		{Spec: model.AlertSpec{Host: "one", Type: "ClockSkew", Severity: model.SeverityWarning}}}
+}
+
 func (world) HostStatus(*model.Host) model.HostStatus {
 	return model.HostStatus{State: model.HostOnline}
 }
@@ -46,6 +51,9 @@ func TestMetricsShowTheLedger(t *testing.T) {
 	for _, want := range []string{
 		`weft_hosts{state="Online"} 1`,
 		`weft_workloads{kind="container"} 1`,
+		`weft_hosts_silent 1`,
+		`weft_alerts{severity="Critical",type="AgentSilent"} 1`,
+		`weft_alerts{severity="Warning",type="ClockSkew"} 1`,
 		`weft_tap_state{state="Active",tap="one"} 1`,
 		`weft_tap_packets_total{account="seen",host="web-1",tap="one",tool="ids"} 10`,
 		`weft_tap_packets_total{account="delivered",host="web-1",tap="one",tool="ids"} 7`,

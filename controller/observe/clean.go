@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -18,6 +19,7 @@ const (
 	MaxAddresses  = 256
 	MaxInterfaces = 4096
 	maxText       = 1024
+	maxMessage    = 8 << 10
 )
 
 func cleanFacts(f *wirepb.HostFacts) *wirepb.HostFacts {
@@ -31,7 +33,13 @@ func cleanFacts(f *wirepb.HostFacts) *wirepb.HostFacts {
 	if len(f.CallerKey) != 32 {
 		f.CallerKey = nil
 	}
-	f.Conditions = f.Conditions[:min(len(f.Conditions), 64)]
+	f.Conditions = slices.DeleteFunc(f.Conditions[:min(len(f.Conditions), 64)], func(c *wirepb.Condition) bool {
+		return c.Type == "" || c.Type == ConditionSilent || len(c.Type) > model.MaxLabelKey // silence is ours to say
+	})
+	for _, c := range f.Conditions {
+		c.Type, c.Status = model.CleanLabelValue(c.Type), model.CleanLabelValue(c.Status)
+		c.Message = strings.ToValidUTF8(c.Message[:min(len(c.Message), maxMessage)], "")
+	}
 	return f
 }
 

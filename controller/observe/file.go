@@ -31,6 +31,13 @@ type record struct {
 // second, and once more when ctx ends.
 func (o *Observer) Run(ctx context.Context, ready func()) error {
 	ready()
+	// Who has not come back by then is silent, though nothing else changes.
+	late := time.AfterFunc(returnWithin, func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.touch(false)
+	})
+	defer late.Stop()
 	talk := make(chan error, 1)
 	go func() { talk <- o.keepTalk(ctx) }()
 	err := o.keep(ctx)

@@ -134,7 +134,7 @@ func (o *Observer) describe(h *model.Host, last *described) *described {
 		return out
 	}
 	if !h.Spec.Revoked {
-		out.workloads = seen.describe(h)
+		out.workloads = seen.describe(h, o.claims(h))
 	}
 	if seen.facts != nil {
 		out.known, out.interfaces, out.callerKey = true, interfaces(seen.facts), seen.facts.CallerKey

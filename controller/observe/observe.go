@@ -29,6 +29,9 @@ type Config struct {
 	File string
 	// Conversations is the file that keeps rule counters and conversations.
 	Conversations string
+	// Claims are the labels that agents may claim where neither the host nor its
+	// join token says; empty is any.
+	Claims model.Claims
 }
 
 // Deps of an Observer. Both may be nil.
@@ -46,6 +49,8 @@ type Observer struct {
 	cfg  Config
 	deps Deps
 	now  func() time.Time
+	// began is when this controller did.
+	began time.Time
 
 	mu           sync.Mutex
 	hosts        map[string]*host  // by UID
@@ -87,6 +92,7 @@ type host struct {
 	online    bool
 	peer      Peer
 	lastSeen  time.Time
+	gone      time.Time // when the last session ended, as far as this controller saw
 	facts     *wirepb.HostFacts
 	workloads map[string]*wirepb.Workload // by id
 	sections  map[string]*wirepb.SectionStatus
@@ -110,6 +116,7 @@ func New(cfg Config, deps Deps) *Observer {
 	}
 	o := &Observer{cfg: cfg, deps: deps, now: time.Now, hosts: map[string]*host{}, relays: map[string]*relay{}, talk: newConversations(), totals: map[uint64]Hits{},
 		changed: make(chan struct{}), inventory: make(chan struct{})}
+	o.began = o.now()
 	o.load()
 	o.loadTalk()
 	return o
@@ -188,7 +195,7 @@ func (o *Observer) Disconnected(id wire.Identity) {
 		r.online, r.lastSeen = false, o.now()
 	}
 	if h := o.hosts[id.UID]; h != nil {
-		h.online, h.lastSeen = false, o.now()
+		h.online, h.gone = false, o.now()
 		o.unsaved = true
 	}
 	o.touch(false)

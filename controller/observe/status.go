@@ -1,7 +1,6 @@
 package observe
 
 import (
-	"fmt"
 	"maps"
 	"time"
 
@@ -23,11 +22,17 @@ func skewed(d time.Duration) bool { return d.Abs() > maxSkew }
 func (o *Observer) HostStatus(h *model.Host) model.HostStatus {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	st := model.HostStatus{State: model.HostOffline}
+	st := model.HostStatus{State: model.HostOffline, Claims: o.claims(h)}
 	seen := o.hosts[h.Metadata.UID]
 	if seen != nil {
 		seen.fill(&st)
+		st.RefusedLabels = seen.refused(h, st.Claims)
+		if f := seen.facts; f != nil {
+			st.Labels = map[string]string{}
+			copyClaimed(st.Labels, f.Labels, st.Claims)
+		}
 	}
+	st.Conditions = o.conditions(h, seen)
 	if h.Spec.Revoked {
 		st.State = model.HostRevoked
 		return st
@@ -54,21 +59,10 @@ func (h *host) fill(st *model.HostStatus) {
 	st.Workloads = len(h.workloads)
 	if f := h.facts; f != nil {
 		st.OS, st.Kernel, st.Arch, st.CPUs, st.MemoryBytes = f.Os, f.Kernel, f.Arch, int(f.Cpus), int64(f.MemoryBytes)
-		st.Interfaces, st.Labels, st.Capabilities = interfaces(f), maps.Clone(f.Labels), maps.Clone(f.Capabilities)
+		st.Interfaces, st.Capabilities = interfaces(f), maps.Clone(f.Capabilities)
 		if f.CertificateExpires != 0 {
 			st.CertificateExpires = stamp(time.Unix(f.CertificateExpires, 0))
 		}
-		for _, c := range f.Conditions {
-			st.Conditions = append(st.Conditions, model.Condition{Type: c.Type, Status: c.Status, Message: c.Message, Since: time.Unix(c.Since, 0).UTC()})
-		}
-	}
-	if skewed(h.peer.Skew) {
-		word := "ahead of"
-		if h.peer.Skew < 0 {
-			word = "behind"
-		}
-		st.Conditions = append(st.Conditions, model.Condition{Type: ConditionClockSkew, Status: "True", Since: h.skewSince.UTC().Truncate(time.Second),
-			Message: fmt.Sprintf("the host's clock is %s %s the controller's; set it, or run an NTP client there", h.peer.Skew.Abs().Round(100*time.Millisecond), word)})
 	}
 }
 

@@ -33,8 +33,8 @@ func (o *Observer) all() []*model.Workload {
 }
 
 // describe makes the resources of one host's workloads.
-func (h *host) describe(r *model.Host) []*model.Workload {
-	own := hostLabels(r, h.facts)
+func (h *host) describe(r *model.Host, claims model.Claims) []*model.Workload {
+	own := hostLabels(r, h.facts, claims)
 	inherited := map[string]string{}
 	for k, v := range own {
 		if strings.HasPrefix(k, "cloud.") || strings.HasPrefix(k, "host.") || strings.HasPrefix(k, "os.") {
@@ -46,10 +46,9 @@ func (h *host) describe(r *model.Host) []*model.Workload {
 	for _, id := range slices.Sorted(maps.Keys(h.workloads)) {
 		w := h.workloads[id]
 		labels := maps.Clone(inherited)
-		maps.Copy(labels, w.Labels)
-		name := r.Metadata.Name + ":" + cmp.Or(w.Name, w.Id)
+		copyClaimed(labels, w.Labels, claims)
+		name := workloadName(r, w)
 		if model.WorkloadKind(w.Kind) == model.WorkloadHost {
-			name = r.Metadata.Name
 			maps.Copy(labels, own) // what people said of the host goes over what the agent reports
 		}
 		for taken[name] { // two containers may have one name, in two engines
@@ -64,13 +63,20 @@ func (h *host) describe(r *model.Host) []*model.Workload {
 
 // hostLabels are those of the host itself: what the agent found, then what the
 // join token gave (kept in the host's metadata), then what a person wrote.
-func hostLabels(r *model.Host, f *wirepb.HostFacts) map[string]string {
+func hostLabels(r *model.Host, f *wirepb.HostFacts, claims model.Claims) map[string]string {
 	labels := map[string]string{}
-	maps.Copy(labels, f.GetLabels())
+	copyClaimed(labels, f.GetLabels(), claims)
 	maps.Copy(labels, r.Metadata.Labels)
 	maps.Copy(labels, r.Spec.Labels)
 	labels[LabelHost] = r.Metadata.Name
 	return labels
+}
+
+func workloadName(r *model.Host, w *wirepb.Workload) string {
+	if model.WorkloadKind(w.Kind) == model.WorkloadHost {
+		return r.Metadata.Name
+	}
+	return r.Metadata.Name + ":" + cmp.Or(w.Name, w.Id)
 }
 
 func workload(r *model.Host, w *wirepb.Workload, name string, labels map[string]string) *model.Workload {

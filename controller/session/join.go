@@ -127,6 +127,9 @@ func newResource(m *wirepb.JoinRequest, t *model.JoinToken, fingerprint string) 
 	meta := r.Meta()
 	meta.Name, meta.UID, meta.Labels = m.Name, uuid.NewString(), t.Spec.Labels
 	meta.Annotations = map[string]string{AnnotationKey: fingerprint, AnnotationToken: t.Metadata.Name}
+	if len(t.Spec.Claims) > 0 {
+		meta.Annotations[model.AnnotationClaims] = t.Spec.Claims.String()
+	}
 	return r
 }
 

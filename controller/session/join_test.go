@@ -188,3 +188,25 @@ func TestRenewKeepsTheIdentity(t *testing.T) {
 	_, err = c.Renew(t.Context(), connect.NewRequest(&wirepb.RenewRequest{Csr: []byte("no")}))
 	wantRefusal(t, err, connect.CodeInvalidArgument, wire.ReasonRequest, "")
 }
+
+func TestTokensClaimsStayWithTheHost(t *testing.T) {
+	h := newHouse(t, Config{})
+	token := h.token("locked", model.JoinTokenSpec{Claims: model.Claims{"os.*", "env"}})
+	if _, err := h.join(token, "host", "web-1", newKey(t)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := h.store.Get(t.Context(), model.KindHost, "web-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := r.Meta().Annotations[model.AnnotationClaims]; got != "os.*,env" {
+		t.Errorf("the host has %q", got)
+	}
+	if _, err := h.join(h.token("open", model.JoinTokenSpec{}), "host", "web-2", newKey(t)); err != nil {
+		t.Fatal(err)
+	}
+	r, err = h.store.Get(t.Context(), model.KindHost, "web-2")
+	if _, there := r.Meta().Annotations[model.AnnotationClaims]; err != nil || there {
+		t.Errorf("a token that says nothing leaves %v, %v", r.Meta().Annotations, err)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -28,6 +29,9 @@ const wholePlan = 24 * time.Hour
 // first plan is made; before that, sessions are told nothing.
 func (s *Service) Run(ctx context.Context, ready func()) error {
 	defer s.endAll(refuse(connect.CodeUnavailable, wire.ReasonStopping, "the controller is stopping"))
+	var notes sync.WaitGroup
+	defer notes.Wait()
+	notes.Go(func() { s.noteSilence(ctx) })
 	for ctx.Err() == nil {
 		err := s.follow(ctx, ready)
 		if ctx.Err() != nil {

@@ -151,6 +151,17 @@ func TestOptionForged(t *testing.T) {
 	if n := p.counts(t, 1).Accepted; n != before {
 		t.Errorf("%d of random options were believed", n-before)
 	}
+	c := p.counts(t, 1)
+	forged, unknown, err := p.drivers[1].Disbelieved()
+	sum := func(m map[string]uint64) (n uint64) {
+		for _, k := range m {
+			n += k
+		}
+		return n
+	}
+	if err != nil || len(forged) != 3 || sum(forged) != c.WrongTag+c.Replayed+c.NotResident || len(unknown) != 1 || sum(unknown) != c.UnknownHost {
+		t.Errorf("%+v are reported as %v and %v, %v", c, forged, unknown, err)
+	}
 }
 
 // byPort waits for beta's line of a call from a port.

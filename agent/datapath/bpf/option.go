@@ -118,3 +118,27 @@ func (d *Driver) OptionCounts() (out OptionCounts, err error) {
 	}
 	return out, nil
 }
+
+// Disbelieved implements datapath.Witness.
+func (d *Driver) Disbelieved() (forged, unknown map[string]uint64, err error) {
+	c, err := d.OptionCounts()
+	if err != nil {
+		return nil, nil, err
+	}
+	forged, unknown = map[string]uint64{}, map[string]uint64{}
+	for _, k := range []struct {
+		in   map[string]uint64
+		n    uint64
+		what string
+	}{
+		{forged, c.WrongTag, "calls under a forged proof of who calls, or whose sequence numbers something on the way changes: the address decided"},
+		{forged, c.Replayed, "calls under a proof that another connection has used: the address decided"},
+		{forged, c.NotResident, "calls from a host in the name of a workload that is not there, or is no more: the address decided"},
+		{unknown, c.UnknownHost, "calls under the proof of a host that this one has not been told of: the address decided"},
+	} {
+		if k.n > 0 {
+			k.in[k.what] = k.n
+		}
+	}
+	return forged, unknown, nil
+}

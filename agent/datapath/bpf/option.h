@@ -417,3 +417,25 @@ int weft_siphash(struct __sk_buff *skb)
 	bpf_map_update_elem(&verdicts, &zero, &v, BPF_ANY);
 	return 1;
 }
+
+// weft_option answers for a TCP header that begins as many bytes into the packet
+// as its first byte says: user space compares with a parser of its own. It is
+// attached nowhere.
+SEC("cgroup_skb/egress")
+int weft_option(struct __sk_buff *skb)
+{
+	struct claim o = {};
+	__u32 zero = 0;
+	__u8 at;
+	if (bpf_skb_load_bytes(skb, 0, &at, 1))
+		return 0;
+	struct verdict v = {};
+	if (!find_option(skb, at, &o)) {
+		__builtin_memcpy(&v.rule, o.option.tag, 8);
+		v.logged = (__u64)bpf_ntohl(o.option.host) << 32 | bpf_ntohl(o.option.identity);
+		v.action = bpf_ntohl(o.seq);
+		v.stateless = (__u32)o.option.kind << 24 | (__u32)o.option.length << 16 | bpf_ntohs(o.option.exid);
+	}
+	bpf_map_update_elem(&verdicts, &zero, &v, BPF_ANY);
+	return 1;
+}

@@ -374,6 +374,7 @@ const (
 	policyProgWeftEgress   = "weft_egress"
 	policyProgWeftIngress  = "weft_ingress"
 	policyProgWeftJudge    = "weft_judge"
+	policyProgWeftOption   = "weft_option"
 	policyProgWeftSendmsg4 = "weft_sendmsg4"
 	policyProgWeftSendmsg6 = "weft_sendmsg6"
 	policyProgWeftSiphash  = "weft_siphash"
@@ -436,6 +437,7 @@ type policyProgramSpecs struct {
 	WeftEgress   *ebpf.ProgramSpec `ebpf:"weft_egress"`
 	WeftIngress  *ebpf.ProgramSpec `ebpf:"weft_ingress"`
 	WeftJudge    *ebpf.ProgramSpec `ebpf:"weft_judge"`
+	WeftOption   *ebpf.ProgramSpec `ebpf:"weft_option"`
 	WeftSendmsg4 *ebpf.ProgramSpec `ebpf:"weft_sendmsg4"`
 	WeftSendmsg6 *ebpf.ProgramSpec `ebpf:"weft_sendmsg6"`
 	WeftSiphash  *ebpf.ProgramSpec `ebpf:"weft_siphash"`
@@ -614,6 +616,7 @@ type policyPrograms struct {
 	WeftEgress   *ebpf.Program `ebpf:"weft_egress"`
 	WeftIngress  *ebpf.Program `ebpf:"weft_ingress"`
 	WeftJudge    *ebpf.Program `ebpf:"weft_judge"`
+	WeftOption   *ebpf.Program `ebpf:"weft_option"`
 	WeftSendmsg4 *ebpf.Program `ebpf:"weft_sendmsg4"`
 	WeftSendmsg6 *ebpf.Program `ebpf:"weft_sendmsg6"`
 	WeftSiphash  *ebpf.Program `ebpf:"weft_siphash"`
@@ -632,6 +635,7 @@ func (p *policyPrograms) Close() error {
 		p.WeftEgress,
 		p.WeftIngress,
 		p.WeftJudge,
+		p.WeftOption,
 		p.WeftSendmsg4,
 		p.WeftSendmsg6,
 		p.WeftSiphash,

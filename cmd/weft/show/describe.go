@@ -72,6 +72,13 @@ func Describe(w io.Writer, r model.Resource, color bool, now time.Time) error {
 		p.host(r, now)
 	case *model.Workload:
 		p.workload(r)
+	case *model.Alert:
+		p.field("Host", r.Spec.Host)
+		p.field("Severity", p.state(string(r.Spec.Severity)))
+		p.field("Type", r.Spec.Type)
+		p.field("Since", ago(&r.Spec.Since, now))
+		p.field("Host seen", ago(r.Spec.LastSeen, now))
+		p.field("Message", r.Spec.Message)
 	case *model.Group:
 		p.field("Selector", ends(model.Endpoints{Selector: r.Spec.Selector}))
 		p.field("Groups", strings.Join(r.Spec.Groups, ", "))
@@ -88,6 +95,7 @@ func Describe(w io.Writer, r model.Resource, color bool, now time.Time) error {
 		p.field("Used", fmt.Sprintf("%d of %d times", r.Status.Used, max(r.Spec.Uses, 1)))
 		p.field("Expires", until(r.Status.Expires, now))
 		p.field("Gives labels", Labels(r.Spec.Labels))
+		p.field("May claim", r.Spec.Claims.String())
 	case *model.AccessToken:
 		p.field("Role", string(orDefault(r.Spec.Role, model.AccessViewer)))
 		p.field("Expires", untilOr(r.Status.Expires, now, "never"))
@@ -178,6 +186,7 @@ func (p *page) host(h *model.Host, now time.Time) {
 	p.field("Certificate", until(s.CertificateExpires, now))
 	p.field("Workloads", fmt.Sprint(s.Workloads))
 	p.field("Spec labels", Labels(h.Spec.Labels))
+	p.field("May claim", orDefault(s.Claims.String(), model.ClaimAny))
 	var rows [][]string
 	for _, i := range s.Interfaces {
 		uplink := ""
@@ -197,6 +206,14 @@ func (p *page) host(h *model.Host, now time.Time) {
 		p.table([]Column{{Title: "NAME"}, {Title: "VALUE"}}, rows)
 	}
 	pairs("Reported labels", s.Labels)
+	if len(s.RefusedLabels) > 0 {
+		rows = nil
+		for _, l := range s.RefusedLabels {
+			rows = append(rows, []string{l.Workload, l.Key, l.Value})
+		}
+		p.section("Refused labels: claimed by the agent, which may not")
+		p.table([]Column{{Title: "WORKLOAD"}, {Title: "NAME"}, {Title: "VALUE"}}, rows)
+	}
 	pairs("Capabilities", s.Capabilities)
 	rows = nil
 	for _, x := range s.Sections {
@@ -210,10 +227,10 @@ func (p *page) host(h *model.Host, now time.Time) {
 	p.table([]Column{{Title: "NAME"}, {Title: "APPLIED"}, {Title: "ERROR"}}, rows)
 	rows = nil
 	for _, c := range s.Conditions {
-		rows = append(rows, []string{c.Type, c.Status, ago(&c.Since, now), c.Message})
+		rows = append(rows, []string{c.Type, string(c.Severity), ago(&c.Since, now), c.Message})
 	}
 	p.section("Conditions")
-	p.table([]Column{{Title: "TYPE"}, {Title: "STATUS"}, {Title: "SINCE"}, {Title: "MESSAGE"}}, rows)
+	p.table([]Column{{Title: "TYPE"}, {Title: "SEVERITY", State: true}, {Title: "SINCE"}, {Title: "MESSAGE"}}, rows)
 }
 
 func (p *page) workload(w *model.Workload) {

@@ -24,8 +24,11 @@ func Columns(kind model.Kind, wide bool) []Column {
 	var narrow, more []Column
 	switch kind {
 	case model.KindHost:
-		narrow = append([]Column{name, state, {Title: "WORKLOADS"}, {Title: "AGENT", Flexible: true}, flex("OS")}, age)
+		narrow = append([]Column{name, state, flex("ALERTS"), {Title: "WORKLOADS"}, {Title: "AGENT", Flexible: true}, flex("OS")}, age)
 		more = append(col("KERNEL", "ARCH", "ADDRESS", "SEEN", "CERTIFICATE"), flex("LABELS"))
+	case model.KindAlert:
+		narrow = []Column{name, {Title: "SEVERITY", State: true}, {Title: "SINCE"}, flex("MESSAGE")}
+		more = col("SEEN")
 	case model.KindWorkload:
 		narrow = append([]Column{name, {Title: "KIND"}, {Title: "HOST"}, flex("ADDRESSES")}, age)
 		more = []Column{flex("INTERFACES"), flex("IMAGE"), flex("LABELS")}
@@ -63,8 +66,11 @@ func Cells(r model.Resource, wide bool, now time.Time) []string {
 	switch r := r.(type) {
 	case *model.Host:
 		s := r.Status
-		narrow = []string{name, string(s.State), fmt.Sprint(s.Workloads), s.AgentVersion, s.OS, age}
+		narrow = []string{name, string(s.State), alerts(s.Conditions, now), fmt.Sprint(s.Workloads), s.AgentVersion, s.OS, age}
 		more = []string{s.Kernel, s.Arch, s.RemoteAddress, ago(s.LastSeen, now), until(s.CertificateExpires, now), Labels(merge(s.Labels, r.Metadata.Labels, r.Spec.Labels))}
+	case *model.Alert:
+		narrow = []string{name, string(r.Spec.Severity), ago(&r.Spec.Since, now), r.Spec.Message}
+		more = []string{ago(r.Spec.LastSeen, now)}
 	case *model.Workload:
 		image := ""
 		if c := r.Spec.Container; c != nil {
@@ -110,6 +116,18 @@ func Cells(r model.Resource, wide bool, now time.Time) []string {
 		return append(narrow, more...)
 	}
 	return narrow
+}
+
+// alerts names what is wrong with a host and for how long it has been, but for
+// what is harmless.
+func alerts(conditions []model.Condition, now time.Time) string {
+	var out []string
+	for _, c := range conditions {
+		if c.Severity != model.SeverityInfo {
+			out = append(out, c.Type+" "+Age(now.Sub(c.Since)))
+		}
+	}
+	return strings.Join(out, ",")
 }
 
 func orDefault[T ~string](v, otherwise T) T {

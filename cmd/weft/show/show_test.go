@@ -62,6 +62,8 @@ func examples() []model.Resource {
 		fill(wl, func() {
 			wl.Spec = model.WorkloadSpec{Host: "web-1.eu.internal.example", Kind: model.WorkloadContainer, Addresses: []string{"172.18.0.2", "fd00::2", "10.1.1.1"}, Container: &model.Container{ID: strings.Repeat("0a", 32), Name: "front", Image: "nginx:1.27", Runtime: "containerd"}}
 		}),
+		&model.Alert{TypeMeta: model.TypeMeta{Kind: model.KindAlert}, Metadata: meta("web-1.eu.internal.example:AgentSilent"), Spec: model.AlertSpec{Host: "web-1.eu.internal.example", Type: "AgentSilent",
+			Severity: model.SeverityCritical, Message: "the agent has no session and was last heard at 2026-11-20T09:59:30Z", Since: made, LastSeen: &made}},
 		group,
 		fill(tap, func() {
 			tap.Status = model.TapStatus{State: model.TapDegraded, Message: "1 of 2 sources is offline", Ledger: ledger,

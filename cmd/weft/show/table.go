@@ -108,9 +108,9 @@ func paint(state string) string {
 	switch strings.TrimSuffix(state, "…") {
 	case "Active", "Online", "Connected", "Capturing", "Ready":
 		code = "32" // green
-	case "Pending", "Degraded", "Connecting", "Paused":
+	case "Pending", "Degraded", "Connecting", "Paused", "Warning":
 		code = "33" // yellow
-	case "Error", "Offline", "Revoked", "Expired":
+	case "Error", "Offline", "Revoked", "Expired", "Critical":
 		code = "31" // red
 	default:
 		return state

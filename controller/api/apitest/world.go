@@ -117,6 +117,26 @@ func (w *World) Workloads() []*model.Workload {
 	return out
 }
 
+// Alerts are of the hosts that are away.
+func (w *World) Alerts() []*model.Alert {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []*model.Alert
+	for _, name := range slices.Sorted(maps.Keys(w.offline)) {
+		c := silent(w.offline[name])
+		a := model.MustKind(model.KindAlert).New().(*model.Alert)
+		a.Metadata = model.Metadata{Name: name + ":" + c.Type, CreationTimestamp: &c.Since,
+			Labels: map[string]string{"host.name": name, "alert.type": c.Type, "alert.severity": string(c.Severity)}}
+		a.Spec = model.AlertSpec{Host: name, Type: c.Type, Severity: c.Severity, Message: c.Message, Since: c.Since, LastSeen: &c.Since}
+		out = append(out, a)
+	}
+	return out
+}
+
+func silent(since time.Time) model.Condition {
+	return model.Condition{Type: "AgentSilent", Status: "True", Severity: model.SeverityCritical, Since: since, Message: "the agent has no session"}
+}
+
 func (w *World) HostStatus(h *model.Host) model.HostStatus {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -125,6 +145,7 @@ func (w *World) HostStatus(h *model.Host) model.HostStatus {
 		Interfaces: []model.Interface{{Name: "eth0", MTU: 1500, Addresses: []string{"10.0.0.2/24"}, Uplink: true}}}
 	if since, off := w.offline[h.Metadata.Name]; off {
 		s.State, s.LastSeen = model.HostOffline, &since
+		s.Conditions = []model.Condition{silent(since)}
 	}
 	if h.Spec.Revoked {
 		s.State = model.HostRevoked
