@@ -14,9 +14,22 @@ import (
 	"weft/wire/wirepb"
 )
 
-// order is that of application where several sections wait: a stream needs a
-// way to travel and somebody who accepts it before it is opened.
-var order = []string{"transport", "deliver", "capture", "flow", "policy", "identity"}
+// lanes are sections that do not wait for those of another lane: to load the
+// programs of policy takes a while, and a tap should not. Within a lane they are
+// applied in this order: a stream needs a way to travel and somebody who accepts it
+// before it is opened.
+var lanes = [...][]string{{"transport", "deliver", "capture"}, {"flow", "policy", "identity"}}
+
+// laneOf is a section's lane, and its place in there. Of those that nobody knows
+// somebody has to say so.
+func laneOf(name string) (lane, place int) {
+	for lane, names := range lanes {
+		if i := slices.Index(names, name); i >= 0 {
+			return lane, i
+		}
+	}
+	return 0, len(lanes[0])
+}
 
 // retryMin and retryMax bound the pause before a failed section is tried again.
 const (
@@ -24,8 +37,8 @@ const (
 	retryMax = 30 * time.Second
 )
 
-// applier hands sections to their reconcilers, one after another, in one
-// goroutine. Of several versions of a section only the last is applied.
+// applier hands sections to their reconcilers, those of a lane one after another.
+// Of several versions of a section only the last is applied.
 type applier struct {
 	cfg       Config
 	deps      Deps
@@ -36,13 +49,17 @@ type applier struct {
 	dirty   map[string]bool
 	unsaved map[string]bool
 	status  map[string]*wirepb.SectionStatus
-	changed chan struct{} // closed when a status changes
-	wake    chan struct{} // holds one
+	changed chan struct{}             // closed when a status changes
+	wake    [len(lanes)]chan struct{} // each holds one
 }
 
 func newApplier(cfg Config, deps Deps, condition func(typ, message string)) *applier {
-	return &applier{cfg: cfg, deps: deps, condition: condition, desired: map[string]*wirepb.Section{}, dirty: map[string]bool{},
-		unsaved: map[string]bool{}, status: map[string]*wirepb.SectionStatus{}, changed: make(chan struct{}), wake: make(chan struct{}, 1)}
+	p := &applier{cfg: cfg, deps: deps, condition: condition, desired: map[string]*wirepb.Section{}, dirty: map[string]bool{},
+		unsaved: map[string]bool{}, status: map[string]*wirepb.SectionStatus{}, changed: make(chan struct{})}
+	for lane := range p.wake {
+		p.wake[lane] = make(chan struct{}, 1)
+	}
+	return p
 }
 
 // want makes a section the desired one. It never blocks on a reconciler.
@@ -96,14 +113,24 @@ func emptySection(name string) *wirepb.Section {
 }
 
 func (p *applier) poke() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
+	for _, wake := range p.wake {
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
 	}
 }
 
 // run applies until ctx ends.
 func (p *applier) run(ctx context.Context) {
+	var all sync.WaitGroup
+	for lane := range lanes {
+		all.Go(func() { p.runLane(ctx, lane) })
+	}
+	all.Wait()
+}
+
+func (p *applier) runLane(ctx context.Context, lane int) {
 	resync := time.NewTicker(p.cfg.Resync)
 	defer resync.Stop()
 	retry := time.NewTimer(time.Hour)
@@ -111,7 +138,7 @@ func (p *applier) run(ctx context.Context) {
 	pause := retryMin
 	inventory := p.deps.Inventory.Changed()
 	for {
-		if failed := p.applyDirty(ctx); failed {
+		if failed := p.applyDirty(ctx, lane); failed {
 			retry.Reset(pause)
 			pause = min(2*pause, retryMax)
 		} else {
@@ -120,16 +147,16 @@ func (p *applier) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-p.wake:
+		case <-p.wake[lane]:
 		case <-retry.C:
-			p.markAll(func(s *wirepb.SectionStatus) bool { return s.GetError() != "" })
+			p.mark(lane, func(s *wirepb.SectionStatus) bool { return s.GetError() != "" })
 		case <-resync.C:
-			p.markAll(func(*wirepb.SectionStatus) bool { return true })
+			p.mark(lane, func(*wirepb.SectionStatus) bool { return true })
 		case <-inventory:
 			// What a section names may have come, gone or moved.
 			sleep(ctx, p.cfg.Settle)
 			inventory = p.deps.Inventory.Changed()
-			p.markAll(func(*wirepb.SectionStatus) bool { return true })
+			p.mark(lane, func(*wirepb.SectionStatus) bool { return true })
 		}
 	}
 }
@@ -143,20 +170,21 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-func (p *applier) markAll(which func(*wirepb.SectionStatus) bool) {
+// mark makes sections of a lane be applied again.
+func (p *applier) mark(lane int, which func(*wirepb.SectionStatus) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for name := range p.desired {
-		if which(p.status[name]) {
+		if at, _ := laneOf(name); at == lane && which(p.status[name]) {
 			p.dirty[name] = true
 		}
 	}
 }
 
-// applyDirty works until no section waits, and says whether any failed.
-func (p *applier) applyDirty(ctx context.Context) (failed bool) {
+// applyDirty works until no section of a lane waits, and says whether any failed.
+func (p *applier) applyDirty(ctx context.Context, lane int) (failed bool) {
 	for ctx.Err() == nil {
-		section, save := p.take()
+		section, save := p.take(lane)
 		if section == nil {
 			return failed
 		}
@@ -168,26 +196,23 @@ func (p *applier) applyDirty(ctx context.Context) (failed bool) {
 	return failed
 }
 
-func (p *applier) take() (section *wirepb.Section, save bool) {
+func (p *applier) take(lane int) (section *wirepb.Section, save bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	names := slices.Sorted(maps.Keys(p.dirty))
-	slices.SortStableFunc(names, func(a, b string) int { return rank(a) - rank(b) })
-	if len(names) == 0 {
+	name, first := "", 0
+	for n := range p.dirty {
+		at, place := laneOf(n)
+		if at == lane && (name == "" || place < first || place == first && n < name) {
+			name, first = n, place
+		}
+	}
+	if name == "" {
 		return nil, false
 	}
-	name := names[0]
 	save = p.unsaved[name]
 	delete(p.dirty, name)
 	delete(p.unsaved, name)
 	return p.desired[name], save
-}
-
-func rank(name string) int {
-	if i := slices.Index(order, name); i >= 0 {
-		return i
-	}
-	return len(order)
 }
 
 // save keeps a section before it is applied. Where that cannot be, a condition
@@ -204,6 +229,9 @@ func (p *applier) save(s *wirepb.Section) {
 	}
 	clean := len(p.unsaved) == 0
 	p.mu.Unlock()
+	if err == nil && !clean {
+		p.poke()
+	}
 	switch {
 	case err != nil:
 		p.condition(ConditionStateNotSaved, fmt.Sprintf("%v; the agent works on, and would start from the older state: free space in %s", err, p.deps.State.Dir()))

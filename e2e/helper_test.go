@@ -35,7 +35,7 @@ func helper(name string, args []string) error {
 	case "answer":
 		return answer(ctx, args[0])
 	case "ask":
-		return ask(args[0], args[1])
+		return ask(args[0], args[1], args[2])
 	case "call":
 		return call(args[0], args[1])
 	case "hold":

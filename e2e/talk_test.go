@@ -42,17 +42,25 @@ func answer(ctx context.Context, address string) error {
 	}
 }
 
-// ask has conversations with such a server, each from a port of its own and over
-// in a moment, and prints what was said.
-func ask(server, flows string) error {
+// ask has conversations with such a server, each from a port of its own, from one
+// on, and over in a moment, and prints what was said.
+func ask(server, port, flows string) error {
+	first, err := strconv.Atoi(port)
+	if err != nil {
+		return err
+	}
 	n, err := strconv.Atoi(flows)
+	if err != nil {
+		return err
+	}
+	to, err := net.ResolveUDPAddr("udp4", server)
 	if err != nil {
 		return err
 	}
 	var total said
 	buf := make([]byte, 2048)
 	for i := range n {
-		c, err := net.Dial("udp4", server)
+		c, err := net.DialUDP("udp4", &net.UDPAddr{Port: first + i}, to)
 		if err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,6 +53,8 @@ type Meter interface {
 	// End ends the reading; whole says that every line was shown. What has been
 	// seen to end is forgotten by the table only after it.
 	End(whole bool) error
+	// Gone says that the table is, and all in it.
+	Gone() error
 }
 
 // Choice is a driver that may be used.
@@ -194,6 +197,9 @@ func (d *Datapath) remove() error {
 			return fmt.Errorf("remove what the datapath driver %s has left: %w", c.Name, err)
 		}
 	}
+	if d.deps.Meter != nil {
+		return d.deps.Meter.Gone()
+	}
 	return nil
 }
 
@@ -226,6 +232,11 @@ func (d *Datapath) open(ctx context.Context, s *State, judges bool) error {
 		return nil
 	}
 	return fmt.Errorf("%w; nothing is enforced here that was not before", errors.Join(errs...))
+}
+
+// metersLeft says whether a driver that meters has left something at work.
+func (d *Datapath) metersLeft() bool {
+	return slices.ContainsFunc(d.deps.Drivers, func(c Choice) bool { return c.Meters && !c.Past && c.Left() })
 }
 
 // notMetered notes, once, why connections are not metered here.
@@ -350,7 +361,12 @@ func (d *Datapath) apply(ctx context.Context) ([]*wirepb.ItemStatus, error) {
 		if err := d.open(ctx, state, judges); err != nil {
 			return items, err
 		}
-		if d.driver == nil { // nothing is judged, and nothing here can meter
+		if d.driver == nil { // nothing is judged, and nothing meters
+			if d.metersLeft() {
+				// It does, and could not be opened now: an agent that is being killed may hold
+				// it yet.
+				return items, errors.New(d.unmetered)
+			}
 			return items, d.remove()
 		}
 		if !d.meters && d.flow.GetMeter() {

@@ -12,12 +12,12 @@ import (
 )
 
 // drivers are one that meters and one that only judges.
-func metering(t *testing.T, meter, judge *fake.Kernel, meterFails bool) *datapath.Datapath {
+func metering(t *testing.T, meter, judge *fake.Kernel, meterFails func() bool) *datapath.Datapath {
 	t.Helper()
 	d, err := datapath.New(datapath.Config{CgroupRoot: "/cgroup"}, datapath.Deps{
 		Drivers: []datapath.Choice{
-			{Name: "meter", Meters: true, Left: meter.InForce, Open: func() (datapath.Driver, error) {
-				if meterFails {
+			{Name: "fake", Meters: true, Left: meter.InForce, Open: func() (datapath.Driver, error) {
+				if meterFails() {
 					return nil, errors.New("this kernel is too old")
 				}
 				return fake.Open(meter), nil
@@ -49,7 +49,7 @@ func apply(t *testing.T, d *datapath.Datapath, p *wirepb.PolicySection, i *wirep
 
 func TestEveryWorkloadIsMeteredButThoseExempt(t *testing.T) {
 	meter, judge := fake.NewKernel(), fake.NewKernel()
-	d := metering(t, meter, judge, false)
+	d := metering(t, meter, judge, func() bool { return false })
 	p, i := sections(t, model.ActionDeny)
 	apply(t, d, p, i, &wirepb.FlowSection{Meter: true, Exempt: []string{"b"}})
 	got := fake.Open(meter).String()
@@ -71,7 +71,7 @@ func TestEveryWorkloadIsMeteredButThoseExempt(t *testing.T) {
 // is left alone, and says why it is not metered.
 func TestMeteringAloneOpensNoDriverThatOnlyJudges(t *testing.T) {
 	meter, judge := fake.NewKernel(), fake.NewKernel()
-	d := metering(t, meter, judge, true)
+	d := metering(t, meter, judge, func() bool { return true })
 	apply(t, d, &wirepb.PolicySection{}, &wirepb.IdentitySection{}, &wirepb.FlowSection{Meter: true})
 	if judge.InForce() {
 		t.Error("the driver that only judges is in force")
@@ -99,5 +99,34 @@ func TestMeteringAloneOpensNoDriverThatOnlyJudges(t *testing.T) {
 	apply(t, d, &wirepb.PolicySection{}, &wirepb.IdentitySection{}, &wirepb.FlowSection{Meter: true})
 	if judge.InForce() {
 		t.Error("the policy is gone, and the driver that only judges is in force")
+	}
+}
+
+// An agent that was killed may hold what it has left for a moment: the next one
+// must not take that for something to remove, and with it every connection.
+func TestWhatMetersStaysWhereItCannotBeOpenedYet(t *testing.T) {
+	meter, judge := fake.NewKernel(), fake.NewKernel()
+	busy := 0
+	never := func() bool { return false }
+	apply(t, metering(t, meter, judge, never), &wirepb.PolicySection{}, &wirepb.IdentitySection{}, &wirepb.FlowSection{Meter: true})
+	want := fake.Open(meter).String()
+	d := metering(t, meter, judge, func() bool { busy++; return busy == 1 })
+	if _, err := d.ApplyFlow(t.Context(), &wirepb.FlowSection{Meter: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.ApplyPolicy(t.Context(), &wirepb.PolicySection{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.ApplyIdentity(t.Context(), &wirepb.IdentitySection{}); err == nil {
+		t.Error("what could not be opened is no error: nobody tries again")
+	}
+	if got := fake.Open(meter).String(); got != want {
+		t.Errorf("in force:\n%s", got)
+	}
+	if _, err := d.ApplyIdentity(t.Context(), &wirepb.IdentitySection{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := fake.Open(meter).String(); got != want || len(d.Conditions()) != 0 {
+		t.Errorf("in force:\n%s\nsaid: %v", got, d.Conditions())
 	}
 }

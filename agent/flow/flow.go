@@ -224,6 +224,22 @@ func (f *Flow) Acknowledge(a *wirepb.FlowAck) {
 	f.spool.acknowledge(a)
 }
 
+// Gone forgets what connections' records have said: their table is gone. Batches
+// stay until they are acknowledged.
+func (f *Flow) Gone() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var err error
+	if f.marks != nil {
+		err = f.marks.close()
+		f.marks = nil
+	}
+	if f.cfg.PinDir == "" {
+		return err
+	}
+	return errors.Join(err, Remove(f.cfg.PinDir))
+}
+
 // Remove takes away what is in the kernel of the account of an agent whose
 // directory of pinned objects this was.
 func Remove(pinDir string) error {

@@ -16,8 +16,9 @@ import (
 // manages the machine has need. Those that this architecture does not have are
 // left out.
 var never = []string{
-	// Other processes: their memory, descriptors and signals.
-	"ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_getfd", "pidfd_send_signal", "kcmp",
+	// Other processes: their memory and signals. Descriptors are read to find out whose
+	// tap a hypervisor holds.
+	"ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_send_signal", "kcmp",
 	"tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "migrate_pages", "move_pages",
 	// Programs.
 	"execve", "execveat", "uselib",
