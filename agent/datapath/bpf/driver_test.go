@@ -163,6 +163,31 @@ func TestFullTable(t *testing.T) {
 	}
 }
 
+// Who may open raw sockets can make a line that looks like a call to it. A call of
+// its own is no part of that: it is judged as what it is.
+func TestALineIsNotForCallsTheOtherWay(t *testing.T) {
+	pins := mountBPF(t)
+	s := datapathtest.NewSite(t)
+	d, err := Open(Config{CgroupRoot: s.Root, PinDir: pins}, Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Remove()
+	w := s.World(model.ModeEnforce, `
+  subject: {selector: "app in (web,db)"}
+  egress: [{action: Allow, ports: [{protocol: TCP, port: 80}]}]
+  ingress: [{action: Allow}]`)
+	if err := (inMachine{d, s}).Apply(t.Context(), w.State); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Sneak(t, "c1", "outside", 443); got != datapathtest.Denied {
+		t.Errorf("a call that no rule allows, after a segment that looks like an answer: %s", got)
+	}
+	if got := s.Sneak(t, "c1", "outside", 80); got != datapathtest.Allowed {
+		t.Errorf("a call that a rule allows: %s", got)
+	}
+}
+
 // A driver of another layout takes the place of one: both judge until the new one
 // does, and then nothing of the old one is left.
 func TestAnotherLayout(t *testing.T) {

@@ -277,8 +277,11 @@ static __always_inline int handle(struct __sk_buff *skb, int egress)
 	struct conn *c = bpf_map_lookup_elem(&conns, &k);
 	if (!c)
 		return first_packet(skb, &p, &k, egress);
-	if (p.protocol == IPPROTO_TCP && (p.tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && c->flags & (CONN_CLOSED | CONN_TCP_RESET | CONN_TCP_FIN_SENT | CONN_TCP_FIN_RECEIVED)) {
-		bpf_map_delete_elem(&conns, &k); // the same ports for another connection
+	if (p.protocol == IPPROTO_TCP && (p.tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
+	    (c->flags & (CONN_CLOSED | CONN_TCP_RESET | CONN_TCP_FIN_SENT | CONN_TCP_FIN_RECEIVED) || egress != (c->direction == DIR_EGRESS))) {
+		// The same ports for another connection, or a call against the one that the
+		// line says there is: who may open raw sockets can make such lines.
+		bpf_map_delete_elem(&conns, &k);
 		return first_packet(skb, &p, &k, egress);
 	}
 	struct control *now = bpf_map_lookup_elem(&control, &zero);
