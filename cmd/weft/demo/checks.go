@@ -2,11 +2,13 @@ package demo
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +44,7 @@ func (d *demo) checks() []step {
 			fetch(web2, "www", 300_000))},
 		{name: "a flow from a container to the internet arrives", run: between("container-internet", web1, a.HostDevice(), www.Addresses()[0].String(),
 			fetch(a, www.Addresses()[0].String(), 300_000))},
+		{name: "flows name both ends and the process of what was fetched", run: d.flowsKnown},
 		{name: "the path is the relay, UDP being blocked", run: d.pathIsRelay},
 		{name: "the relay has seen no plain text", run: d.relayIsBlind},
 		{name: "ledger balances", run: d.balanced},
@@ -54,6 +57,29 @@ func (d *demo) checks() []step {
 		{name: "filter and snaplen work", run: d.filterAndSnaplen},
 		{name: "deleting the tap stops the copies within 1 s and leaves no kernel object", run: d.deleteTap},
 	}
+}
+
+// flowsKnown asks who fetched the megabyte that went from one container to another.
+func (d *demo) flowsKnown(ctx context.Context) (string, error) {
+	return retry(ctx, 20*time.Second, func() (string, error) {
+		text, err := d.weft(ctx, "flows", "--group-by", "client,server,port,process", "--where", "client=web-1:web-1a,server=web-1:web-1b,port=80", "-o", "json")
+		if err != nil {
+			return "", err
+		}
+		var sums []struct {
+			Key      map[string]string
+			Received model.Count
+		}
+		if err := json.Unmarshal([]byte(text), &sums); err != nil {
+			return "", fmt.Errorf("read flows: %w", err)
+		}
+		for _, x := range sums {
+			if x.Received.Bytes > 1_000_000 && filepath.Base(x.Key["process"]) == "curl" {
+				return fmt.Sprintf("%s, %s by %s", x.Key["client"], x.Key["server"], x.Key["process"]), nil
+			}
+		}
+		return "", fmt.Errorf("not there yet: %s", text)
+	})
 }
 
 func (d *demo) labelsKnown(ctx context.Context) (string, error) {
@@ -294,12 +320,15 @@ func (d *demo) deleteTap(ctx context.Context) (string, error) {
 	})
 }
 
-// kernelObjects lists what a tap leaves in the kernels of the lab's hosts:
-// pins, and landing devices.
+// kernelObjects lists what a tap leaves in the kernels of the lab's hosts: pins,
+// but for those of metering, which goes on, and landing devices.
 func (d *demo) kernelObjects(ctx context.Context) []string {
 	var left []string
 	for _, h := range d.machines() {
 		filepath.WalkDir(h.BPFDir(), func(path string, e os.DirEntry, err error) error {
+			if err == nil && e.IsDir() && slices.Contains([]string{"policy", "flow"}, e.Name()) {
+				return filepath.SkipDir
+			}
 			// maps.debug and progs.debug are the file system's own.
 			if err == nil && !e.IsDir() && !strings.HasSuffix(path, ".debug") {
 				left = append(left, h.Name+":"+filepath.Base(path))

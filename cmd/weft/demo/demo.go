@@ -163,6 +163,8 @@ The lab is up. Look at it from another terminal:
   %[1]s get workloads -l app=web -o wide
   %[1]s get group web --members
   %[1]s get taps -o wide -w
+  %[1]s flows -f
+  %[1]s flows --group-by client,server,port,process
   sudo %[1]s lab exec web-1:web-1a -- curl -s http://web-1b/
   sudo %[1]s lab exec ids -- tcpdump -ni weft0 -c 5
 
