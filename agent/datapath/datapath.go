@@ -88,7 +88,8 @@ type Datapath struct {
 	rulesets rulesets
 	fleet    fleet
 	state    *State
-	term     uint64 // of the secrets in state
+	judged   map[string]time.Time // since when subjects of policy are
+	term     uint64               // of the secrets in state
 	drift    drift
 	trouble  trouble
 	forged   trouble // proofs of who calls that are not good
@@ -377,14 +378,33 @@ func (d *Datapath) apply(ctx context.Context) ([]*wirepb.ItemStatus, error) {
 	if !judges && !d.meters {
 		return items, d.remove()
 	}
+	began := time.Now()
 	err = d.driver.Apply(ctx, state)
 	if err == nil || errors.Is(err, ErrPartly) {
+		d.judgedFrom(began)
 		d.state = state
 	}
 	if err != nil {
 		return items, err
 	}
 	return items, d.removeOthers()
+}
+
+// judgedFrom notes since when subjects of policy are judged. Those that were when
+// this process began have been for longer than it knows.
+func (d *Datapath) judgedFrom(when time.Time) {
+	if d.judged == nil {
+		when = time.Time{}
+	}
+	now := map[string]time.Time{}
+	for _, x := range d.identity.GetSubjects() {
+		since, was := d.judged[x.Workload]
+		if !was {
+			since = when
+		}
+		now[x.Workload] = since
+	}
+	d.judged = now
 }
 
 // Report is what has happened since the last one; nil where nothing has. Give it
@@ -406,15 +426,16 @@ func (d *Datapath) Restore(r *wirepb.PolicyReport) {
 type view struct {
 	driver Driver
 	staged map[string]*Ruleset // by the subjects of policy; nil where nothing is staged
-	exempt map[string]bool     // from metering
-	meter  Meter               // nil for none
+	judged map[string]time.Time
+	exempt map[string]bool // from metering
+	meter  Meter           // nil for none
 }
 
 func (d *Datapath) view() *view {
 	if d.driver == nil || d.state == nil {
 		return nil
 	}
-	v := &view{driver: d.driver, staged: map[string]*Ruleset{}, exempt: map[string]bool{}}
+	v := &view{driver: d.driver, judged: d.judged, staged: map[string]*Ruleset{}, exempt: map[string]bool{}}
 	for _, x := range d.identity.GetSubjects() {
 		v.staged[x.Workload] = d.rulesets.of(x.Staged)
 	}
@@ -473,7 +494,8 @@ func (d *Datapath) read(v *view) error {
 		v.meter.Begin()
 	}
 	err := v.driver.Connections(func(c *Connection) bool {
-		if staged, judged := v.staged[c.Workload]; judged {
+		// What was over before policy was about the workload is none of its business.
+		if staged, judged := v.staged[c.Workload]; judged && !c.Last.Before(v.judged[c.Workload]) {
 			d.talks.add(c, staged)
 		}
 		if v.meter != nil && !v.exempt[c.Workload] {

@@ -153,7 +153,7 @@ func count(c connection.Count) flowwire.Count { return flowwire.Count(c) }
 func (f *Flow) record(c *connection.Line, m *mark, fresh bool) flowwire.Record {
 	r := flowwire.Record{
 		Workload: c.Workload, Process: flowwire.Process{PID: c.Process.PID, Exe: c.Process.Exe, User: f.users.Name(c.Process), Comm: c.Process.Comm},
-		Local: c.Local, Remote: c.Remote, Translated: c.Translated, Protocol: c.Protocol, NetNS: c.NetNS, Egress: c.Direction != 0, New: fresh, Ended: c.Ended,
+		Local: c.Local, Remote: c.Remote, Translated: c.Translated, Protocol: c.Protocol, NetNS: c.NetNS, Began: c.Began, Egress: c.Direction != 0, New: fresh, Ended: c.Ended,
 		Action: c.Action, Rule: c.Rule, Peer: c.PeerIdentity, First: c.First, Last: c.Last, RTT: c.RTT,
 		Sent:        flowwire.Count{Packets: c.Sent.Packets - m.Sent.Packets, Bytes: c.Sent.Bytes - m.Sent.Bytes},
 		Received:    flowwire.Count{Packets: c.Received.Packets - m.Received.Packets, Bytes: c.Received.Bytes - m.Received.Bytes},

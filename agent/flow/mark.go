@@ -140,7 +140,7 @@ func (m *marks) redo(r *flowwire.Record, batch uint64) (key, bool) {
 		return k, false
 	}
 	if r.New || !known {
-		x = mark{}
+		x = mark{Began: r.Began}
 	}
 	x.Sent.Packets += r.Sent.Packets
 	x.Sent.Bytes += r.Sent.Bytes

@@ -29,13 +29,16 @@ type Record struct {
 	Translated netip.AddrPort
 	Protocol   uint8
 	NetNS      uint64 // cookie of the network namespace on its host
-	Refused    bool   // of those turned down, which the host counts apart
-	Egress     bool   // the workload began the connection
-	New        bool   // the first record of it
-	Ended      bool   // the last
-	Action     model.Action
-	Rule       policy.RuleID   // that decided; 0: the default
-	Peer       policy.Identity // 0: not known
+	// Began is when the connection did, by a clock of the host that nobody sets; 0
+	// where it is not known.
+	Began   uint64
+	Refused bool // of those turned down, which the host counts apart
+	Egress  bool // the workload began the connection
+	New     bool // the first record of it
+	Ended   bool // the last
+	Action  model.Action
+	Rule    policy.RuleID   // that decided; 0: the default
+	Peer    policy.Identity // 0: not known
 	// First and Last are when its packets were, to the millisecond, by the host's
 	// clock.
 	First, Last    time.Time
@@ -86,6 +89,7 @@ func Encode(when time.Time, records []Record) *wirepb.FlowBatch {
 		b.ReceivedPackets, b.ReceivedBytes = append(b.ReceivedPackets, r.Received.Packets), append(b.ReceivedBytes, r.Received.Bytes)
 		b.RttMicros = append(b.RttMicros, uint32(min(r.RTT.Microseconds(), math.MaxUint32)))
 		b.Retransmits, b.Netns = append(b.Retransmits, r.Retransmits), append(b.Netns, r.NetNS)
+		b.Began = append(b.Began, r.Began)
 	}
 	b.Workloads, b.Names = workloads.items, names.items
 	for _, p := range processes.items {
@@ -154,7 +158,7 @@ func Decode(b *wirepb.FlowBatch) ([]Record, error) {
 		r := Record{
 			Workload: at(b.Workloads, b.Workload[i]), Process: at(processes, b.Process[i]), Name: at(b.Names, b.Name[i]), Translated: at(translations, b.Translation[i]),
 			Local: endpoint(b.Local, b.LocalPort, i), Remote: endpoint(b.Remote, b.RemotePort, i), Protocol: uint8(b.Protocol[i]),
-			Egress: b.Flags[i]&flagEgress != 0, New: b.Flags[i]&flagNew != 0, Ended: b.Flags[i]&flagEnded != 0, Refused: b.Flags[i]&flagRefused != 0, NetNS: b.Netns[i],
+			Egress: b.Flags[i]&flagEgress != 0, New: b.Flags[i]&flagNew != 0, Ended: b.Flags[i]&flagEnded != 0, Refused: b.Flags[i]&flagRefused != 0, NetNS: b.Netns[i], Began: b.Began[i],
 			Action: at(actions, b.Action[i]), Rule: policy.RuleID(b.Rule[i]), Peer: policy.Identity(b.Peer[i]),
 			Sent: Count{b.SentPackets[i], b.SentBytes[i]}, Received: Count{b.ReceivedPackets[i], b.ReceivedBytes[i]},
 			RTT: time.Duration(b.RttMicros[i]) * time.Microsecond, Retransmits: b.Retransmits[i],
@@ -202,7 +206,7 @@ func check(b *wirepb.FlowBatch, n int) error {
 		have int
 	}{
 		{"local", len(b.Local) / 16}, {"remote", len(b.Remote) / 16}, {"rule", len(b.Rule)}, {"first", len(b.First)}, {"last", len(b.Last)},
-		{"sent_packets", len(b.SentPackets)}, {"sent_bytes", len(b.SentBytes)}, {"received_packets", len(b.ReceivedPackets)}, {"received_bytes", len(b.ReceivedBytes)}, {"netns", len(b.Netns)},
+		{"sent_packets", len(b.SentPackets)}, {"sent_bytes", len(b.SentBytes)}, {"received_packets", len(b.ReceivedPackets)}, {"received_bytes", len(b.ReceivedBytes)}, {"netns", len(b.Netns)}, {"began", len(b.Began)},
 	} {
 		if c.have != n {
 			return fmt.Errorf("%s: %d values for %d records", c.name, c.have, n)

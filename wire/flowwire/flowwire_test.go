@@ -20,7 +20,7 @@ func sample(when time.Time) []Record {
 			Local: netip.MustParseAddrPort("10.0.0.1:40000"), Remote: netip.MustParseAddrPort("10.96.0.1:80"), Translated: netip.MustParseAddrPort("10.0.0.2:8080"),
 			Protocol: 6, Egress: true, New: true, Action: model.ActionAllow, Rule: 1 << 60, Peer: 9,
 			First: when.Add(-3 * time.Second), Last: when.Add(-time.Millisecond), Sent: Count{5, 600}, Received: Count{4, 6000}, RTT: 350 * time.Microsecond, Retransmits: 2},
-		{Workload: "c1", Local: netip.MustParseAddrPort("[2001:db8::1]:53"), Remote: netip.MustParseAddrPort("[2001:db8::2]:999"), Protocol: 17, NetNS: 77, Ended: true, Refused: true,
+		{Workload: "c1", Local: netip.MustParseAddrPort("[2001:db8::1]:53"), Remote: netip.MustParseAddrPort("[2001:db8::2]:999"), Protocol: 17, NetNS: 77, Began: 1 << 50, Ended: true, Refused: true,
 			Action: model.ActionDeny, First: when.Add(-time.Hour), Last: when.Add(-time.Minute), Received: Count{1, 80}},
 		{Workload: "host", Local: netip.MustParseAddrPort("10.0.0.1:0"), Remote: netip.MustParseAddrPort("10.0.0.3:0"), Protocol: 1, Egress: true, Action: model.ActionReject,
 			First: when, Last: when, Sent: Count{1, 84}},

@@ -3844,6 +3844,7 @@ type FlowBatch struct {
 	ReceivedBytes   []uint64               `protobuf:"varint,28,rep,packed,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
 	RttMicros       []uint32               `protobuf:"varint,29,rep,packed,name=rtt_micros,json=rttMicros,proto3" json:"rtt_micros,omitempty"` // 0: not known
 	Retransmits     []uint32               `protobuf:"varint,30,rep,packed,name=retransmits,proto3" json:"retransmits,omitempty"`              // since the record before
+	Began           []uint64               `protobuf:"fixed64,32,rep,packed,name=began,proto3" json:"began,omitempty"`                         // when the connection did, by a clock of the host that nobody sets; 0: not known
 	Netns           []uint64               `protobuf:"fixed64,31,rep,packed,name=netns,proto3" json:"netns,omitempty"`                         // cookie of the network namespace, as the host's kernel counts them
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -4078,6 +4079,13 @@ func (x *FlowBatch) GetRttMicros() []uint32 {
 func (x *FlowBatch) GetRetransmits() []uint32 {
 	if x != nil {
 		return x.Retransmits
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetBegan() []uint64 {
+	if x != nil {
+		return x.Began
 	}
 	return nil
 }
@@ -4579,7 +4587,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\bentities\x18\x11 \x03(\tR\bentities\";\n" +
 	"\vFlowSection\x12\x14\n" +
 	"\x05meter\x18\x01 \x01(\bR\x05meter\x12\x16\n" +
-	"\x06exempt\x18\x02 \x03(\tR\x06exempt\"\xf9\x06\n" +
+	"\x06exempt\x18\x02 \x03(\tR\x06exempt\"\x8f\a\n" +
 	"\tFlowBatch\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1d\n" +
@@ -4616,6 +4624,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\n" +
 	"rtt_micros\x18\x1d \x03(\rR\trttMicros\x12 \n" +
 	"\vretransmits\x18\x1e \x03(\rR\vretransmits\x12\x14\n" +
+	"\x05began\x18  \x03(\x06R\x05began\x12\x14\n" +
 	"\x05netns\x18\x1f \x03(\x06R\x05netns\"Y\n" +
 	"\vFlowProcess\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x10\n" +
