@@ -212,22 +212,23 @@ func waitForCapability(t *testing.T, d *Discover, name, part string) {
 	})
 }
 
-// openTapElsewhere makes a tap in a namespace of its own, on a thread that ends with
-// it, and never on the process's first, whose namespace is what /proc/self shows.
+// openTapElsewhere makes a tap in a namespace of its own, and is back in this one
+// when it returns.
 func openTapElsewhere(t *testing.T, name string) *os.File {
 	t.Helper()
-	made := make(chan *os.File)
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			made <- openTapElsewhere(t, name) // elsewhere: this thread is held
-			runtime.UnlockOSThread()
-			return
-		}
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			t.Error(err)
-		}
-		made <- openTap(t, name)
-	}()
-	return <-made
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	here, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	tap := openTap(t, name)
+	if err := unix.Setns(int(here.Fd()), unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	return tap
 }

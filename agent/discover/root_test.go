@@ -6,9 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -120,11 +122,30 @@ func (m *machine) begin(dir string, own uintptr, cmd *exec.Cmd) *exec.Cmd {
 	}
 	defer f.Close()
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(f.Fd()), Pdeathsig: unix.SIGKILL, Cloneflags: own}
-	if err := cmd.Start(); err != nil {
+	if err := start(cmd); err != nil {
 		m.t.Fatal(err)
 	}
 	m.t.Cleanup(func() { m.stop(cmd) })
 	return cmd
+}
+
+var starts = sync.OnceValue(func() chan<- func() {
+	c := make(chan func())
+	go func() {
+		runtime.LockOSThread() // and never ends
+		for f := range c {
+			f()
+		}
+	}()
+	return c
+})
+
+// start starts a program on a thread that stays: Pdeathsig is sent when the thread
+// ends that has started it, and threads that were in another namespace do.
+func start(cmd *exec.Cmd) error {
+	done := make(chan error)
+	starts() <- func() { done <- cmd.Start() }
+	return <-done
 }
 
 func (m *machine) stop(cmd *exec.Cmd) {
