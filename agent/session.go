@@ -341,10 +341,9 @@ func (s *session) reportFlows() error {
 		b, err := s.agent.deps.Flows.Next(s.flow)
 		if err != nil {
 			s.agent.deps.Log.Warn("a batch of flows is lost", "error", err)
-			continue
 		}
 		if b == nil {
-			return nil
+			return nil // none, or the next is for another time
 		}
 		if err := s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Flows{Flows: b}}); err != nil {
 			return err

@@ -1,10 +1,14 @@
 package e2e
 
 import (
+	"context"
+	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -50,12 +54,7 @@ func (f *fleet) flows(by, where string) ([]flowSum, error) {
 // generate runs a helper to its end and returns what it says it has done.
 func (f *fleet) generate(where lab.Runner, name string, args ...string) said {
 	f.t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	cmd := where.Command(f.ctx, append([]string{self}, args...)...)
-	cmd.Env = append(os.Environ(), helperVariable+"="+name)
+	cmd := f.helperCommand(name, where, args...)
 	var out, errs strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
@@ -86,6 +85,17 @@ func TestFlowsAddUp(t *testing.T) {
 	f.helper("right-answer", "answer", right, ":7000")
 	f.helper("two-echo", "echo", two, "7001")
 	f.helper("left-answer", "answer", left, "127.0.0.1:7002")
+	for _, server := range []struct {
+		at   lab.Runner
+		port string
+	}{{right, ":7000"}, {two, ":7001"}, {left, ":7002"}} {
+		f.wait(10*time.Second, "a server at "+server.port, func() error {
+			if out := f.run(server.at, "ss", "-Hlnut"); !strings.Contains(out, server.port) {
+				return errors.New("nobody listens")
+			}
+			return nil
+		})
+	}
 	metered := func(host string) {
 		f.wait(20*time.Second, host+" is metered", func() error {
 			for _, pin := range f.pins(host) {
@@ -176,5 +186,37 @@ func TestFlowsAddUp(t *testing.T) {
 	if all == 0 || float64(named) < 0.995*float64(all) {
 		t.Errorf("%d of %d short connections name their container and process: %+v", named, all, list)
 	}
+	f.listed()
 	t.Logf("%d of %d short connections name their container and process", named, all)
+}
+
+// listed asks for flows one by one, in each form, and as they come.
+func (f *fleet) listed() {
+	f.t.Helper()
+	where := []string{"--where", "client=right:one,port=7001,reporter=client"}
+	table := f.ok(append([]string{"flows", "--top", "3"}, where...)...)
+	if lines := strings.Split(strings.TrimSpace(table), "\n"); len(lines) != 4 || !strings.Contains(lines[1], "tcp/7001") || !strings.Contains(lines[1], "e2e") {
+		f.t.Errorf("weft flows:\n%s", table)
+	}
+	sheet, err := csv.NewReader(strings.NewReader(f.ok(append([]string{"flows", "--top", "3", "-o", "csv"}, where...)...))).ReadAll()
+	if err != nil || len(sheet) != 4 || len(sheet[0]) != 26 {
+		f.t.Errorf("weft flows -o csv: %v %v", sheet, err)
+	}
+	says(f.t, "a field with a typing error", f.weft("flows", "--group-by", "clinet").stderr, "none of these ends has the label clinet", "client, client-address")
+	says(f.t, "an order that does not exist", f.weft("flows", "--group-by", "client", "--order", "speed").stderr, "bytes", "packets", "connections")
+	ctx, cancel := context.WithTimeout(f.ctx, 4*time.Second)
+	defer cancel()
+	tail := exec.CommandContext(ctx, filepath.Join(f.bin, "weft"), "flows", "-f", "-o", "json", "--where", "port=7002,client-port=19999")
+	tail.Env = append(os.Environ(), "WEFT_SERVER=unix://"+f.socket, "HOME="+f.state(controllerHost))
+	tail.Cancel = func() error { return tail.Process.Signal(os.Interrupt) }
+	var out strings.Builder
+	tail.Stdout = &out
+	if err := tail.Start(); err != nil {
+		f.t.Fatal(err)
+	}
+	f.generate(f.lab.Host("left"), "ask", "127.0.0.1:7002", "19999", "1")
+	_ = tail.Wait()
+	if !strings.Contains(out.String(), `"port":19999`) {
+		f.t.Errorf("weft flows -f did not show what came meanwhile: %q", out.String())
+	}
 }

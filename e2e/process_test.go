@@ -61,13 +61,18 @@ func (f *fleet) launch(name string, cmd *lab.Cmd) *process {
 // helper starts this test binary as one of its helpers.
 func (f *fleet) helper(name, kind string, at lab.Runner, args ...string) *process {
 	f.t.Helper()
+	return f.launch(name, f.helperCommand(kind, at, args...))
+}
+
+func (f *fleet) helperCommand(kind string, at lab.Runner, args ...string) *lab.Cmd {
+	f.t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	cmd := at.Command(f.ctx, append([]string{self}, args...)...)
 	cmd.Env = append(os.Environ(), helperVariable+"="+kind)
-	return f.launch(name, cmd)
+	return cmd
 }
 
 // end stops the program kindly, then not.

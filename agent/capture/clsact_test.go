@@ -13,6 +13,7 @@ import (
 
 	"weft/agent/capture"
 	"weft/internal/tchook"
+	"weft/internal/testreq"
 	"weft/wire/wirepb"
 )
 
@@ -63,7 +64,7 @@ func TestForeignFiltersAndQdiscs(t *testing.T) {
 	w := newWorld(t, 1500)
 	tool := newToolSide(t)
 	tool.grant(t, w, "uid/a", "uid/b")
-	c := newCapture(t, bpffs(t), tool)
+	c := newCapture(t, testreq.BPFFS(t), tool)
 	runCapture(t, c)
 	w.host.sh(t, "tc qdisc add dev v1 clsact")
 	foreign(t, w.host, "v1", "theirs", 1, 1)
@@ -106,7 +107,7 @@ func TestForeignIngressQdisc(t *testing.T) {
 	t.Setenv(attachEnv, string(capture.AttachClsact))
 	w := newWorld(t, 1500)
 	tool := newToolSide(t)
-	c := newCapture(t, bpffs(t), tool)
+	c := newCapture(t, testreq.BPFFS(t), tool)
 	w.host.sh(t, "tc qdisc add dev v1 ingress")
 	w.host.do(t, func() {
 		items, err := c.Apply(context.Background(), &wirepb.CaptureSection{Lines: []*wirepb.CaptureLine{captureLine("uid/a", "c1", "c2")}}, workloads)
@@ -136,7 +137,7 @@ func TestWaysToAttachChange(t *testing.T) {
 	w := newWorld(t, 1500)
 	tool := newToolSide(t)
 	tool.grant(t, w, "uid/a")
-	dir := bpffs(t)
+	dir := testreq.BPFFS(t)
 	var seen uint64
 	for _, change := range []struct {
 		way   capture.Attach
@@ -166,7 +167,7 @@ func TestFiltersWithoutPins(t *testing.T) {
 	t.Setenv(attachEnv, string(capture.AttachClsact))
 	w := newWorld(t, 1500)
 	tool := newToolSide(t)
-	dir := bpffs(t)
+	dir := testreq.BPFFS(t)
 	lose := func(c *capture.Capture) {
 		t.Helper()
 		c.Close()

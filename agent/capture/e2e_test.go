@@ -143,7 +143,7 @@ func everyPacketArrives(t *testing.T, mtu int) {
 	w := newWorld(t, mtu)
 	tool := newToolSide(t)
 	tool.grant(t, w, "uid/ids")
-	c := newCapture(t, bpffs(t), tool)
+	c := newCapture(t, testreq.BPFFS(t), tool)
 	runCapture(t, c)
 	apply(t, w, c, captureLine("uid/ids", "c1"))
 	connected(t, c)

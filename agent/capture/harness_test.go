@@ -94,24 +94,6 @@ func (n namespace) do(t testing.TB, f func()) {
 	}
 }
 
-// bpffs mounts a BPF file system of this test's own.
-func bpffs(t testing.TB) string {
-	t.Helper()
-	dir := filepath.Join(t.TempDir(), "bpf")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
 // world is a host with two containers on a bridge, a machine outside, and a
 // tool. Addresses: host 10.9.0.1, c1 .11, c2 .12, outside 10.8.0.2 (host .1).
 type world struct {

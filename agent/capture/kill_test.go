@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"weft/agent/capture"
+	"weft/internal/testreq"
 	"weft/model"
 	"weft/wire/wirepb"
 )
@@ -73,7 +74,7 @@ func ledgerBalancesAfterKills(t *testing.T) {
 	w := newWorld(t, 1500)
 	tool := newToolSide(t)
 	tool.grant(t, w, "uid/ids")
-	dir := bpffs(t)
+	dir := testreq.BPFFS(t)
 	landing := sniff(t, w.tool, "weft0")
 	source := sniff(t, w.host, "v1")
 

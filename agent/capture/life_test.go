@@ -14,6 +14,7 @@ import (
 
 	"weft/agent/capture"
 	"weft/agent/capture/bpf"
+	"weft/internal/testreq"
 	"weft/wire/wirepb"
 )
 
@@ -74,7 +75,7 @@ func deletionLeavesNoKernelObject(t *testing.T) {
 	w := newWorld(t, 1500)
 	tool := newToolSide(t)
 	tool.grant(t, w, "uid/a", "uid/b")
-	dir := bpffs(t)
+	dir := testreq.BPFFS(t)
 	c := newCapture(t, dir, tool)
 	stop := runCapture(t, c)
 	apply(t, w, c, captureLine("uid/a", "c1", "c2", "host"), captureLine("uid/b", "c1"))
@@ -143,7 +144,7 @@ func interfacesComeAndGo(t *testing.T) {
 	w := newWorld(t, 1500)
 	tool := newToolSide(t)
 	tool.grant(t, w, "uid/ids")
-	c := newCapture(t, bpffs(t), tool)
+	c := newCapture(t, testreq.BPFFS(t), tool)
 	runCapture(t, c)
 	line := captureLine("uid/ids", "c1", "c2", "gone")
 	states := func() string {
@@ -215,7 +216,7 @@ func TestStaleLayoutAndSecondAgent(t *testing.T) {
 	need(t)
 	w := newWorld(t, 1500)
 	tool := newToolSide(t)
-	dir := bpffs(t)
+	dir := testreq.BPFFS(t)
 	// Pins of another version, and a directory of ours with a map of another shape.
 	for _, path := range []string{"capture-v0", "capture-v1", "flows"} {
 		if err := os.Mkdir(filepath.Join(dir, path), 0o700); err != nil {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"weft/internal/testreq"
 	"weft/model"
 )
 
@@ -15,7 +16,7 @@ func TestCutConnectionsLoseNothing(t *testing.T) {
 	w := newWorld(t, 1500)
 	tool := newToolSide(t)
 	tool.grant(t, w, "uid/ids")
-	c := newCapture(t, bpffs(t), tool)
+	c := newCapture(t, testreq.BPFFS(t), tool)
 	runCapture(t, c)
 	apply(t, w, c, captureLine("uid/ids", "c1"))
 	connected(t, c)
@@ -72,7 +73,7 @@ func TestStalledToolShedsAndSlowsNobody(t *testing.T) {
 	tool.wrap = func(c net.Conn) net.Conn { return stalling{c, &held} }
 	tool.mu.Unlock()
 	tool.grant(t, w, "uid/ids")
-	c := newCapture(t, bpffs(t), tool)
+	c := newCapture(t, testreq.BPFFS(t), tool)
 	runCapture(t, c)
 	apply(t, w, c, captureLine("uid/ids", "c1"))
 	connected(t, c)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"weft/agent/capture"
+	"weft/internal/testreq"
 	"weft/model"
 	"weft/packet"
 	"weft/wire/wirepb"
@@ -21,7 +22,7 @@ func setup(t testing.TB, lines ...*wirepb.CaptureLine) (*world, *toolSide, *capt
 		ids = append(ids, l.Line)
 	}
 	tool.grant(t, w, ids...)
-	c := newCapture(t, bpffs(t), tool)
+	c := newCapture(t, testreq.BPFFS(t), tool)
 	runCapture(t, c)
 	apply(t, w, c, lines...)
 	connected(t, c)

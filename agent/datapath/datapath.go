@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"weft/agent/connection"
 	"weft/policy"
 	"weft/wire/wirepb"
 )
@@ -49,7 +50,7 @@ type Meter interface {
 	// Begin starts a reading of the table.
 	Begin()
 	// See is handed a line, which is its own only until it returns.
-	See(*Connection)
+	See(*connection.Line)
 	// End ends the reading; whole says that every line was shown. What has been
 	// seen to end is forgotten by the table only after it.
 	End(whole bool) error
@@ -186,7 +187,19 @@ func (d *Datapath) remove() error {
 		d.deps.Log.Info("no policy is about this machine, and nothing is metered: packets are left alone", "driver", d.driver.Name())
 		d.driver = nil
 	}
-	for _, c := range d.deps.Drivers {
+	if err := RemoveLeft(d.deps.Drivers); err != nil {
+		return err
+	}
+	if d.deps.Meter != nil {
+		return d.deps.Meter.Gone()
+	}
+	return nil
+}
+
+// RemoveLeft takes away what drivers have left in the kernel.
+func RemoveLeft(drivers []Choice) error {
+	var errs []error
+	for _, c := range drivers {
 		if !c.Left() {
 			continue
 		}
@@ -195,13 +208,10 @@ func (d *Datapath) remove() error {
 			err = old.Remove()
 		}
 		if err != nil {
-			return fmt.Errorf("remove what the datapath driver %s has left: %w", c.Name, err)
+			errs = append(errs, fmt.Errorf("remove what the datapath driver %s has left: %w", c.Name, err))
 		}
 	}
-	if d.deps.Meter != nil {
-		return d.deps.Meter.Gone()
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // open takes the first driver that opens, none where nothing is judged and none
@@ -263,8 +273,8 @@ func (d *Datapath) takeOver(ctx context.Context, driver Driver, s *State) error 
 		if err := old.Apply(ctx, s); err != nil { // it tells connections by the state
 			return err
 		}
-		var list []Connection
-		if err := old.Connections(func(x *Connection) bool { list = append(list, *x); return true }); err != nil {
+		var list []connection.Line
+		if err := old.Connections(func(x *connection.Line) bool { list = append(list, *x); return true }); err != nil {
 			return err
 		}
 		if err := driver.Adopt(s, list); err != nil {
@@ -493,7 +503,7 @@ func (d *Datapath) read(v *view) error {
 	if v.meter != nil {
 		v.meter.Begin()
 	}
-	err := v.driver.Connections(func(c *Connection) bool {
+	err := v.driver.Connections(func(c *connection.Line) bool {
 		// What was over before policy was about the workload is none of its business.
 		if staged, judged := v.staged[c.Workload]; judged && !c.Last.Before(v.judged[c.Workload]) {
 			d.talks.add(c, staged)

@@ -2,7 +2,9 @@ package datapath
 
 import (
 	"context"
+
 	"errors"
+	"weft/agent/connection"
 )
 
 // ErrPartly is what an error of Apply is where a driver cannot judge some of the
@@ -25,11 +27,11 @@ type Driver interface {
 	// Adopt takes over connections that another driver has tracked, before the
 	// first Apply of the state: what answers them must pass, and a change that
 	// denies them must reach them, as if they had begun here.
-	Adopt(s *State, connections []Connection) error
+	Adopt(s *State, connections []connection.Line) error
 	// Connections visits the connection table, connections turned down lately
 	// included, until visit returns false. What it is handed is its own only
 	// until it returns.
-	Connections(visit func(*Connection) bool) error
+	Connections(visit func(*connection.Line) bool) error
 	// Counts returns what each rule has done.
 	Counts() ([]RuleCount, error)
 	// Verify compares what is in the kernel with what the last Apply put there,

@@ -3,13 +3,11 @@ package datapath_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"weft/agent/connection"
 	"weft/agent/datapath"
 	"weft/agent/datapath/bpf"
 	"weft/agent/datapath/datapathtest"
@@ -24,15 +22,8 @@ func TestMain(m *testing.M) { datapathtest.Main(m) }
 // A machine changes from one driver to the other and back: open connections go
 // on, and what is denied is denied at every instant.
 func TestSwap(t *testing.T) {
-	testreq.Need(t, testreq.BPF, testreq.Cgroup2)
-	dir := filepath.Join(t.TempDir(), "bpf")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	testreq.Need(t, testreq.Cgroup2)
+	dir := testreq.BPFFS(t)
 	s := datapathtest.NewSite(t)
 	w := s.World(model.ModeEnforce, `
   subject: {selector: "*"}
@@ -95,8 +86,8 @@ func TestSwap(t *testing.T) {
 
 // swap does what the reconciler does where it finds another driver's work.
 func swap(ctx context.Context, old, next datapath.Driver, s *datapath.State) error {
-	var list []datapath.Connection
-	if err := old.Connections(func(c *datapath.Connection) bool { list = append(list, *c); return true }); err != nil {
+	var list []connection.Line
+	if err := old.Connections(func(c *connection.Line) bool { list = append(list, *c); return true }); err != nil {
 		return err
 	}
 	if err := next.Adopt(s, list); err != nil {

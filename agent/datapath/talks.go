@@ -39,7 +39,7 @@ type talkKey struct {
 	direction policy.Direction
 	peer      policy.Identity
 	address   netip.Addr // of a peer of no workload
-	by        PeerBy
+	by        connection.PeerBy
 	protocol  uint8
 	port      uint16
 	exe       string
@@ -58,7 +58,7 @@ func (t *talks) begin(driver string) { t.driver, t.seen = driver, t.latest }
 
 // add counts a connection that has begun since the last pass. staged, unless
 // nil, is what would be in force were all staged policies active.
-func (t *talks) add(c *Connection, staged *Ruleset) {
+func (t *talks) add(c *connection.Line, staged *Ruleset) {
 	if !c.First.After(t.seen) || c.Workload == "" {
 		return
 	}

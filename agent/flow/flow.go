@@ -86,11 +86,9 @@ func (f *Flow) open() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.marks = m
-	if err := f.redo(); err != nil {
-		return err
-	}
+	err = f.redo()
 	f.spool.continueAs(&m.account)
-	return nil
+	return err
 }
 
 // redo brings the marks up to the newest batch, where a process was killed
@@ -101,8 +99,10 @@ func (f *Flow) redo() error {
 		return nil
 	}
 	records, err := flowwire.Decode(last)
-	if err != nil {
-		return err
+	if err != nil { // of an agent that wrote them in another way
+		f.log.Warn("the last batch of flow records cannot be read; the account goes on after it", "error", err)
+		f.marks.account.Number, f.marks.account.Lost = last.Number, last.Lost+uint64(len(last.Workload))
+		return nil
 	}
 	var done []key
 	for i := range records {
@@ -125,7 +125,7 @@ func (f *Flow) Begin() {
 // See takes a line of the table.
 func (f *Flow) See(c *connection.Line) {
 	k := keyOf(c)
-	m, known := f.marks.of(k)
+	m, known := f.marks.all[k]
 	if known && !m.continues(c) {
 		known = false // the same ports for another connection
 	}
@@ -141,7 +141,7 @@ func (f *Flow) See(c *connection.Line) {
 		f.touched = append(f.touched, k)
 		m.Sent, m.Received, m.Retransmits, m.told = sent, received, c.Retransmits, since
 	}
-	f.marks.set(k, m)
+	f.marks.all[k] = m
 	if len(f.records) == flowwire.MaxRecords {
 		f.flush()
 	}

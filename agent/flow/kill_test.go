@@ -7,10 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"weft/internal/testreq"
 	"weft/wire/flowwire"
+	"weft/wire/wirepb"
 )
 
 // process is an agent's account that can be killed where a step is about to
@@ -23,20 +22,7 @@ type process struct {
 
 func newProcess(tb testing.TB) *process {
 	tb.Helper()
-	testreq.Need(tb, testreq.BPF)
-	pins := filepath.Join(tb.TempDir(), "bpf")
-	if err := os.Mkdir(pins, 0o700); err != nil {
-		tb.Fatal(err)
-	}
-	if err := unix.Mount("bpf", pins, "bpf", 0, ""); err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		if err := unix.Unmount(pins, 0); err != nil {
-			tb.Error(err)
-		}
-	})
-	p := &process{tb: tb, cfg: Config{Dir: tb.TempDir(), PinDir: filepath.Join(pins, "flow"), Interval: time.Nanosecond}}
+	p := &process{tb: tb, cfg: Config{Dir: tb.TempDir(), PinDir: filepath.Join(testreq.BPFFS(tb), "flow"), Interval: time.Nanosecond}}
 	p.start()
 	return p
 }
@@ -138,6 +124,28 @@ func TestKilledAtAnyStep(t *testing.T) {
 	}
 }
 
+// A last batch that this agent cannot read is lost, and said; the account goes on.
+func TestALastBatchOfAnotherFormat(t *testing.T) {
+	p := newProcess(t)
+	var world table
+	var controller taken
+	world.packet(1, 100, 0)
+	world.show(t, p.f)
+	controller.take(t, p.f)
+	strange, err := p.f.spool.add(&wirepb.FlowBatch{Workload: []uint32{0, 0}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.start()
+	world.packet(1, 10, 0)
+	world.show(t, p.f)
+	controller.after = &wirepb.FlowAck{Epoch: strange.Epoch, Number: strange.Number}
+	controller.take(t, p.f)
+	if controller.bytes[1] != 110 || controller.lost != 2 {
+		t.Errorf("%d bytes and %d records lost, want 110 and 2", controller.bytes[1], controller.lost)
+	}
+}
+
 func TestRemoveLeavesNothing(t *testing.T) {
 	p := newProcess(t)
 	var world table
@@ -151,8 +159,7 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	}
 }
 
-// A hundred thousand connections of which few do anything cost no memory at each
-// reading.
+// Connections that do nothing cost no memory at a reading.
 func TestAReadingAllocatesNothing(t *testing.T) {
 	f := openFlow(t, t.TempDir(), time.Hour)
 	var world table

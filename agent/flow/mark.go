@@ -125,13 +125,6 @@ func (m *marks) load() error {
 	}
 }
 
-func (m *marks) of(k key) (mark, bool) {
-	x, ok := m.all[k]
-	return x, ok
-}
-
-func (m *marks) set(k key, x mark) { m.all[k] = x }
-
 // redo adds a record to its mark, unless that has been done.
 func (m *marks) redo(r *flowwire.Record, batch uint64) (key, bool) {
 	k := newKey(r.Local, r.Remote, r.Protocol, r.NetNS, r.Refused)

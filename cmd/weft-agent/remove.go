@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 
+	"weft/agent/datapath"
 	"weft/agent/flow"
 )
 
@@ -17,18 +18,7 @@ func removeKernelObjects(_ context.Context, c config) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(l.taps.Remove(), l.landing.Remove(), flow.Remove(flowPins(c)))
-	for _, d := range drivers(c, cgroupRoot(c), silent("datapath")) {
-		if !d.Left() {
-			continue
-		}
-		driver, openErr := d.Open()
-		if openErr != nil {
-			err = errors.Join(err, openErr)
-			continue
-		}
-		err = errors.Join(err, driver.Remove())
-	}
+	err = errors.Join(l.taps.Remove(), l.landing.Remove(), datapath.RemoveLeft(drivers(c, cgroupRoot(c), silent("datapath"))), flow.Remove(flowPins(c)))
 	if _, there := os.Stat(c.BPFDir); there == nil && err == nil {
 		os.Remove(c.BPFDir) // stays where it is a mount of its own
 	}

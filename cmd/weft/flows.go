@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"weft/cmd/weft/show"
+	"weft/controller/api"
 	"weft/controller/api/client"
 	"weft/controller/flowstore"
 	"weft/model"
@@ -101,12 +103,28 @@ func warnLost(cmd *cobra.Command, lost uint64) {
 	}
 }
 
+// warnUnlabelled says which labels that sums were asked by nobody has: what is no
+// field is taken for a label.
+func warnUnlabelled(cmd *cobra.Command, list *api.FlowSums) {
+	for _, k := range list.By {
+		_, label, is := strings.Cut(k, ".")
+		has := func(x flowstore.Sum) bool {
+			return x.Key["client."+label] != "" || x.Key["server."+label] != ""
+		}
+		if is && len(list.Items) > 0 && !slices.ContainsFunc(list.Items, has) {
+			fmt.Fprintf(cmd.ErrOrStderr(), "warning: none of these ends has the label %s; fields are %s\n", label, strings.Join(flowstore.Fields(), ", "))
+			return
+		}
+	}
+}
+
 func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 	list, err := cl.FlowSums(cmd.Context(), f.filter)
 	if err != nil {
 		return explainProblem(err)
 	}
 	warnLost(cmd, list.Lost)
+	warnUnlabelled(cmd, list)
 	switch f.output {
 	case "json":
 		return show.JSON(cmd.OutOrStdout(), list.Items)

@@ -37,7 +37,7 @@ func (a *API) registerConversations() {
 			if err != nil {
 				return nil, err
 			}
-			sel, err := parseSelector(in.Selector)
+			sel, err := parseSelector("labelSelector", in.Selector)
 			if err != nil {
 				return nil, err
 			}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -10,7 +11,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"weft/controller/flowstore"
-	"weft/model"
 )
 
 // FlowList is a page of flows.
@@ -98,7 +98,10 @@ func flowProblem(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return problem(http.StatusUnprocessableEntity, "the answer took longer than %s; ask about a shorter time", askWithin)
 	}
-	return problem(http.StatusUnprocessableEntity, "%v", err)
+	if errors.Is(err, flowstore.ErrQuery) {
+		return problem(http.StatusUnprocessableEntity, "%v", err)
+	}
+	return err
 }
 
 // flowFields reads what rows are to differ in. A label without its end is those
@@ -133,20 +136,9 @@ func (a *API) flowQuery(in *FlowFilter) (q flowstore.Query, err error) {
 			return q, err
 		}
 	}
-	if q.Where, err = flowSelector(in.Where); err != nil {
+	if q.Where, err = parseSelector("where", in.Where); err != nil {
 		return q, err
 	}
-	q.Labels, err = flowSelector(in.Selector)
+	q.Labels, err = parseSelector("labelSelector", in.Selector)
 	return q, err
-}
-
-func flowSelector(text string) (model.Selector, error) {
-	if text == "" {
-		return model.Selector{}, nil
-	}
-	sel, err := model.ParseSelector(text)
-	if err != nil {
-		return sel, problem(http.StatusUnprocessableEntity, "%v", err)
-	}
-	return sel, nil
 }

@@ -142,7 +142,7 @@ func registerKind[T any, P pointer[T]](a *API) {
 	tags := []string{one}
 	handle(a, huma.Operation{OperationID: "list" + plural(one), Method: http.MethodGet, Path: path, Tags: tags, Summary: "List " + many},
 		func(ctx context.Context, in *listInput) (*listOutput[T], error) {
-			sel, err := parseSelector(in.Selector)
+			sel, err := parseSelector("labelSelector", in.Selector)
 			if err != nil {
 				return nil, err
 			}
@@ -212,14 +212,15 @@ func answer[T any, P pointer[T]](r model.Resource, warnings []string, err error)
 	return out, nil
 }
 
-func parseSelector(text string) (*model.Selector, error) {
+// parseSelector reads a selector of the query; nil where none is given.
+func parseSelector(parameter, text string) (*model.Selector, error) {
 	if text == "" {
 		return nil, nil
 	}
 	s, err := model.ParseSelector(text)
 	if err != nil {
-		p := problem(http.StatusBadRequest, "labelSelector does not parse")
-		p.Errors = []model.FieldError{{Field: "query.labelSelector", Message: err.Error()}}
+		p := problem(http.StatusBadRequest, "%s does not parse", parameter)
+		p.Errors = []model.FieldError{{Field: "query." + parameter, Message: err.Error()}}
 		return nil, p
 	}
 	return &s, nil

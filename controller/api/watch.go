@@ -40,7 +40,7 @@ func (a *API) registerWatch(info model.KindInfo) {
 		Description: "One JSON document a line, until the client leaves. Changes that follow one another within 100 ms may be reported as one.",
 	}
 	handle(a, op, func(ctx context.Context, in *listInput) (*watchOutput, error) {
-		sel, err := parseSelector(in.Selector)
+		sel, err := parseSelector("labelSelector", in.Selector)
 		if err != nil {
 			return nil, err
 		}

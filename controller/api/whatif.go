@@ -144,7 +144,7 @@ func (a *API) diffPolicies(ctx context.Context, r *WhatIfRequest) (*PolicyDiff, 
 	if err != nil {
 		return nil, err
 	}
-	only, err := parseSelector(r.Selector)
+	only, err := parseSelector("labelSelector", r.Selector)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package flowstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,11 +17,11 @@ type Query struct {
 	// Since and Until bound when flows were reported; the zero value is no bound.
 	Since, Until time.Time
 	// Where narrows to flows whose fields fulfil it: those of Fields, and labels of
-	// an end as client.KEY, server.KEY, or KEY for either.
-	Where model.Selector
+	// an end as client.KEY, server.KEY, or KEY for either. nil takes all.
+	Where *model.Selector
 	// Labels narrows to flows of which one end, or with !=, notin and !KEY each end,
 	// has labels that fulfil it.
-	Labels model.Selector
+	Labels *model.Selector
 	// By are the fields that rows differ in; none sums up everything.
 	By []string
 	// Order is what the rows are sorted by, the most first: bytes, packets or
@@ -62,6 +63,9 @@ var orders = map[string]string{"bytes": "SUM(f.sent_bytes) + SUM(f.received_byte
 // Orders lists what rows can be sorted by.
 func Orders() []string { return slices.Sorted(maps.Keys(orders)) }
 
+// ErrQuery marks an error as one of what is asked, not of the database.
+var ErrQuery = errors.New("flows cannot be asked so")
+
 // statement is SQL under way.
 type statement struct {
 	labels *labelsets
@@ -88,7 +92,7 @@ func (s *Store) Sums(ctx context.Context, q Query) ([]Sum, error) {
 		order, ok = orders["bytes"], true
 	}
 	if !ok {
-		return nil, fmt.Errorf("flows cannot be sorted by %q; take one of %s", q.Order, strings.Join(Orders(), ", "))
+		return nil, fmt.Errorf("%w: not sorted by %q; take one of %s", ErrQuery, q.Order, strings.Join(Orders(), ", "))
 	}
 	var b strings.Builder
 	b.WriteString("SELECT ")
@@ -160,7 +164,7 @@ func (st *statement) field(name string) (string, error) {
 	}
 	end, key, ok := strings.Cut(name, ".")
 	if !ok || end != "client" && end != "server" || key == "" {
-		return "", fmt.Errorf("flows have no field %q; there are %s, and labels as client.KEY and server.KEY", name, strings.Join(Fields(), ", "))
+		return "", fmt.Errorf("%w: there is no field %q; there are %s, and labels as client.KEY and server.KEY", ErrQuery, name, strings.Join(Fields(), ", "))
 	}
 	alias := fmt.Sprintf("l%d", len(st.joins))
 	st.joins = append(st.joins, fmt.Sprintf(" LEFT JOIN (SELECT id, value FROM labels WHERE key = ?) %s ON %s.id = f.%s_labels", alias, alias, end))
@@ -176,7 +180,7 @@ func (st *statement) narrow(q Query) error {
 	if !q.Until.IsZero() {
 		st.where, st.args = append(st.where, "f.time < ?"), append(st.args, q.Until.UTC())
 	}
-	for _, r := range q.Where.Requirements {
+	for _, r := range requirements(q.Where) {
 		if c, ok := fields[r.Key]; ok {
 			st.compare(c, r)
 			continue
@@ -189,10 +193,17 @@ func (st *statement) narrow(q Query) error {
 		}
 		st.either(r)
 	}
-	for _, r := range q.Labels.Requirements {
+	for _, r := range requirements(q.Labels) {
 		st.either(r)
 	}
 	return nil
+}
+
+func requirements(s *model.Selector) []model.Requirement {
+	if s == nil {
+		return nil
+	}
+	return s.Requirements
 }
 
 // either asks for an end's label, or that neither end has it.

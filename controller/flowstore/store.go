@@ -17,8 +17,6 @@ import (
 type Config struct {
 	// Dir is where the database is; empty keeps it in memory.
 	Dir string
-	// Memory is how much the database may take, as "1GB"; 1GB unless given.
-	Memory string
 	// Keep is how long flows are kept; 7 days unless given.
 	Keep time.Duration
 }
@@ -42,6 +40,9 @@ type account struct {
 
 type reached struct{ number, lost uint64 }
 
+// memory is how much the database may take.
+const memory = "1GB"
+
 // schema of the database. Rows are wide and compress well: most columns have few
 // values.
 const schema = `
@@ -59,9 +60,6 @@ CREATE TABLE IF NOT EXISTS progress (host VARCHAR NOT NULL, epoch UBIGINT NOT NU
 
 // Open opens the database, or makes it.
 func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
-	if cfg.Memory == "" {
-		cfg.Memory = "1GB"
-	}
 	if cfg.Keep == 0 {
 		cfg.Keep = 7 * 24 * time.Hour
 	}
@@ -70,7 +68,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 		path = filepath.Join(cfg.Dir, "flows.duckdb")
 	}
 	// Nothing is to be fetched from anywhere, whatever a query names.
-	connector, err := duckdb.NewConnector(path+"?autoinstall_known_extensions=false&autoload_known_extensions=false&memory_limit="+cfg.Memory, nil)
+	connector, err := duckdb.NewConnector(path+"?autoinstall_known_extensions=false&autoload_known_extensions=false&memory_limit="+memory, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open the database of flows %s: %w", path, err)
 	}

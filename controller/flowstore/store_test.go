@@ -45,10 +45,11 @@ func appendTo(t *testing.T, s *Store, batches ...Batch) {
 func sums(t *testing.T, s *Store, where string, q Query) []Sum {
 	t.Helper()
 	if where != "" {
-		var err error
-		if q.Where, err = model.ParseSelector(where); err != nil {
+		sel, err := model.ParseSelector(where)
+		if err != nil {
 			t.Fatal(err)
 		}
+		q.Where = &sel
 	}
 	out, err := s.Sums(context.Background(), q)
 	if err != nil {
@@ -100,7 +101,7 @@ func TestNothingAskedIsSQL(t *testing.T) {
 	s := open(t, "")
 	appendTo(t, s, Batch{HostUID: "u", Epoch: 1, Number: 1, Flows: []Flow{flow("web", "db", 5432, 1)}})
 	evil := "x'; DROP TABLE flows; --"
-	where := model.Selector{Requirements: []model.Requirement{{Key: "client", Operator: model.OpIn, Values: []string{evil}}, {Key: evil, Operator: model.OpExists}}}
+	where := &model.Selector{Requirements: []model.Requirement{{Key: "client", Operator: model.OpIn, Values: []string{evil}}, {Key: evil, Operator: model.OpExists}}}
 	if got, err := s.Sums(context.Background(), Query{Where: where, By: []string{"client." + evil}}); err != nil || len(got) != 0 {
 		t.Errorf("%v, %v", got, err)
 	}

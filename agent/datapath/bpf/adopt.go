@@ -6,6 +6,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"weft/agent/connection"
 	"weft/agent/datapath"
 	"weft/model"
 	"weft/policy"
@@ -13,7 +14,7 @@ import (
 
 // Adopt puts connections into the table as if they had been judged by a state
 // that is gone, so that the next packet of each is judged anew.
-func (d *Driver) Adopt(_ *datapath.State, list []datapath.Connection) error {
+func (d *Driver) Adopt(_ *datapath.State, list []connection.Line) error {
 	boot, err := bootTime()
 	if err != nil {
 		return err

@@ -47,7 +47,10 @@ func newAnswerer(events, answerers *ebpf.Map, log *slog.Logger) (*answerer, erro
 		return nil, fmt.Errorf("read events: %w", err)
 	}
 	a := &answerer{events: r, answerers: answerers, done: make(chan struct{}), log: log, sockets: map[uint64]*rawSockets{}}
-	go a.run()
+	go func() {
+		defer close(a.done)
+		followRing(a.events, int(unsafe.Sizeof(policyEvent{})), a.answer)
+	}()
 	return a, nil
 }
 
@@ -87,23 +90,6 @@ func (a *answerer) know(paths []string) {
 		}
 	}
 	a.sockets = next
-}
-
-func (a *answerer) run() {
-	defer close(a.done)
-	var rec ringbuf.Record
-	for {
-		if err := a.events.ReadInto(&rec); err != nil {
-			if errors.Is(err, os.ErrClosed) {
-				return
-			}
-			continue
-		}
-		if len(rec.RawSample) < int(unsafe.Sizeof(policyEvent{})) {
-			continue
-		}
-		a.answer(rec.RawSample)
-	}
 }
 
 // The offsets of struct event.

@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"weft/agent/connection"
 	"weft/agent/datapath"
 	"weft/model"
 	"weft/policy"
@@ -81,7 +82,7 @@ func (c clock) at(boot uint64) time.Time { return c.wall.Add(time.Duration(boot)
 // Connections visits the table, then those turned down. A line that has ended is
 // visited as such, and taken out at the beginning of the next visit: whoever
 // keeps what it said can have done so by then.
-func (d *Driver) Connections(visit func(*datapath.Connection) bool) error {
+func (d *Driver) Connections(visit func(*connection.Line) bool) error {
 	d.visiting.Lock()
 	defer d.visiting.Unlock()
 	now, err := bootTime()
@@ -118,10 +119,10 @@ func (d *Driver) forget(m *ebpf.Map, keys []policyConnKey, now time.Duration) er
 	return nil
 }
 
-func (d *Driver) visitMap(m *ebpf.Map, now time.Duration, refused bool, ending *[]policyConnKey, visit func(*datapath.Connection) bool) (done bool, err error) {
+func (d *Driver) visitMap(m *ebpf.Map, now time.Duration, refused bool, ending *[]policyConnKey, visit func(*connection.Line) bool) (done bool, err error) {
 	var cursor ebpf.MapBatchCursor
 	keys, values := make([]policyConnKey, 4096), make([]policyConn, 4096)
-	var out datapath.Connection
+	var out connection.Line
 	for {
 		n, err := m.BatchLookup(&cursor, keys, values, nil)
 		end := errors.Is(err, ebpf.ErrKeyNotExist)
@@ -146,7 +147,7 @@ func (d *Driver) visitMap(m *ebpf.Map, now time.Duration, refused bool, ending *
 }
 
 // describe fills a connection from its line.
-func (d *Driver) describe(k *policyConnKey, c *policyConn, out *datapath.Connection) {
+func (d *Driver) describe(k *policyConnKey, c *policyConn, out *connection.Line) {
 	d.mu.Lock()
 	workload := d.workloads[c.Slot]
 	exe, known := d.paths[c.Process.Exe]
@@ -155,19 +156,19 @@ func (d *Driver) describe(k *policyConnKey, c *policyConn, out *datapath.Connect
 		exe = d.paths[c.Process.Exe]
 	}
 	d.mu.Unlock()
-	*out = datapath.Connection{
-		Key: datapath.Key{
+	*out = connection.Line{
+		Key: connection.Key{
 			Local:    netip.AddrPortFrom(readAddress(k.Family, k.Local), port(k.LocalPort)),
 			Remote:   netip.AddrPortFrom(readAddress(k.Family, k.Remote), port(k.RemotePort)),
 			Protocol: k.Protocol, NetNS: k.Netns,
 		},
-		Workload: workload, Identity: policy.Identity(c.Identity), PeerIdentity: policy.Identity(c.PeerIdentity), PeerBy: datapath.PeerBy(c.PeerBy),
+		Workload: workload, Identity: policy.Identity(c.Identity), PeerIdentity: policy.Identity(c.PeerIdentity), PeerBy: connection.PeerBy(c.PeerBy),
 		PeerEntities: policy.EntitySet(c.PeerEntities << entityShift), Direction: policy.Direction(c.Direction), Action: action(c.Action),
 		Rule: policy.RuleID(c.Rule), Revision: c.Revision, Port: port(c.PolicyPort),
-		Process: datapath.Process{PID: c.Process.Pid, UID: c.Process.Uid, Exe: exe, Comm: text(c.Process.Comm[:])},
+		Process: connection.Process{PID: c.Process.Pid, UID: c.Process.Uid, Exe: exe, Comm: text(c.Process.Comm[:])},
 		First:   d.clock.at(c.FirstNs), Last: d.clock.at(c.LastNs), Began: c.FirstNs,
-		Sent:     datapath.Count{Packets: c.SentPackets, Bytes: c.SentBytes},
-		Received: datapath.Count{Packets: c.ReceivedPackets, Bytes: c.ReceivedBytes},
+		Sent:     connection.Count{Packets: c.SentPackets, Bytes: c.SentBytes},
+		Received: connection.Count{Packets: c.ReceivedPackets, Bytes: c.ReceivedBytes},
 		RTT:      time.Duration(c.RttUs) * time.Microsecond, Retransmits: c.Retransmits,
 	}
 	if out.Direction == policy.Egress {
@@ -182,18 +183,18 @@ func (d *Driver) describe(k *policyConnKey, c *policyConn, out *datapath.Connect
 	}
 }
 
-func tcpState(flags uint32) datapath.TCPState {
+func tcpState(flags uint32) connection.TCPState {
 	switch {
 	case flags&(connClosed|connReset) != 0 || flags&connFinSent != 0 && flags&connFinReceived != 0:
-		return datapath.TCPClosed
+		return connection.TCPClosed
 	case flags&(connFinSent|connFinReceived) != 0:
-		return datapath.TCPClosing
+		return connection.TCPClosing
 	case flags&connEstablished != 0:
-		return datapath.TCPEstablished
+		return connection.TCPEstablished
 	case flags&connAnswered != 0:
-		return datapath.TCPSynReceived
+		return connection.TCPSynReceived
 	}
-	return datapath.TCPSynSent
+	return connection.TCPSynSent
 }
 
 func action(n uint8) model.Action {

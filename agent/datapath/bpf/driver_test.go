@@ -10,7 +10,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 
 	"weft/agent/datapath"
 	"weft/agent/datapath/datapathtest"
@@ -20,23 +19,11 @@ import (
 
 func TestMain(m *testing.M) { datapathtest.Main(m) }
 
-// mountBPF mounts a BPF file system of the test's own.
+// mountBPF returns a directory for pins, on a BPF file system of the test's own.
 func mountBPF(t testing.TB) string {
 	t.Helper()
-	testreq.Need(t, testreq.BPF, testreq.Cgroup2)
-	dir := filepath.Join(t.TempDir(), "bpf")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return filepath.Join(dir, "weft")
+	testreq.Need(t, testreq.Cgroup2)
+	return filepath.Join(testreq.BPFFS(t), "weft")
 }
 
 func TestConformance(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"github.com/dchest/siphash"
 	"golang.org/x/sys/unix"
 
+	"weft/agent/connection"
 	"weft/agent/datapath"
 	"weft/model"
 	"weft/policy"
@@ -91,24 +92,24 @@ func TestOptionForged(t *testing.T) {
 		name    string
 		seq     uint32
 		options []byte
-		by      datapath.PeerBy
+		by      connection.PeerBy
 		count   func(c OptionCounts) uint64
 	}{
-		{"none", 1, nil, datapath.ByAddress, nil},
-		{"genuine", 2, seal(web, 2), datapath.ByOption, func(c OptionCounts) uint64 { return c.Accepted }},
-		{"genuine after others", 8, shifted, datapath.ByOption, func(c OptionCounts) uint64 { return c.Accepted }},
-		{"of the receiver itself", 14, sealOption(p.Sides[1].Number, secret, web, 14), datapath.ByAddress, func(c OptionCounts) uint64 { return c.WrongTag }},
-		{"replayed", 2, seal(web, 2), datapath.ByAddress, func(c OptionCounts) uint64 { return c.Replayed }},
-		{"one bit of the tag", 7, guess, datapath.ByAddress, func(c OptionCounts) uint64 { return c.WrongTag }},
-		{"of another sequence number", 3, seal(web, 2), datapath.ByAddress, func(c OptionCounts) uint64 { return c.WrongTag }},
-		{"under a guessed secret", 4, sealOption(p.Sides[0].Number, datapath.Secret{}, web, 4), datapath.ByAddress, func(c OptionCounts) uint64 { return c.WrongTag }},
-		{"of an unknown host", 5, sealOption(99, secret, web, 5), datapath.ByAddress, func(c OptionCounts) uint64 { return c.UnknownHost }},
-		{"for somebody elsewhere", 6, seal(store, 6), datapath.ByAddress, func(c OptionCounts) uint64 { return c.NotResident }},
-		{"after the end of options", 9, append([]byte{1, 0, 1, 1}, seal(web, 9)...), datapath.ByAddress, nil},
-		{"inside another", 10, append([]byte{9, 24, 1, 1}, seal(web, 10)...), datapath.ByAddress, nil},
-		{"after one that does not end", 11, append([]byte{9, 0, 1, 1}, seal(web, 11)...), datapath.ByAddress, nil},
-		{"too short", 12, append([]byte{254, 8}, seal(web, 12)[2:8]...), datapath.ByAddress, nil},
-		{"longer than the header", 13, append([]byte{254, 40}, seal(web, 13)[2:]...), datapath.ByAddress, nil},
+		{"none", 1, nil, connection.ByAddress, nil},
+		{"genuine", 2, seal(web, 2), connection.ByOption, func(c OptionCounts) uint64 { return c.Accepted }},
+		{"genuine after others", 8, shifted, connection.ByOption, func(c OptionCounts) uint64 { return c.Accepted }},
+		{"of the receiver itself", 14, sealOption(p.Sides[1].Number, secret, web, 14), connection.ByAddress, func(c OptionCounts) uint64 { return c.WrongTag }},
+		{"replayed", 2, seal(web, 2), connection.ByAddress, func(c OptionCounts) uint64 { return c.Replayed }},
+		{"one bit of the tag", 7, guess, connection.ByAddress, func(c OptionCounts) uint64 { return c.WrongTag }},
+		{"of another sequence number", 3, seal(web, 2), connection.ByAddress, func(c OptionCounts) uint64 { return c.WrongTag }},
+		{"under a guessed secret", 4, sealOption(p.Sides[0].Number, datapath.Secret{}, web, 4), connection.ByAddress, func(c OptionCounts) uint64 { return c.WrongTag }},
+		{"of an unknown host", 5, sealOption(99, secret, web, 5), connection.ByAddress, func(c OptionCounts) uint64 { return c.UnknownHost }},
+		{"for somebody elsewhere", 6, seal(store, 6), connection.ByAddress, func(c OptionCounts) uint64 { return c.NotResident }},
+		{"after the end of options", 9, append([]byte{1, 0, 1, 1}, seal(web, 9)...), connection.ByAddress, nil},
+		{"inside another", 10, append([]byte{9, 24, 1, 1}, seal(web, 10)...), connection.ByAddress, nil},
+		{"after one that does not end", 11, append([]byte{9, 0, 1, 1}, seal(web, 11)...), connection.ByAddress, nil},
+		{"too short", 12, append([]byte{254, 8}, seal(web, 12)[2:8]...), connection.ByAddress, nil},
+		{"longer than the header", 13, append([]byte{254, 40}, seal(web, 13)[2:]...), connection.ByAddress, nil},
 	} {
 		port++
 		before := p.counts(t, 1)
@@ -119,10 +120,10 @@ func TestOptionForged(t *testing.T) {
 			continue
 		}
 		want := alpha
-		if c.by == datapath.ByOption {
+		if c.by == connection.ByOption {
 			want = web
 		}
-		if line.PeerBy != c.by || line.PeerIdentity != want || (line.Action == model.ActionAllow) != (c.by == datapath.ByOption) {
+		if line.PeerBy != c.by || line.PeerIdentity != want || (line.Action == model.ActionAllow) != (c.by == connection.ByOption) {
 			t.Errorf("%s: %s peer %d by %s", c.name, line.Action, line.PeerIdentity, line.PeerBy)
 		}
 		after := p.counts(t, 1)
@@ -143,7 +144,7 @@ func TestOptionForged(t *testing.T) {
 		}
 		p.sendRaw(t, "tool", syn(netip.AddrPortFrom(p.Endpoint("tool").IPv4, port), netip.MustParseAddrPort("10.87.0.2:80"), uint32(port), options))
 		if r.IntN(30) == 0 {
-			if line, _ := p.byPort(t, port); line.PeerBy != datapath.ByAddress {
+			if line, _ := p.byPort(t, port); line.PeerBy != connection.ByAddress {
 				t.Errorf("%x: by %s", options, line.PeerBy)
 			}
 		}
@@ -165,10 +166,10 @@ func TestOptionForged(t *testing.T) {
 }
 
 // byPort waits for beta's line of a call from a port.
-func (p *pair) byPort(t *testing.T, port uint16) (out datapath.Connection, arrived bool) {
+func (p *pair) byPort(t *testing.T, port uint16) (out connection.Line, arrived bool) {
 	t.Helper()
 	for range 50 {
-		err := p.drivers[1].Connections(func(c *datapath.Connection) bool {
+		err := p.drivers[1].Connections(func(c *connection.Line) bool {
 			if c.Direction == policy.Ingress && c.Remote.Port() == port {
 				out = *c
 			}

@@ -175,6 +175,14 @@ func (d *Driver) guestSlot(workload string, found []uint32, want *wanted) uint32
 	return d.lastSlot
 }
 
+// maps are those of ports, in the order of their writing.
+func (p *guestPorts) maps() []pending {
+	if p == nil {
+		return nil
+	}
+	return []pending{p.homes, p.guests}
+}
+
 // write puts the maps; what programs find through them has been written before.
 func (p *guestPorts) write(want *guestWants) error {
 	if p == nil || want == nil {
@@ -256,18 +264,6 @@ func (p *guestPorts) verify(want *guestWants) (found []string, err error) {
 			if err != nil {
 				return found, err
 			}
-		}
-	}
-	for _, m := range []struct {
-		name    string
-		compare func() (int, error)
-	}{{"guests", p.guests.compare}, {"homes", p.homes.compare}} {
-		n, err := m.compare()
-		if err != nil {
-			return found, err
-		}
-		if n > 0 {
-			found = append(found, fmt.Sprintf("%d entries of the map %s were changed", n, m.name))
 		}
 	}
 	return found, nil

@@ -2,10 +2,8 @@ package bpf
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -56,7 +54,10 @@ func newGuestAnswerer(events *ebpf.Map, d *Driver) (a *guestAnswerer, err error)
 	if a.events, err = ringbuf.NewReader(events); err != nil {
 		return nil, fmt.Errorf("read events of ports: %w", err)
 	}
-	go a.run()
+	go func() {
+		defer close(a.done)
+		followRing(a.events, int(unsafe.Sizeof(guestGuestEvent{})), a.answer)
+	}()
 	return a, nil
 }
 
@@ -71,22 +72,6 @@ func (a *guestAnswerer) release() {
 		unix.Close(a.socket)
 	}
 	a.links.Close()
-}
-
-func (a *guestAnswerer) run() {
-	defer close(a.done)
-	var rec ringbuf.Record
-	for {
-		if err := a.events.ReadInto(&rec); err != nil {
-			if errors.Is(err, os.ErrClosed) {
-				return
-			}
-			continue
-		}
-		if len(rec.RawSample) >= int(unsafe.Sizeof(guestGuestEvent{})) {
-			a.answer(rec.RawSample)
-		}
-	}
 }
 
 func (a *guestAnswerer) answer(raw []byte) {

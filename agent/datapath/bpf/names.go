@@ -37,7 +37,10 @@ func newLearner(d *Driver) (*learner, error) {
 		return nil, fmt.Errorf("read the answers of resolvers: %w", err)
 	}
 	l := &learner{driver: d, events: r, done: make(chan struct{})}
-	go l.run()
+	go func() {
+		defer close(l.done)
+		followRing(l.events, lookupHead, l.lookup)
+	}()
 	return l, nil
 }
 
@@ -49,33 +52,21 @@ func (l *learner) close() {
 // The places of struct lookup.
 const lookupHead = int(unsafe.Offsetof(policyLookup{}.Message))
 
-func (l *learner) run() {
-	defer close(l.done)
-	var rec ringbuf.Record
-	for {
-		if err := l.events.ReadInto(&rec); err != nil {
-			if errors.Is(err, os.ErrClosed) {
-				return
-			}
-			continue
-		}
-		if len(rec.RawSample) < lookupHead {
-			continue
-		}
-		slot := binary.NativeEndian.Uint32(rec.RawSample)
-		length := int(binary.NativeEndian.Uint32(rec.RawSample[4:]))
-		message := rec.RawSample[lookupHead:]
-		names, addresses, err := lookup.Read(message[:min(length, len(message))])
-		if err != nil || len(addresses) == 0 {
-			continue
-		}
-		if err := l.driver.learn(slot, names, addresses); err != nil {
-			l.driver.log.Warn("take over what a name leads to", "names", names, "error", err)
-		}
-		if time.Since(l.saved) > saveEvery {
-			l.saved = time.Now()
-			l.driver.saveNames()
-		}
+// lookup takes one answer.
+func (l *learner) lookup(raw []byte) {
+	slot := binary.NativeEndian.Uint32(raw)
+	length := int(binary.NativeEndian.Uint32(raw[4:]))
+	message := raw[lookupHead:]
+	names, addresses, err := lookup.Read(message[:min(length, len(message))])
+	if err != nil || len(addresses) == 0 {
+		return
+	}
+	if err := l.driver.learn(slot, names, addresses); err != nil {
+		l.driver.log.Warn("take over what a name leads to", "names", names, "error", err)
+	}
+	if time.Since(l.saved) > saveEvery {
+		l.saved = time.Now()
+		l.driver.saveNames()
 	}
 }
 

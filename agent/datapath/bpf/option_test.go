@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"weft/agent/connection"
 	"weft/agent/datapath"
 	"weft/agent/datapath/datapathtest"
 	"weft/model"
@@ -48,9 +49,9 @@ func (p *pair) apply(t *testing.T, states [2]*datapath.State) {
 }
 
 // last is the latest line of a workload at its own port.
-func (p *pair) last(t *testing.T, side int, workload string, local uint16) (out datapath.Connection) {
+func (p *pair) last(t *testing.T, side int, workload string, local uint16) (out connection.Line) {
 	t.Helper()
-	err := p.drivers[side].Connections(func(c *datapath.Connection) bool {
+	err := p.drivers[side].Connections(func(c *connection.Line) bool {
 		if c.Workload == workload && c.Direction == policy.Ingress && c.Local.Port() == local && c.First.After(out.First) {
 			out = *c
 		}
@@ -114,7 +115,7 @@ func TestOptionTellsApartWhoHides(t *testing.T) {
 	}{{1, "beta"}, {1, "store"}, {0, "db"}} {
 		p.try(t, call{"web", map[string]string{"beta": "10.87.0.2:80", "store": "10.87.0.2:8080", "db": "10.87.0.1:8080"}[at.workload], yes})
 		c := p.last(t, at.side, at.workload, 80)
-		if c.PeerBy != datapath.ByOption || c.PeerIdentity != w.Identity(p.Endpoint("web")) || c.PeerEntities != 0 || c.Action != model.ActionAllow {
+		if c.PeerBy != connection.ByOption || c.PeerIdentity != w.Identity(p.Endpoint("web")) || c.PeerEntities != 0 || c.Action != model.ActionAllow {
 			t.Errorf("the line of %s: %+v", at.workload, c)
 		}
 	}
@@ -136,7 +137,7 @@ func TestOptionOutlivesANewState(t *testing.T) {
 	if got := talk(); got != datapathtest.Allowed {
 		t.Errorf("after a new state: %s", got)
 	}
-	if c := p.last(t, 1, "store", 80); c.PeerBy != datapath.ByOption || c.Revision != p.drivers[1].revision {
+	if c := p.last(t, 1, "store", 80); c.PeerBy != connection.ByOption || c.Revision != p.drivers[1].revision {
 		t.Errorf("after a new state: %+v", c)
 	}
 	gone := *next.States[1]
@@ -155,7 +156,7 @@ func TestOptionOutlivesANewState(t *testing.T) {
 	if c := p.counts(t, 1); c.NotResident == 0 {
 		t.Errorf("%+v", c)
 	}
-	if c := p.last(t, 1, "store", 80); c.PeerBy != datapath.ByAddress || c.PeerIdentity != w.Identity(p.Endpoint("alpha")) {
+	if c := p.last(t, 1, "store", 80); c.PeerBy != connection.ByAddress || c.PeerIdentity != w.Identity(p.Endpoint("alpha")) {
 		t.Errorf("by the address: %+v", c)
 	}
 }
@@ -197,7 +198,7 @@ func TestOptionLeftOutLater(t *testing.T) {
 		t.Errorf("%s %v", got, err)
 	}
 	c := p.last(t, 1, "beta", 80)
-	if c.Received.Packets < 3 || c.PeerBy != datapath.ByOption {
+	if c.Received.Packets < 3 || c.PeerBy != connection.ByOption {
 		t.Errorf("%+v", c)
 	}
 	if n := p.counts(t, 0).Written; n != 2 {
@@ -215,8 +216,8 @@ func TestOptionWithoutRoom(t *testing.T) {
 		t.Skip("this kernel has no Multipath TCP")
 	}
 	byAddress := 0
-	err := p.drivers[1].Connections(func(c *datapath.Connection) bool {
-		if c.PeerBy == datapath.ByAddress && c.Action == model.ActionDeny && c.PeerIdentity == w.Identity(p.Endpoint("alpha")) {
+	err := p.drivers[1].Connections(func(c *connection.Line) bool {
+		if c.PeerBy == connection.ByAddress && c.Action == model.ActionDeny && c.PeerIdentity == w.Identity(p.Endpoint("alpha")) {
 			byAddress++
 		}
 		return true

@@ -244,19 +244,7 @@ static __noinline int again(struct __sk_buff *skb, struct conn_key *k, __u32 rev
 		}
 	}
 	ask(f, k, x, own->tables[x->direction & 1]);
-	c->slot = x->slot;
-	c->identity = x->identity;
-	c->peer_identity = x->peer_identity;
-	c->peer_entities = x->peer_entities;
-	c->peer_by = x->peer_by;
-	c->peer_host = x->peer_host;
-	c->peer_flags = x->peer_flags;
-	c->peer_exe = x->peer_exe;
-	c->peer_uid = x->peer_uid;
-	c->rule = x->rule;
-	c->action = x->action;
-	c->stateless = x->stateless;
-	c->revision = revision;
+	take_over(c, x, revision);
 	give_frame(f);
 	return 1;
 }

@@ -89,3 +89,20 @@ static __always_inline void ask(struct frame *f, const struct conn_key *k, struc
 		count_rule(q->logged, 1, 0, 0);
 }
 
+// take_over gives a line what was worked out anew aside, under another state.
+static __always_inline void take_over(struct conn *c, const struct conn *x, __u32 revision)
+{
+	c->slot = x->slot;
+	c->identity = x->identity;
+	c->peer_identity = x->peer_identity;
+	c->peer_entities = x->peer_entities;
+	c->peer_by = x->peer_by;
+	c->peer_host = x->peer_host;
+	c->peer_flags = x->peer_flags;
+	c->peer_exe = x->peer_exe;
+	c->peer_uid = x->peer_uid;
+	c->rule = x->rule;
+	c->action = x->action;
+	c->stateless = x->stateless;
+	c->revision = revision;
+}

@@ -41,6 +41,7 @@ func (d *Driver) Verify(deep bool) ([]string, error) {
 // repair puts back what was compared, in the order of an Apply.
 func (d *Driver) repair() error {
 	all := append(d.tableMaps.all(), d.addresses, d.options.residents, d.options.callers, d.options.badges, d.options.callees, d.names, d.slots, d.namespaces, d.cgroups)
+	all = append(all, d.guestPorts.maps()...)
 	for _, m := range all {
 		if err := m.write(); err != nil {
 			return err
@@ -54,16 +55,10 @@ func (d *Driver) repair() error {
 			return err
 		}
 	}
-	if err := d.guestPorts.write(d.last.guests); err != nil {
-		return err
-	}
 	if err := d.guestPorts.attach(d.last.guests, d); err != nil {
 		return err
 	}
 	if err := settle(); err != nil {
-		return err
-	}
-	if err := d.guestPorts.clean(d.last.guests); err != nil {
 		return err
 	}
 	slices.Reverse(all)
@@ -85,16 +80,21 @@ func (d *Driver) verifyMaps(deep bool) (found []string, err error) {
 		found = append(found, fmt.Sprintf("the revision in force was %d, not %d", control.Revision, d.revision))
 		d.revision = max(d.revision, control.Revision)
 	}
-	for _, m := range []struct {
+	type compared struct {
 		name  string
 		large bool
 		pending
-	}{
+	}
+	list := []compared{
 		{"cgroups", false, d.cgroups}, {"slots", false, d.slots}, {"namespaces", false, d.namespaces}, {"tables", false, d.tables},
 		{"defaults", false, d.defaults}, {"names", false, d.names}, {"addresses", true, d.addresses}, {"identities", true, d.identities},
 		{"badges", false, d.options.badges}, {"callers", true, d.options.callers}, {"residents", true, d.options.residents}, {"callees", true, d.options.callees},
 		{"blocks", true, d.blocks}, {"ports", true, d.ports}, {"steps", true, d.steps}, {"conditions", true, d.conditions},
-	} {
+	}
+	if p := d.guestPorts; p != nil {
+		list = append(list, compared{"guests", false, p.guests}, compared{"homes", false, p.homes})
+	}
+	for _, m := range list {
 		if m.large && !deep {
 			continue
 		}

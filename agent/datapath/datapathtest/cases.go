@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"weft/agent/connection"
 	"weft/agent/datapath"
 	"weft/model"
 	"weft/policy"
@@ -111,7 +112,7 @@ func (s *suite) processes(t *testing.T) {
 		a := Attempt{From: c.from, To: s.Endpoint(c.to), Network: "tcp", Port: c.port}
 		if got, err := s.dial(a); got != c.want {
 			t.Errorf("%s by %s: %s, want %s (%v)", a, filepath.Base(c.from.Exe), got, c.want, err)
-			s.driver.Connections(func(x *datapath.Connection) bool {
+			s.driver.Connections(func(x *connection.Line) bool {
 				if x.Action != model.ActionAllow && x.Port == c.port {
 					t.Logf("%s %s %s -> %s peer %d by %s, process %+v", x.Workload, x.Direction, x.Local, x.Remote, x.PeerIdentity, x.PeerBy, x.Process)
 				}
@@ -183,8 +184,8 @@ func (s *suite) connections(t *testing.T) {
 	}
 	s.dial(Attempt{From: s.Endpoint("c1"), To: s.Endpoint("c2"), Network: "tcp", Port: 443})
 	web := netip.AddrPortFrom(s.Endpoint("c2").IPv4, 80)
-	var out, in, denied *datapath.Connection
-	err := s.driver.Connections(func(c *datapath.Connection) bool {
+	var out, in, denied *connection.Line
+	err := s.driver.Connections(func(c *connection.Line) bool {
 		x := *c
 		switch {
 		case c.First.Before(began.Add(-10 * time.Millisecond)):
@@ -311,6 +312,17 @@ func (s *suite) tamper(t *testing.T) {
   subject: {selector: "app=db"}
   ingress: [{action: Allow}]`)
 	s.apply(t, w)
+	s.tampered(t, func(when string) {
+		for port, want := range map[uint16]Outcome{80: Allowed, 443: Denied} {
+			if got, err := s.dial(Attempt{From: s.Endpoint("c1"), To: s.Endpoint("c2"), Network: "tcp", Port: port}); got != want {
+				t.Errorf("%s, port %d: %s (%v)", when, port, got, err)
+			}
+		}
+	})
+}
+
+// tampered makes each change that somebody could, and checks after its repair.
+func (s *suite) tampered(t *testing.T, check func(when string)) {
 	verify := func() []string {
 		t.Helper()
 		found, err := s.driver.Verify(true)
@@ -328,11 +340,7 @@ func (s *suite) tamper(t *testing.T) {
 		if len(found) == 0 {
 			t.Errorf("change %d was not found", n)
 		}
-		for port, want := range map[uint16]Outcome{80: Allowed, 443: Denied} {
-			if got, err := s.dial(Attempt{From: s.Endpoint("c1"), To: s.Endpoint("c2"), Network: "tcp", Port: port}); got != want {
-				t.Errorf("after change %d was repaired, port %d: %s (%v)", n, port, got, err)
-			}
-		}
+		check(fmt.Sprintf("after change %d was repaired", n))
 		if again := verify(); len(again) != 0 {
 			t.Errorf("after the repair of change %d it finds %q", n, again)
 		}

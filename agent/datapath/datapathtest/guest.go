@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"weft/agent/datapath"
+	"weft/agent/connection"
 	"weft/model"
 	"weft/policy"
 )
@@ -153,8 +153,8 @@ func (s *suite) guestConnections(t *testing.T) {
 		talk()
 	}
 	s.dial(Attempt{From: s.Endpoint("g1"), To: s.Endpoint("g2"), Network: "tcp", Port: 443})
-	var out, in, denied *datapath.Connection
-	err := s.driver.Connections(func(c *datapath.Connection) bool {
+	var out, in, denied *connection.Line
+	err := s.driver.Connections(func(c *connection.Line) bool {
 		x := *c
 		switch {
 		case c.First.Before(began.Add(-10 * time.Millisecond)):
@@ -177,10 +177,10 @@ func (s *suite) guestConnections(t *testing.T) {
 	if out.Direction != policy.Egress || out.PeerIdentity != g2 || out.Identity != g1 || denied.Action != model.ActionDeny {
 		t.Errorf("sender's line: %+v, denied %+v", *out, *denied)
 	}
-	if in.Direction != policy.Ingress || in.PeerIdentity != g1 || in.PeerBy != datapath.ByPort || in.Rule != policy.MakeRuleID(w.Policies[1], policy.Ingress, 0) {
+	if in.Direction != policy.Ingress || in.PeerIdentity != g1 || in.PeerBy != connection.ByPort || in.Rule != policy.MakeRuleID(w.Policies[1], policy.Ingress, 0) {
 		t.Errorf("receiver's line: %+v", *in)
 	}
-	if out.Sent != in.Received || out.Received != in.Sent || out.Sent.Bytes < 10*4 || in.TCPState != datapath.TCPEstablished {
+	if out.Sent != in.Received || out.Received != in.Sent || out.Sent.Bytes < 10*4 || in.TCPState != connection.TCPEstablished {
 		t.Errorf("sender %+v %+v, receiver %+v %+v %s", out.Sent, out.Received, in.Sent, in.Received, in.TCPState)
 	}
 }
@@ -210,28 +210,7 @@ func (s *suite) guestWithoutAddress(t *testing.T) {
 
 func (s *suite) guestTamper(t *testing.T) {
 	s.apply(t, s.guestRules())
-	verify := func() []string {
-		t.Helper()
-		found, err := s.driver.Verify(true)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return found
-	}
-	if found := verify(); len(found) != 0 {
-		t.Errorf("nobody has touched it, and it finds %q", found)
-	}
-	for n := 0; s.options.Tamper(t, n); n++ {
-		found := verify()
-		t.Logf("%d: %q", n, found)
-		if len(found) == 0 {
-			t.Errorf("change %d was not found", n)
-		}
-		s.checkGuests(t, fmt.Sprintf("after change %d was repaired", n))
-		if again := verify(); len(again) != 0 {
-			t.Errorf("after the repair of change %d it finds %q", n, again)
-		}
-	}
+	s.tampered(t, func(when string) { s.checkGuests(t, when) })
 }
 
 // guestRemove: a guest that is no subject any more is let be, and so are all after

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"weft/agent/datapath"
+	"weft/agent/connection"
 	"weft/agent/datapath/fake"
 	"weft/model"
 	"weft/policy"
@@ -104,7 +104,7 @@ func (c *thought) talk(conn *thoughtConn, begins bool) Outcome {
 
 // offer is what one end makes of the other.
 func (c *thought) offer(e, peer *Endpoint, a Attempt, local, remote netip.AddrPort) fake.Offer {
-	o := fake.Offer{Key: datapath.Key{Local: local, Remote: remote}, Process: datapath.Process{Exe: e.Exe}}
+	o := fake.Offer{Key: connection.Key{Local: local, Remote: remote}, Process: connection.Process{Exe: e.Exe}}
 	if e.Kind != "" {
 		o.Workload = e.Name
 	}
@@ -112,7 +112,7 @@ func (c *thought) offer(e, peer *Endpoint, a Attempt, local, remote netip.AddrPo
 	here := e.NetNS == peer.NetNS
 	o.Peer = w.end(peer, remote.Addr(), here)
 	if here {
-		o.By = datapath.BySocket
+		o.By = connection.BySocket
 		if e.Name == peer.Name {
 			o.Peer.Entities |= policy.EntityBit(model.EntitySelf)
 		}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"weft/agent/connection"
 	"weft/agent/datapath"
 	"weft/model"
 	"weft/policy"
@@ -22,15 +23,15 @@ type Kernel struct {
 	mu       sync.Mutex
 	state    *datapath.State
 	revision uint32
-	table    map[end]*datapath.Connection
-	denied   map[end]*datapath.Connection
+	table    map[end]*connection.Line
+	denied   map[end]*connection.Line
 	counts   map[policy.RuleID]*datapath.RuleCount
 }
 
 // end is one end of a connection.
 type end struct {
 	workload string
-	datapath.Key
+	connection.Key
 }
 
 // NewKernel returns an empty one.
@@ -42,7 +43,7 @@ func NewKernel() *Kernel {
 
 func (k *Kernel) clear() {
 	k.state = nil
-	k.table, k.denied, k.counts = map[end]*datapath.Connection{}, map[end]*datapath.Connection{}, map[policy.RuleID]*datapath.RuleCount{}
+	k.table, k.denied, k.counts = map[end]*connection.Line{}, map[end]*connection.Line{}, map[policy.RuleID]*datapath.RuleCount{}
 }
 
 // InForce says whether a driver has left something.
@@ -82,7 +83,7 @@ func (d *Driver) Apply(_ context.Context, s *datapath.State) error {
 }
 
 // Adopt puts connections into the table.
-func (d *Driver) Adopt(_ *datapath.State, list []datapath.Connection) error {
+func (d *Driver) Adopt(_ *datapath.State, list []connection.Line) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, c := range list {
@@ -94,10 +95,10 @@ func (d *Driver) Adopt(_ *datapath.State, list []datapath.Connection) error {
 }
 
 // Connections visits the table and what was turned down.
-func (d *Driver) Connections(visit func(*datapath.Connection) bool) error {
+func (d *Driver) Connections(visit func(*connection.Line) bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, m := range []map[end]*datapath.Connection{d.table, d.denied} {
+	for _, m := range []map[end]*connection.Line{d.table, d.denied} {
 		for _, c := range m {
 			if !visit(c) {
 				return nil
@@ -149,13 +150,13 @@ func (d *Driver) String() string {
 type Offer struct {
 	Workload  string           // whose end it is
 	Direction policy.Direction // of this packet, seen from the workload
-	datapath.Key
+	connection.Key
 	Begins  bool // may be a connection's first
 	Bytes   uint64
 	Port    uint16     // of the first packet, as rules' ports are matched
 	Peer    policy.End // what this end knows of the other
-	By      datapath.PeerBy
-	Process datapath.Process
+	By      connection.PeerBy
+	Process connection.Process
 }
 
 // Send judges a packet and says what becomes of it.
@@ -202,7 +203,7 @@ func (k *Kernel) first(s *datapath.Subject, at end, o *Offer) model.Action {
 	if !o.Begins && !(v.Action == model.ActionAllow && !v.Stateful) {
 		return model.ActionDeny // the middle of nothing
 	}
-	c := &datapath.Connection{Key: o.Key, Workload: o.Workload, Identity: s.Identity, PeerIdentity: o.Peer.Identity, PeerBy: o.By, PeerEntities: o.Peer.Entities & policy.Special,
+	c := &connection.Line{Key: o.Key, Workload: o.Workload, Identity: s.Identity, PeerIdentity: o.Peer.Identity, PeerBy: o.By, PeerEntities: o.Peer.Entities & policy.Special,
 		Direction: o.Direction, Action: v.Action, Rule: ruleID(v.Rule), Port: o.Port, Revision: k.revision, Process: o.Process, First: time.Now()}
 	count(c, o)
 	k.count(c.Rule, 1, o.Bytes)
@@ -222,7 +223,7 @@ func ruleID(r *policy.Rule) policy.RuleID {
 	return r.ID
 }
 
-func count(c *datapath.Connection, o *Offer) {
+func count(c *connection.Line, o *Offer) {
 	c.Last = time.Now()
 	side := &c.Received
 	if o.Direction == policy.Egress {

@@ -9,6 +9,7 @@ import (
 	"github.com/ti-mo/conntrack"
 	"golang.org/x/sys/unix"
 
+	"weft/agent/connection"
 	"weft/agent/datapath"
 	"weft/model"
 	"weft/policy"
@@ -30,7 +31,7 @@ const (
 
 // Adopt tells the kernel's connection tracking of connections that began before
 // it looked, so that it knows which end called.
-func (d *Driver) Adopt(s *datapath.State, list []datapath.Connection) error {
+func (d *Driver) Adopt(s *datapath.State, list []connection.Line) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.open(); err != nil {
@@ -39,7 +40,7 @@ func (d *Driver) Adopt(s *datapath.State, list []datapath.Connection) error {
 	if _, err := d.group(s.Subjects); err != nil {
 		return err
 	}
-	byCookie := map[uint64][]*datapath.Connection{}
+	byCookie := map[uint64][]*connection.Line{}
 	for i := range list {
 		if c := &list[i]; c.Action == model.ActionAllow && c.Local.IsValid() && c.Remote.IsValid() {
 			byCookie[c.NetNS] = append(byCookie[c.NetNS], c)
@@ -54,7 +55,7 @@ func (d *Driver) Adopt(s *datapath.State, list []datapath.Connection) error {
 	return errors.Join(errs...)
 }
 
-func (n *namespace) adopt(byCookie map[uint64][]*datapath.Connection) error {
+func (n *namespace) adopt(byCookie map[uint64][]*connection.Line) error {
 	cookie, err := n.cookie()
 	if err != nil || len(byCookie[cookie]) == 0 {
 		return err
@@ -74,7 +75,7 @@ func (n *namespace) adopt(byCookie map[uint64][]*datapath.Connection) error {
 
 // adoptedFlow is a connection as connection tracking has it: from who called to
 // who was called, and back.
-func adoptedFlow(c *datapath.Connection) conntrack.Flow {
+func adoptedFlow(c *connection.Line) conntrack.Flow {
 	from, to := c.Local, c.Remote
 	if c.Direction == policy.Ingress {
 		from, to = to, from

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"weft/agent/connection"
 	"weft/agent/datapath"
 	"weft/agent/datapath/nft"
 	"weft/model"
@@ -197,15 +198,15 @@ func TestTells(t *testing.T) {
 	s.web.do("keep", "tcp", s.db.addr(false, 80), time.Second)
 	s.outside.do("probe", "tcp", s.unit.addr(false, 10080), wait)
 	want(t, s.web, "tcp", s.db.addr(true, 443), "dropped")
-	seen := map[string]*datapath.Connection{}
-	fail(t, d.Connections(func(c *datapath.Connection) bool {
+	seen := map[string]*connection.Line{}
+	fail(t, d.Connections(func(c *connection.Line) bool {
 		x := *c
 		seen[fmt.Sprintf("%s %s %s %d", c.Workload, c.Direction, c.Remote.Addr(), c.Port)] = &x
 		return true
 	}))
 	id := policy.MakeRuleID(w.Policies[0], policy.Egress, 0)
 	c := seen["web egress "+s.db.addr4.String()+" 80"]
-	if c == nil || c.Action != model.ActionAllow || c.Rule != id || c.PeerIdentity != w.ids["db"] || c.TCPState != datapath.TCPEstablished || c.NetNS == 0 {
+	if c == nil || c.Action != model.ActionAllow || c.Rule != id || c.PeerIdentity != w.ids["db"] || c.TCPState != connection.TCPEstablished || c.NetNS == 0 {
 		t.Errorf("web to db: %+v", c)
 	}
 	if c := seen["db ingress "+s.web.addr4.String()+" 80"]; c == nil || c.PeerIdentity != w.ids["web"] {

@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"weft/agent/connection"
 	"weft/agent/datapath"
 	"weft/model"
 	"weft/policy"
@@ -24,7 +25,7 @@ import (
 // the last minute. The kernel counts a connection's packets only where
 // net.netfilter.nf_conntrack_acct is set; round trip times, retransmissions and
 // processes are not known to it.
-func (d *Driver) Connections(visit func(*datapath.Connection) bool) error {
+func (d *Driver) Connections(visit func(*connection.Line) bool) error {
 	d.mu.Lock()
 	state, revision := d.state, d.revision
 	var all []listing
@@ -45,7 +46,7 @@ func (d *Driver) Connections(visit func(*datapath.Connection) bool) error {
 	if len(all) == 0 {
 		return errors.Join(errs...)
 	}
-	addresses, seen, now := newAddresses(state.Addresses), map[datapath.Key]time.Time{}, time.Now()
+	addresses, seen, now := newAddresses(state.Addresses), map[connection.Key]time.Time{}, time.Now()
 	defer d.saw(seen)
 	for i := range all {
 		l, addresses := &all[i], addresses
@@ -76,7 +77,7 @@ func (d *Driver) Connections(visit func(*datapath.Connection) bool) error {
 
 // firstSeen is when a connection was first listed: the kernel notes when it began
 // only where net.netfilter.nf_conntrack_timestamp is set.
-func (d *Driver) firstSeen(k datapath.Key, now time.Time) time.Time {
+func (d *Driver) firstSeen(k connection.Key, now time.Time) time.Time {
 	d.seenMu.Lock()
 	defer d.seenMu.Unlock()
 	if t, ok := d.seen[k]; ok {
@@ -86,7 +87,7 @@ func (d *Driver) firstSeen(k datapath.Key, now time.Time) time.Time {
 }
 
 // saw keeps what a listing has shown.
-func (d *Driver) saw(now map[datapath.Key]time.Time) {
+func (d *Driver) saw(now map[connection.Key]time.Time) {
 	d.seenMu.Lock()
 	defer d.seenMu.Unlock()
 	d.seen = now
@@ -110,7 +111,7 @@ type flow struct {
 	sport, dport   uint16     // dport: type<<8|code for ICMP, whose sport is its identifier
 	translated     netip.AddrPort
 	label          []byte
-	sent, received datapath.Count
+	sent, received connection.Count
 	state          uint8
 	first, last    time.Time
 	denied         bool
@@ -158,8 +159,8 @@ func flowOf(f *conntrack.Flow) flow {
 	o, r := &f.TupleOrig, &f.TupleReply
 	out := flow{protocol: o.Proto.Protocol, source: o.IP.SourceAddress.Unmap(), target: r.IP.SourceAddress.Unmap(), sport: o.Proto.SourcePort, dport: r.Proto.SourcePort,
 		label: f.Labels, first: f.Timestamp.Start,
-		sent:     datapath.Count{Packets: f.CountersOrig.Packets, Bytes: f.CountersOrig.Bytes},
-		received: datapath.Count{Packets: f.CountersReply.Packets, Bytes: f.CountersReply.Bytes}}
+		sent:     connection.Count{Packets: f.CountersOrig.Packets, Bytes: f.CountersOrig.Bytes},
+		received: connection.Count{Packets: f.CountersReply.Packets, Bytes: f.CountersReply.Bytes}}
 	if model.IsICMP(out.protocol) {
 		out.sport, out.dport = o.Proto.ICMPID, uint16(o.Proto.ICMPType)<<8|uint16(o.Proto.ICMPCode)
 	} else if before := netip.AddrPortFrom(o.IP.DestinationAddress.Unmap(), o.Proto.DestinationPort); before != netip.AddrPortFrom(out.target, out.dport) {
@@ -233,7 +234,7 @@ func (l *listing) subject(f flow, role policy.Direction) *datapath.Subject {
 }
 
 // connection tells a flow as the subject at the end of that role sees it.
-func (l *listing) connection(f flow, role policy.Direction, addresses *addresses, revision uint32) (*datapath.Connection, bool) {
+func (l *listing) connection(f flow, role policy.Direction, addresses *addresses, revision uint32) (*connection.Line, bool) {
 	if f.denied && f.role != role {
 		return nil, false
 	}
@@ -260,8 +261,8 @@ func (l *listing) connection(f flow, role policy.Direction, addresses *addresses
 	if model.IsICMP(f.protocol) {
 		target = netip.AddrPortFrom(f.target, f.sport)
 	}
-	c := &datapath.Connection{Key: datapath.Key{Local: source, Remote: target, Protocol: f.protocol, NetNS: l.cookie},
-		Workload: s.Workload, Identity: s.Identity, PeerIdentity: peer.Identity, PeerBy: datapath.ByAddress, PeerEntities: peer.Entities & policy.Special,
+	c := &connection.Line{Key: connection.Key{Local: source, Remote: target, Protocol: f.protocol, NetNS: l.cookie},
+		Workload: s.Workload, Identity: s.Identity, PeerIdentity: peer.Identity, PeerBy: connection.ByAddress, PeerEntities: peer.Entities & policy.Special,
 		Direction: role, Action: v.Action, Rule: o.Rule, Port: f.dport, Revision: revision, First: f.first, Last: f.last,
 		Sent: f.sent, Received: f.received, TCPState: tcpState(f.state), Translated: f.translated}
 	if role == policy.Ingress {
@@ -272,18 +273,18 @@ func (l *listing) connection(f flow, role policy.Direction, addresses *addresses
 }
 
 // tcpState turns the kernel's enum tcp_conntrack into ours.
-func tcpState(s uint8) datapath.TCPState {
+func tcpState(s uint8) connection.TCPState {
 	switch s {
 	case 1, 9:
-		return datapath.TCPSynSent
+		return connection.TCPSynSent
 	case 2:
-		return datapath.TCPSynReceived
+		return connection.TCPSynReceived
 	case 3:
-		return datapath.TCPEstablished
+		return connection.TCPEstablished
 	case 4, 5, 6, 7:
-		return datapath.TCPClosing
+		return connection.TCPClosing
 	case 8:
-		return datapath.TCPClosed
+		return connection.TCPClosed
 	}
-	return datapath.TCPNone
+	return connection.TCPNone
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"weft/agent/connection"
 	"weft/agent/datapath"
 	"weft/model"
 	"weft/policy"
@@ -37,7 +38,7 @@ type Driver struct {
 	names    map[policy.RuleID]string // of rules, for the log
 
 	seenMu sync.Mutex
-	seen   map[datapath.Key]time.Time // when a live connection was first listed
+	seen   map[connection.Key]time.Time // when a live connection was first listed
 }
 
 var _ datapath.Driver = (*Driver)(nil)
