@@ -313,6 +313,8 @@ func (d *Driver) write(want *wanted) error {
 			return nil
 		},
 		func() error { return d.store.turned() },
+		// Who is no more anywhere is not believed when connections are judged anew.
+		func() error { return d.options.drop(want.options) },
 		d.advance,
 	)
 }
@@ -393,7 +395,6 @@ func (d *Driver) clean(want, before *wanted) error {
 		func() error { return d.cgroups.drop(want.cgroups) },
 		func() error { return d.namespaces.drop(want.namespaces) },
 		func() error { return d.slots.drop(want.slots) },
-		func() error { return d.options.drop(want.options) },
 		func() error { return d.dropAddresses(want) },
 		func() error { return d.names.drop(want.names) },
 		func() error {
