@@ -127,12 +127,12 @@ func (f *Flow) See(c *connection.Line) {
 	k := keyOf(c)
 	m, known := f.marks.all[k]
 	if known && !m.continues(c) {
-		known = false // the same ports for another connection
+		known = false // another connection
 	}
 	if !known {
 		m = mark{}
 	}
-	m.Began, m.pass = c.Began, f.pass
+	m.pass = f.pass
 	sent, received := count(c.Sent), count(c.Received)
 	since := f.now.Sub(f.began)
 	changed := sent != m.Sent || received != m.Received || c.Retransmits != m.Retransmits

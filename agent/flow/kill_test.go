@@ -64,7 +64,7 @@ func (p *process) killedWriting(world *table, marks int) {
 			break
 		}
 		x := f.marks.all[k]
-		if err := f.marks.table.Put(k, kept{Began: x.Began, Sent: x.Sent, Received: x.Received, Retransmits: x.Retransmits, Batch: b.Number}); err != nil {
+		if err := f.marks.table.Put(k, kept{Sent: x.Sent, Received: x.Received, Retransmits: x.Retransmits, Batch: b.Number}); err != nil {
 			p.tb.Fatal(err)
 		}
 	}

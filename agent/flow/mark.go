@@ -18,6 +18,7 @@ import (
 type key struct {
 	Local, Remote         [16]byte // IPv4 as IPv4-mapped IPv6
 	NetNS                 uint64
+	Began                 uint64 // 0: not known
 	LocalPort, RemotePort uint16
 	Protocol              uint8
 	Refused               uint8
@@ -25,11 +26,11 @@ type key struct {
 }
 
 func keyOf(c *connection.Line) key {
-	return newKey(c.Local, c.Remote, c.Protocol, c.NetNS, c.Refused)
+	return newKey(c.Local, c.Remote, c.Protocol, c.NetNS, c.Began, c.Refused)
 }
 
-func newKey(local, remote netip.AddrPort, protocol uint8, netns uint64, refused bool) key {
-	k := key{Local: local.Addr().As16(), Remote: remote.Addr().As16(), NetNS: netns, LocalPort: local.Port(), RemotePort: remote.Port(), Protocol: protocol}
+func newKey(local, remote netip.AddrPort, protocol uint8, netns, began uint64, refused bool) key {
+	k := key{Local: local.Addr().As16(), Remote: remote.Addr().As16(), NetNS: netns, Began: began, LocalPort: local.Port(), RemotePort: remote.Port(), Protocol: protocol}
 	if refused {
 		k.Refused = 1
 	}
@@ -38,7 +39,6 @@ func newKey(local, remote netip.AddrPort, protocol uint8, netns uint64, refused 
 
 // kept is what lasts of a mark.
 type kept struct {
-	Began          uint64
 	Sent, Received flowwire.Count
 	Retransmits    uint32
 	_              [4]byte
@@ -47,7 +47,6 @@ type kept struct {
 
 // mark is what a connection's records have said so far.
 type mark struct {
-	Began          uint64 // 0: not known
 	Sent, Received flowwire.Count
 	Retransmits    uint32
 	pass           uint32        // in which it was last seen
@@ -55,9 +54,10 @@ type mark struct {
 	told           time.Duration // when that was, since this process began; 0 where an earlier one did
 }
 
-// continues says whether a line is the connection of the mark.
+// continues says whether a line is the connection of the mark: it may not be where
+// it is not known when it began.
 func (m *mark) continues(c *connection.Line) bool {
-	return (m.Began == 0 || m.Began == c.Began) && c.Sent.Packets >= m.Sent.Packets && c.Received.Packets >= m.Received.Packets
+	return c.Sent.Packets >= m.Sent.Packets && c.Received.Packets >= m.Received.Packets
 }
 
 // account is how far an agent's batches are.
@@ -89,7 +89,7 @@ func openMarks(pinDir string) (*marks, error) {
 	}
 	var err error
 	pinned := ebpf.MapOptions{PinPath: pinDir}
-	m.table, err = ebpf.NewMapWithOptions(&ebpf.MapSpec{Name: "marks_v1", Type: ebpf.Hash, KeySize: 48, ValueSize: 56, MaxEntries: maxMarks, Flags: noPreallocate, Pinning: ebpf.PinByName}, pinned)
+	m.table, err = ebpf.NewMapWithOptions(&ebpf.MapSpec{Name: "marks_v2", Type: ebpf.Hash, KeySize: 56, ValueSize: 48, MaxEntries: maxMarks, Flags: noPreallocate, Pinning: ebpf.PinByName}, pinned)
 	if err == nil {
 		m.number, err = ebpf.NewMapWithOptions(&ebpf.MapSpec{Name: "account_v1", Type: ebpf.Array, KeySize: 4, ValueSize: 24, MaxEntries: 1, Pinning: ebpf.PinByName}, pinned)
 	}
@@ -117,7 +117,7 @@ func (m *marks) load() error {
 			return err
 		}
 		for i, v := range values[:n] {
-			m.all[keys[i]] = mark{Began: v.Began, Sent: v.Sent, Received: v.Received, Retransmits: v.Retransmits, batch: v.Batch}
+			m.all[keys[i]] = mark{Sent: v.Sent, Received: v.Received, Retransmits: v.Retransmits, batch: v.Batch}
 		}
 		if err != nil {
 			return nil
@@ -127,13 +127,13 @@ func (m *marks) load() error {
 
 // redo adds a record to its mark, unless that has been done.
 func (m *marks) redo(r *flowwire.Record, batch uint64) (key, bool) {
-	k := newKey(r.Local, r.Remote, r.Protocol, r.NetNS, r.Refused)
+	k := newKey(r.Local, r.Remote, r.Protocol, r.NetNS, r.Began, r.Refused)
 	x, known := m.all[k]
 	if known && x.batch == batch {
 		return k, false
 	}
 	if r.New || !known {
-		x = mark{Began: r.Began}
+		x = mark{}
 	}
 	x.Sent.Packets += r.Sent.Packets
 	x.Sent.Bytes += r.Sent.Bytes
@@ -152,7 +152,7 @@ func (m *marks) write(touched []key, batch, lost uint64) error {
 		x := m.all[k]
 		x.batch = batch
 		m.all[k] = x
-		values[i] = kept{Began: x.Began, Sent: x.Sent, Received: x.Received, Retransmits: x.Retransmits, Batch: batch}
+		values[i] = kept{Sent: x.Sent, Received: x.Received, Retransmits: x.Retransmits, Batch: batch}
 	}
 	if m.table == nil {
 		return nil
