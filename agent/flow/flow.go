@@ -26,6 +26,8 @@ type Config struct {
 	Interval time.Duration
 	// Room is how many bytes the batches may take; 256 MiB unless given.
 	Room int64
+	// Connections is how many the table can have; 1,048,576 unless given.
+	Connections uint32
 }
 
 // Deps of a Flow.
@@ -62,6 +64,9 @@ func Open(cfg Config, deps Deps) (*Flow, error) {
 	if cfg.Room == 0 {
 		cfg.Room = 256 << 20
 	}
+	if cfg.Connections == 0 {
+		cfg.Connections = 1 << 20
+	}
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
@@ -78,7 +83,7 @@ func Open(cfg Config, deps Deps) (*Flow, error) {
 
 // open takes over the marks of an earlier process, or makes them.
 func (f *Flow) open() error {
-	m, err := openMarks(f.cfg.PinDir)
+	m, err := openMarks(f.cfg.PinDir, 2*f.cfg.Connections) // a reading adds what is new before it forgets what is gone
 	if err != nil {
 		f.log.Warn("the account of flows will begin anew when this agent does", "error", err)
 		m = &marks{all: map[key]mark{}}
@@ -101,7 +106,7 @@ func (f *Flow) redo() error {
 	records, err := flowwire.Decode(last)
 	if err != nil { // of an agent that wrote them in another way
 		f.log.Warn("the last batch of flow records cannot be read; the account goes on after it", "error", err)
-		f.marks.account.Number, f.marks.account.Lost = last.Number, last.Lost+uint64(len(last.Workload))
+		f.marks.account.Number, f.marks.account.Lost = last.Number, last.Lost+uint64(last.Records)
 		return nil
 	}
 	var done []key
@@ -184,8 +189,11 @@ func (f *Flow) flush() {
 	if len(f.records) == 0 {
 		return
 	}
+	b, err := flowwire.Encode(f.now, f.records)
 	f.mu.Lock()
-	b, err := f.spool.add(flowwire.Encode(f.now, f.records))
+	if err == nil {
+		b, err = f.spool.add(b)
+	}
 	if err == nil {
 		close(f.arrived)
 		f.arrived = make(chan struct{})

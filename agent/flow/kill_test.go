@@ -55,7 +55,10 @@ func (p *process) killedWriting(world *table, marks int) {
 	if len(f.records) == 0 {
 		return
 	}
-	b, err := f.spool.add(flowwire.Encode(f.now, f.records))
+	b, err := flowwire.Encode(f.now, f.records)
+	if err == nil {
+		b, err = f.spool.add(b)
+	}
 	if err != nil {
 		p.tb.Fatal(err)
 	}
@@ -132,7 +135,7 @@ func TestALastBatchOfAnotherFormat(t *testing.T) {
 	world.packet(1, 100, 0)
 	world.show(t, p.f)
 	controller.take(t, p.f)
-	strange, err := p.f.spool.add(&wirepb.FlowBatch{Workload: []uint32{0, 0}})
+	strange, err := p.f.spool.add(&wirepb.FlowBatch{Records: 2, Columns: []byte("of another agent")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -75,11 +75,7 @@ type marks struct {
 	table, number *ebpf.Map // nil where they are not kept
 }
 
-// maxMarks is as many as the connection table and that of those turned down can
-// have lines.
-const maxMarks = 1 << 20
-
-func openMarks(pinDir string) (*marks, error) {
+func openMarks(pinDir string, room uint32) (*marks, error) {
 	m := &marks{all: map[key]mark{}}
 	if pinDir == "" {
 		return m, nil
@@ -89,7 +85,7 @@ func openMarks(pinDir string) (*marks, error) {
 	}
 	var err error
 	pinned := ebpf.MapOptions{PinPath: pinDir}
-	m.table, err = ebpf.NewMapWithOptions(&ebpf.MapSpec{Name: "marks_v2", Type: ebpf.Hash, KeySize: 56, ValueSize: 48, MaxEntries: maxMarks, Flags: noPreallocate, Pinning: ebpf.PinByName}, pinned)
+	m.table, err = ebpf.NewMapWithOptions(&ebpf.MapSpec{Name: "marks_v2", Type: ebpf.Hash, KeySize: 56, ValueSize: 48, MaxEntries: room, Flags: noPreallocate, Pinning: ebpf.PinByName}, pinned)
 	if err == nil {
 		m.number, err = ebpf.NewMapWithOptions(&ebpf.MapSpec{Name: "account_v1", Type: ebpf.Array, KeySize: 4, ValueSize: 24, MaxEntries: 1, Pinning: ebpf.PinByName}, pinned)
 	}
@@ -180,10 +176,15 @@ func (m *marks) sweep(pass uint32) error {
 	if m.table == nil {
 		return nil
 	}
-	for _, k := range gone {
-		if err := m.table.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	for len(gone) > 0 {
+		n, err := m.table.BatchDelete(gone, nil)
+		if errors.Is(err, ebpf.ErrKeyNotExist) { // one that was never written
+			n, err = n+1, nil
+		}
+		if err != nil {
 			return fmt.Errorf("forget the marks of flows: %w", err)
 		}
+		gone = gone[n:]
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"weft/model"
@@ -69,8 +70,28 @@ var actions = []model.Action{model.ActionAllow, model.ActionDeny, model.ActionRe
 
 // Encode writes records as a batch without its number; when is the time that
 // theirs are counted from.
-func Encode(when time.Time, records []Record) *wirepb.FlowBatch {
-	b := &wirepb.FlowBatch{UnixNanos: when.UnixNano(), Local: make([]byte, 0, 16*len(records)), Remote: make([]byte, 0, 16*len(records))}
+func Encode(when time.Time, records []Record) (*wirepb.FlowBatch, error) {
+	packed, err := pack(columns(when, records))
+	if err != nil {
+		return nil, err
+	}
+	return &wirepb.FlowBatch{UnixNanos: when.UnixNano(), Records: uint32(len(records)), Columns: packed}, nil
+}
+
+// Decode reads the records of a batch. An error names the column that is wrong.
+func Decode(b *wirepb.FlowBatch) ([]Record, error) {
+	c, err := unpack(b.GetColumns())
+	if err != nil {
+		return nil, err
+	}
+	if len(c.Workload) != int(b.GetRecords()) {
+		return nil, fmt.Errorf("records: %d are announced, and %d are there", b.GetRecords(), len(c.Workload))
+	}
+	return read(time.Unix(0, b.GetUnixNanos()), c)
+}
+
+func columns(when time.Time, records []Record) *wirepb.FlowColumns {
+	b := &wirepb.FlowColumns{Local: make([]byte, 0, 16*len(records)), Remote: make([]byte, 0, 16*len(records))}
 	workloads, names := list[string]{}, list[string]{}
 	processes, translations := list[Process]{}, list[netip.AddrPort]{}
 	for i := range records {
@@ -91,14 +112,24 @@ func Encode(when time.Time, records []Record) *wirepb.FlowBatch {
 		b.Retransmits, b.Netns = append(b.Retransmits, r.Retransmits), append(b.Netns, r.NetNS)
 		b.Began = append(b.Began, r.Began)
 	}
-	b.Workloads, b.Names = workloads.items, names.items
+	b.Workloads, b.Names = valid(workloads.items), valid(names.items)
 	for _, p := range processes.items {
-		b.Processes = append(b.Processes, &wirepb.FlowProcess{Pid: p.PID, Exe: p.Exe, User: p.User, Comm: p.Comm})
+		// What is no UTF-8 does not travel, and whoever runs a program names it.
+		b.Processes = append(b.Processes, &wirepb.FlowProcess{Pid: p.PID, Exe: utf8(p.Exe), User: utf8(p.User), Comm: utf8(p.Comm)})
 	}
 	for _, a := range translations.items {
 		b.Translations = append(b.Translations, &wirepb.FlowAddress{Address: a.Addr().AsSlice(), Port: uint32(a.Port())})
 	}
 	return b
+}
+
+func utf8(s string) string { return strings.ToValidUTF8(s, "\ufffd") }
+
+func valid(list []string) []string {
+	for i, s := range list {
+		list[i] = utf8(s)
+	}
+	return list
 }
 
 func flags(r *Record) (out uint32) {
@@ -134,8 +165,7 @@ func (l *list[T]) place(x T) uint32 {
 	return n
 }
 
-// Decode reads the records of a batch. An error names the column that is wrong.
-func Decode(b *wirepb.FlowBatch) ([]Record, error) {
+func read(when time.Time, b *wirepb.FlowColumns) ([]Record, error) {
 	n := len(b.GetWorkload())
 	if err := check(b, n); err != nil {
 		return nil, err
@@ -152,7 +182,6 @@ func Decode(b *wirepb.FlowBatch) ([]Record, error) {
 		}
 		translations[i] = netip.AddrPortFrom(a.Unmap(), uint16(t.GetPort()))
 	}
-	when := time.Unix(0, b.UnixNanos)
 	out := make([]Record, n)
 	for i := range out {
 		r := Record{
@@ -197,7 +226,7 @@ func at[T any](list []T, place uint32) (out T) {
 }
 
 // check says whether every column has n values that Decode can take.
-func check(b *wirepb.FlowBatch, n int) error {
+func check(b *wirepb.FlowColumns, n int) error {
 	if n > MaxRecords {
 		return fmt.Errorf("%d records, %d at most", n, MaxRecords)
 	}

@@ -30,8 +30,7 @@ type Config struct {
 	PinDir string
 	// NamesFile keeps what was learned of names over restarts; empty for not.
 	NamesFile string
-	// Connections is how many lines the connection table holds. Unless given, those
-	// that fit in a sixteenth of the machine's memory, from 65,536 to 1,048,576.
+	// Connections is how many lines the connection table holds; Room unless given.
 	Connections uint32
 	// Clsact holds guests' programs by clsact filters also where the kernel has tcx.
 	Clsact bool

@@ -22,7 +22,7 @@ const layout = "policy-v2"
 // force; the first Apply does.
 func Open(cfg Config, deps Deps) (*Driver, error) {
 	if cfg.Connections == 0 {
-		cfg.Connections = roomForConnections()
+		cfg.Connections = Room()
 	}
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
@@ -57,8 +57,9 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 // included.
 const lineSize = 512
 
-// roomForConnections is how many lines this machine has room for.
-func roomForConnections() uint32 {
+// Room is how many lines of the connection table this machine has room for: a
+// sixteenth of its memory, from 65,536 to 1,048,576.
+func Room() uint32 {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
 		return 1 << 18
