@@ -199,7 +199,7 @@ func (f *fleet) agents(hosts ...string) {
 func (f *fleet) online(hosts ...string) {
 	f.t.Helper()
 	for _, host := range hosts {
-		f.wait(20*time.Second, host+" is online", func() error {
+		f.wait(45*time.Second, host+" is online", func() error {
 			if err := f.procs[host].alive(); err != nil {
 				return err
 			}

@@ -59,10 +59,10 @@ func TestFlowsAddUpInCrowds(t *testing.T) {
 		port += flows/sinkPorts + 1
 		inParallel(func() {
 			// One conntrack table serves all namespaces of a machine.
-			natted.add(f.generate(left, "scatter", fmt.Sprint(right.Addresses()[0], ":7000"), fmt.Sprint(20_000+port), fmt.Sprint(min(flows, 100_000)), "4000"))
+			natted.add(f.generate(left, "scatter", fmt.Sprint(right.Addresses()[0], ":7000"), fmt.Sprint(20_000+port), fmt.Sprint(min(flows, 100_000)), "7000"))
 		}, func() {
-			bridged.add(f.generate(one, "scatter", fmt.Sprint(two.Address(), ":7000"), from, n, "20000"))
-			looped.add(f.generate(left, "scatter", "127.0.0.1:7000", from, n, "20000"))
+			bridged.add(f.generate(one, "scatter", fmt.Sprint(two.Address(), ":7000"), from, n, "50000"))
+			looped.add(f.generate(left, "scatter", "127.0.0.1:7000", from, n, "50000"))
 		})
 	}
 	restart := func() {
@@ -86,7 +86,7 @@ func TestFlowsAddUpInCrowds(t *testing.T) {
 	f.online("left", "right")
 
 	same := func(what, where string, want said) {
-		f.wait(2*time.Minute, what+" adds up", func() error {
+		f.wait(4*time.Minute, what+" adds up", func() error {
 			list, err := f.flows("client", where)
 			if err != nil {
 				return err

@@ -30,7 +30,7 @@ func newProcess(tb testing.TB) *process {
 func (p *process) start() {
 	p.tb.Helper()
 	if p.f != nil && p.f.marks != nil {
-		p.f.marks.close()
+		p.f.marks.ledger.close()
 	}
 	var err error
 	if p.f, err = Open(p.cfg, Deps{}); err != nil {
@@ -38,7 +38,7 @@ func (p *process) start() {
 	}
 	p.tb.Cleanup(func() {
 		if p.f.marks != nil {
-			p.f.marks.close()
+			p.f.marks.ledger.close()
 		}
 	})
 }
@@ -66,8 +66,9 @@ func (p *process) killedWriting(world *table, marks int) {
 		if i == marks {
 			break
 		}
-		x := f.marks.all[k]
-		if err := f.marks.table.Put(k, kept{Sent: x.Sent, Received: x.Received, Retransmits: x.Retransmits, Batch: b.Number}); err != nil {
+		x := f.next[i]
+		x.Batch = b.Number
+		if err := f.marks.ledger.put([]key{k}, []mark{x}); err != nil {
 			p.tb.Fatal(err)
 		}
 	}

@@ -1,14 +1,9 @@
 package flow
 
 import (
-	"errors"
-	"fmt"
+	"hash/maphash"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"time"
-
-	"github.com/cilium/ebpf"
 
 	"weft/agent/connection"
 	"weft/wire/flowwire"
@@ -37,21 +32,12 @@ func newKey(local, remote netip.AddrPort, protocol uint8, netns, began uint64, r
 	return k
 }
 
-// kept is what lasts of a mark.
-type kept struct {
-	Sent, Received flowwire.Count
-	Retransmits    uint32
-	_              [4]byte
-	Batch          uint64 // that had the last record
-}
-
 // mark is what a connection's records have said so far.
 type mark struct {
 	Sent, Received flowwire.Count
 	Retransmits    uint32
-	pass           uint32        // in which it was last seen
-	batch          uint64        // that had the last record
-	told           time.Duration // when that was, since this process began; 0 where an earlier one did
+	_              [4]byte
+	Batch          uint64 // that had the last record
 }
 
 // continues says whether a line is the connection of the mark: it may not be where
@@ -66,69 +52,49 @@ type account struct {
 	Lost          uint64 // records, of this epoch
 }
 
-// marks are those of all connections in the table, and a copy in the kernel of
-// what records have said, which outlives this process.
+// glimpse is what is remembered of a mark, so that the mark itself is read only
+// where a record is due: a table has a million lines, and most do nothing.
+type glimpse struct {
+	packets uint32 // both ways, the low bits: another number is something new
+	told    uint32 // when the last record was, in milliseconds since this process began
+	pass    uint32 // in which the line was last seen
+}
+
+// marks are those of all connections in the table. What is known by a hash of a
+// key is only what can wait: whether a connection had a record, and what that said,
+// is in the ledger.
 type marks struct {
-	all     map[key]mark
+	ledger  ledger
 	account account
-
-	table, number *ebpf.Map // nil where they are not kept
+	seed    maphash.Seed
+	seen    map[uint64]glimpse
+	ending  []key // seen to end in this pass
+	ended   []key // in the pass before
 }
 
-func openMarks(pinDir string, room uint32) (*marks, error) {
-	m := &marks{all: map[key]mark{}}
-	if pinDir == "" {
-		return m, nil
-	}
-	if err := os.MkdirAll(pinDir, 0o700); err != nil {
-		return nil, fmt.Errorf("make a directory for the marks of flows: %w; is a BPF file system mounted there? (mount -t bpf bpf /sys/fs/bpf)", err)
-	}
+func newMarks(l ledger) (*marks, error) {
+	m := &marks{ledger: l, seed: maphash.MakeSeed(), seen: map[uint64]glimpse{}}
 	var err error
-	pinned := ebpf.MapOptions{PinPath: pinDir}
-	m.table, err = ebpf.NewMapWithOptions(&ebpf.MapSpec{Name: "marks_v2", Type: ebpf.Hash, KeySize: 56, ValueSize: 48, MaxEntries: room, Flags: noPreallocate, Pinning: ebpf.PinByName}, pinned)
-	if err == nil {
-		m.number, err = ebpf.NewMapWithOptions(&ebpf.MapSpec{Name: "account_v1", Type: ebpf.Array, KeySize: 4, ValueSize: 24, MaxEntries: 1, Pinning: ebpf.PinByName}, pinned)
+	if m.account, err = l.number(); err != nil {
+		return nil, err
 	}
-	if err == nil {
-		err = m.load()
-	}
-	if err != nil {
-		m.close()
-		return nil, fmt.Errorf("open the marks of flows in %s: %w", filepath.Clean(pinDir), err)
-	}
-	return m, nil
+	return m, l.each(func(k *key, x *mark) { m.seen[m.hash(k)] = glimpse{packets: packets(x.Sent, x.Received)} })
 }
 
-const noPreallocate = 1 // BPF_F_NO_PREALLOC
+func (m *marks) hash(k *key) uint64 { return maphash.Comparable(m.seed, *k) }
 
-func (m *marks) load() error {
-	if err := m.number.Lookup(uint32(0), &m.account); err != nil {
-		return err
-	}
-	var cursor ebpf.MapBatchCursor
-	keys, values := make([]key, 4096), make([]kept, 4096)
-	for {
-		n, err := m.table.BatchLookup(&cursor, keys, values, nil)
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return err
-		}
-		for i, v := range values[:n] {
-			m.all[keys[i]] = mark{Sent: v.Sent, Received: v.Received, Retransmits: v.Retransmits, batch: v.Batch}
-		}
-		if err != nil {
-			return nil
-		}
-	}
-}
+func packets(sent, received flowwire.Count) uint32 { return uint32(sent.Packets + received.Packets) }
 
-// redo adds a record to its mark, unless that has been done.
-func (m *marks) redo(r *flowwire.Record, batch uint64) (key, bool) {
-	k := newKey(r.Local, r.Remote, r.Protocol, r.NetNS, r.Began, r.Refused)
-	x, known := m.all[k]
-	if known && x.batch == batch {
-		return k, false
+func milliseconds(d time.Duration) uint32 { return uint32(d.Milliseconds()) }
+
+// redo gives the mark a record's figures are added to, unless that has been done.
+func (m *marks) redo(r *flowwire.Record, batch uint64) (k key, x mark, needed bool, err error) {
+	k = newKey(r.Local, r.Remote, r.Protocol, r.NetNS, r.Began, r.Refused)
+	x, known, err := m.ledger.lookup(&k)
+	if err != nil || known && x.Batch == batch {
+		return k, x, false, err
 	}
-	if r.New || !known {
+	if r.New {
 		x = mark{}
 	}
 	x.Sent.Packets += r.Sent.Packets
@@ -136,62 +102,60 @@ func (m *marks) redo(r *flowwire.Record, batch uint64) (key, bool) {
 	x.Received.Packets += r.Received.Packets
 	x.Received.Bytes += r.Received.Bytes
 	x.Retransmits += r.Retransmits
-	m.all[k] = x
-	return k, true
+	m.seen[m.hash(&k)] = glimpse{packets: packets(x.Sent, x.Received)}
+	return k, x, true, nil
 }
 
 // write keeps the marks of a batch, and then its number.
-func (m *marks) write(touched []key, batch, lost uint64) error {
+func (m *marks) write(keys []key, values []mark, batch, lost uint64) error {
 	m.account.Number, m.account.Lost = batch, lost
-	values := make([]kept, len(touched))
-	for i, k := range touched {
-		x := m.all[k]
-		x.batch = batch
-		m.all[k] = x
-		values[i] = kept{Sent: x.Sent, Received: x.Received, Retransmits: x.Retransmits, Batch: batch}
+	for i := range values {
+		values[i].Batch = batch
 	}
-	if m.table == nil {
-		return nil
+	if err := m.ledger.put(keys, values); err != nil {
+		return err
 	}
-	if len(touched) > 0 {
-		if _, err := m.table.BatchUpdate(touched, values, nil); err != nil {
-			return fmt.Errorf("keep the marks of flows: %w", err)
-		}
-	}
-	if err := m.number.Put(uint32(0), m.account); err != nil {
-		return fmt.Errorf("keep the number of a batch of flows: %w", err)
-	}
-	return nil
+	return m.ledger.setNumber(m.account)
 }
 
-// sweep forgets the marks of connections that are no longer in the table.
+// sweep forgets the marks of connections that are no longer in the table: those
+// that had ended, as a rule.
 func (m *marks) sweep(pass uint32) error {
-	var gone []key
-	for k, x := range m.all {
-		if x.pass != pass {
-			gone = append(gone, k)
-			delete(m.all, k)
+	gone := m.ended[:0]
+	for i := range m.ended {
+		h := m.hash(&m.ended[i])
+		if m.seen[h].pass != pass {
+			delete(m.seen, h)
+			gone = append(gone, m.ended[i])
 		}
 	}
-	if m.table == nil {
+	err := m.ledger.drop(gone)
+	m.ended, m.ending = m.ending, m.ended[:0]
+	if err != nil {
+		return err
+	}
+	vanished := false
+	for h, g := range m.seen {
+		if g.pass != pass {
+			delete(m.seen, h)
+			vanished = true
+		}
+	}
+	if !vanished {
 		return nil
 	}
-	for len(gone) > 0 {
-		n, err := m.table.BatchDelete(gone, nil)
-		if errors.Is(err, ebpf.ErrKeyNotExist) { // one that was never written
-			n, err = n+1, nil
-		}
-		if err != nil {
-			return fmt.Errorf("forget the marks of flows: %w", err)
-		}
-		gone = gone[n:]
-	}
-	return nil
+	return m.drop()
 }
 
-func (m *marks) close() error {
-	if m.table == nil {
-		return nil
+// drop forgets the marks of which there is no glimpse.
+func (m *marks) drop() error {
+	var gone []key
+	if err := m.ledger.each(func(k *key, _ *mark) {
+		if _, known := m.seen[m.hash(k)]; !known {
+			gone = append(gone, *k)
+		}
+	}); err != nil {
+		return err
 	}
-	return errors.Join(m.table.Close(), m.number.Close())
+	return m.ledger.drop(gone)
 }
