@@ -203,7 +203,7 @@ func TestParse(t *testing.T) {
 	}{
 		"tcp":      {tcp, Ethernet, Headers{L3: 14, L4: 34, Payload: 66, Type: EtherTypeIPv4, Proto: ProtoTCP, IPLen: 53}},
 		"tags":     {tagged, Ethernet, Headers{L3: 22, L4: 42, Payload: 74, Type: EtherTypeIPv4, Tags: 2, Proto: ProtoTCP, IPLen: 53}},
-		"fragment": {fragment, Ethernet, Headers{L3: 14, Type: EtherTypeIPv4, Proto: ProtoTCP, IPLen: 53, Fragment: true}},
+		"fragment": {fragment, Ethernet, Headers{L3: 14, Type: EtherTypeIPv4, Proto: ProtoTCP, IPLen: 53, Fragment: true, ID: 0xfffe, Offset: 72}},
 		"raw":      {tcp[14:], RawIP, Headers{L4: 20, Payload: 52, Type: EtherTypeIPv4, Proto: ProtoTCP, IPLen: 53}},
 		"options":  {ext, Ethernet, Headers{L3: 14, L4: 70, Payload: 78, Type: EtherTypeIPv6, Proto: ProtoUDP, IPLen: 48}},
 		"cut":      {tcp[:40], Ethernet, Headers{L3: 14, L4: 34, Type: EtherTypeIPv4, Proto: ProtoTCP, IPLen: 53}},
