@@ -48,7 +48,7 @@ type Meter struct {
 	fragments fragments
 }
 
-// New makes a Meter with all memory that it will use.
+// New makes a Meter. Its memory grows with its flows, up to what Config says.
 func New(cfg Config) (*Meter, error) {
 	if cfg.Record == nil {
 		return nil, errors.New("a meter needs somebody to take records")

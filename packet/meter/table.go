@@ -10,21 +10,24 @@ type list struct{ head, tail int32 }
 // their last packets. Those of TCP that are over are in a list of their own: they
 // end sooner, and make room first.
 type table struct {
-	flows        []Flow
+	chunks       [][]Flow
+	len, most    int32
 	places       map[key]int32
 	free         int32 // the first free place; free places are chained by after
 	open, closed list
 }
 
+// chunk is how many flows room is made for at a time.
+const chunk = 1024
+
 func (t *table) init(n int) {
-	t.places = make(map[key]int32, n)
-	t.flows = make([]Flow, 0, n)
+	t.places, t.most = map[key]int32{}, int32(n)
 	t.free, t.open, t.closed = none, list{none, none}, list{none, none}
 }
 
 func (t *table) find(k key) *Flow {
 	if i, ok := t.places[k]; ok {
-		return &t.flows[i]
+		return t.at(i)
 	}
 	return nil
 }
@@ -32,16 +35,19 @@ func (t *table) find(k key) *Flow {
 // take returns a free place, nil where there is none.
 func (t *table) take() *Flow {
 	if t.free != none {
-		f := &t.flows[t.free]
+		f := t.at(t.free)
 		t.free = f.after
 		return f
 	}
-	if len(t.flows) == cap(t.flows) {
+	if t.len == t.most {
 		return nil
 	}
-	t.flows = t.flows[:len(t.flows)+1]
-	f := &t.flows[len(t.flows)-1]
-	f.id = int32(len(t.flows) - 1)
+	if t.len%chunk == 0 {
+		t.chunks = append(t.chunks, make([]Flow, chunk))
+	}
+	t.len++
+	f := t.at(t.len - 1)
+	f.id = t.len - 1
 	return f
 }
 
@@ -88,7 +94,7 @@ func (t *table) append(l *list, f *Flow) {
 	if l.tail == none {
 		l.head = f.id
 	} else {
-		t.flows[l.tail].after = f.id
+		t.at(l.tail).after = f.id
 	}
 	l.tail = f.id
 }
@@ -97,12 +103,12 @@ func (t *table) unlink(l *list, f *Flow) {
 	if f.before == none {
 		l.head = f.after
 	} else {
-		t.flows[f.before].after = f.after
+		t.at(f.before).after = f.after
 	}
 	if f.after == none {
 		l.tail = f.before
 	} else {
-		t.flows[f.after].before = f.before
+		t.at(f.after).before = f.before
 	}
 }
 
@@ -110,7 +116,7 @@ func (t *table) at(i int32) *Flow {
 	if i == none {
 		return nil
 	}
-	return &t.flows[i]
+	return &t.chunks[i/chunk][i%chunk]
 }
 
 // oldest is the one to end first.
