@@ -15,6 +15,7 @@ type Flow struct {
 	// echo identifier.
 	Client, Server netip.AddrPort
 	Protocol       uint8
+	ICMP           uint16    // type<<8|code of its first packet
 	First, Last    time.Time // of all its packets, and of the last
 	Sent, Received Side      // by the client, by the server
 	// Handshake is from the SYN to the ACK of the answer, a round trip through the

@@ -122,6 +122,7 @@ type part struct {
 	fragment         bool
 	id               uint32
 	cut              bool
+	icmp             uint16
 	flags            uint8
 	seq, ack         uint32
 	length           uint32 // of what TCP carries
@@ -162,6 +163,9 @@ func (p *part) read(frame []byte, h packet.Headers, wire int) bool {
 	l4 := frame[h.L4:end]
 	switch p.protocol {
 	case packet.ProtoICMP, packet.ProtoICMPv6:
+		if len(l4) >= 2 {
+			p.icmp = binary.BigEndian.Uint16(l4)
+		}
 		if len(l4) >= 6 && echo(p.protocol, l4[0]) {
 			p.fromPort = binary.BigEndian.Uint16(l4[4:])
 			p.toPort = p.fromPort
@@ -258,9 +262,14 @@ func (m *Meter) begin(when time.Time, k key, p *part, swapped bool) *Flow {
 		f = m.table.take()
 	}
 	m.counters.Flows++
-	*f = Flow{Protocol: p.protocol, First: when, Last: when, New: true, key: k, part: when, id: f.id, before: f.before, after: f.after}
+	*f = Flow{Protocol: p.protocol, ICMP: p.icmp, First: when, Last: when, New: true, key: k, part: when, id: f.id, before: f.before, after: f.after}
 	answers := p.fromPort < 1024 && p.toPort >= 1024
-	if p.flags&packet.TCPSyn != 0 {
+	switch {
+	case p.protocol == packet.ProtoICMP:
+		answers = p.icmp>>8 == 0
+	case p.protocol == packet.ProtoICMPv6:
+		answers = p.icmp>>8 == 129
+	case p.flags&packet.TCPSyn != 0:
 		answers = p.flags&packet.TCPAck != 0
 	}
 	f.swapped = swapped != answers
