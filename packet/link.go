@@ -12,7 +12,7 @@ const (
 	Loopback      // BSD's: four bytes of address family, in the order of the machine or of the network
 	LinuxSLL      // what Linux hands to captures of any interface
 	LinuxSLL2
-	PPP // RFC 1662, with or without address and control
+	PPP // RFC 1662, with or without address and control; Cisco's HDLC
 )
 
 const (
@@ -55,7 +55,12 @@ func (h *Headers) link(frame []byte, link Link) bool {
 		}
 		h.L3, h.Type = sll2Len, binary.BigEndian.Uint16(frame)
 	case PPP:
-		if len(frame) >= 4 && frame[0] == 0xff && frame[1] == 3 {
+		switch {
+		case len(frame) >= 4 && frame[0]&^0x80 == 0x0f && frame[1] == 0:
+			h.L3, h.Type = 4, binary.BigEndian.Uint16(frame[2:])
+			h.between(frame)
+			return true
+		case len(frame) >= 4 && frame[0] == 0xff && frame[1] == 3:
 			h.L3 = 2
 		}
 		return h.ppp(frame)
@@ -145,6 +150,9 @@ func (h *Headers) ppp(frame []byte) bool {
 		h.Type = EtherTypeIPv4
 	case 0x57:
 		h.Type = EtherTypeIPv6
+	case 0x281, 0x283:
+		h.Type = EtherTypeMPLS
+		h.between(frame)
 	}
 	return true
 }

@@ -290,6 +290,8 @@ func TestLinks(t *testing.T) {
 		"null":     {"\x02\x00\x00\x00", packet.Loopback},
 		"loop":     {"\x00\x00\x00\x02", packet.Loopback},
 		"ppp":      {"\xff\x03\x00\x21", packet.PPP},
+		"ppp mpls": {"\x02\x81\x00\x01\x01\x40", packet.PPP},
+		"hdlc":     {"\x0f\x00\x08\x00", packet.PPP},
 		"raw":      {"", packet.RawIP},
 	} {
 		t.Run(name, func(t *testing.T) {

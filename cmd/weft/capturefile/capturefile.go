@@ -168,7 +168,7 @@ func linkOf(t layers.LinkType) (packet.Link, string) {
 		return packet.Loopback, ""
 	case 1:
 		return packet.Ethernet, ""
-	case 9, 50:
+	case 9, 50, 104:
 		return packet.PPP, ""
 	case 12, 14, 101, 228, 229:
 		return packet.RawIP, ""
