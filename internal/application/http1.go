@@ -63,7 +63,7 @@ func readRequest(r *Recogniser) verdict {
 	if line > 0 && !bytes.Contains(b[:line], []byte(" HTTP/1.")) {
 		return no
 	}
-	head := b
+	var head []byte
 	if end := bytes.Index(b, []byte("\r\n\r\n")); end >= 0 {
 		head = b[:end+4]
 	} else if last := bytes.LastIndex(b, []byte("\r\n")); last < 0 || !r.full[Client] && len(r.kept[Server]) == 0 {
