@@ -6,19 +6,26 @@ import "encoding/binary"
 
 // EtherTypes, IEEE 802 numbers.
 const (
-	EtherTypeIPv4 = 0x0800
-	EtherTypeARP  = 0x0806
-	EtherTypeVLAN = 0x8100
-	EtherTypeIPv6 = 0x86dd
-	EtherTypeQinQ = 0x88a8
+	EtherTypeIPv4  = 0x0800
+	EtherTypeARP   = 0x0806
+	EtherTypeTEB   = 0x6558 // a frame in GRE or GENEVE
+	EtherTypeVLAN  = 0x8100
+	EtherTypeIPv6  = 0x86dd
+	EtherTypeMPLS  = 0x8847
+	EtherTypePPPoE = 0x8864 // a session's
+	EtherTypeQinQ  = 0x88a8
 )
 
 // IP protocol numbers, IANA.
 const (
 	ProtoICMP   = 1
+	ProtoIPv4   = 4 // a packet in a packet
 	ProtoTCP    = 6
 	ProtoUDP    = 17
+	ProtoIPv6   = 41
+	ProtoGRE    = 47
 	ProtoICMPv6 = 58
+	ProtoSCTP   = 132
 )
 
 const (
@@ -32,7 +39,10 @@ const (
 // TCP flags, RFC 9293 and RFC 3168.
 const (
 	TCPFin = 0x01
+	TCPSyn = 0x02
+	TCPRst = 0x04
 	TCPPsh = 0x08
+	TCPAck = 0x10
 	TCPCwr = 0x80
 )
 
@@ -47,47 +57,17 @@ type Headers struct {
 	Tags     int    // VLAN tags in the frame
 	Proto    uint8  // of the transport
 	Fragment bool   // part of a fragmented datagram
+	Offset   uint16 // of a fragment, in bytes
+	ID       uint32 // identification, the same in all fragments of a datagram; 0 where it is none
 	IPLen    int    // length of the IP packet as its header says; 0 in a jumbogram
 }
-
-// Link is how frames begin.
-type Link uint8
-
-// The kinds of link.
-const (
-	Ethernet Link = iota
-	RawIP         // with the IP header
-)
 
 // Parse finds the headers of a frame, as far as its bytes go. False: there is
 // no whole link header.
 func Parse(frame []byte, link Link) (Headers, bool) {
 	var h Headers
-	if link == RawIP {
-		if len(frame) == 0 {
-			return h, false
-		}
-		switch frame[0] >> 4 {
-		case 4:
-			h.Type = EtherTypeIPv4
-		case 6:
-			h.Type = EtherTypeIPv6
-		default:
-			return h, false
-		}
-	} else {
-		if len(frame) < ethernetLen {
-			return h, false
-		}
-		h.L3, h.Type = ethernetLen, binary.BigEndian.Uint16(frame[12:])
-		for (h.Type == EtherTypeVLAN || h.Type == EtherTypeQinQ) && h.Tags < maxTags {
-			if len(frame) < h.L3+4 {
-				return h, true
-			}
-			h.Type = binary.BigEndian.Uint16(frame[h.L3+2:])
-			h.L3 += 4
-			h.Tags++
-		}
+	if !h.link(frame, link) {
+		return h, false
 	}
 	switch h.Type {
 	case EtherTypeIPv4:
@@ -121,7 +101,9 @@ func (h *Headers) ipv4(frame []byte) {
 	h.IPLen = int(binary.BigEndian.Uint16(ip[2:]))
 	h.Proto = ip[9]
 	frag := binary.BigEndian.Uint16(ip[6:])
-	h.Fragment = frag&0x3fff != 0
+	if h.Fragment = frag&0x3fff != 0; h.Fragment {
+		h.ID, h.Offset = uint32(binary.BigEndian.Uint16(ip[4:])), frag<<3
+	}
 	if frag&0x1fff == 0 {
 		h.L4 = h.L3 + n
 	}
@@ -148,8 +130,13 @@ func (h *Headers) ipv6(frame []byte) {
 			if len(ip) < off+8 {
 				return
 			}
-			h.Fragment = true
-			if binary.BigEndian.Uint16(ip[off+2:])&0xfff8 != 0 {
+			h.Offset = binary.BigEndian.Uint16(ip[off+2:]) &^ 7
+			if more := ip[off+3]&1 != 0; !more && h.Offset == 0 {
+				next, off = ip[off], off+8 // one that is whole (RFC 6946)
+				break
+			}
+			h.Fragment, h.ID = true, binary.BigEndian.Uint32(ip[off+4:])
+			if h.Offset != 0 {
 				h.Proto = ip[off]
 				return
 			}

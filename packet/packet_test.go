@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 )
 
@@ -203,7 +204,7 @@ func TestParse(t *testing.T) {
 	}{
 		"tcp":      {tcp, Ethernet, Headers{L3: 14, L4: 34, Payload: 66, Type: EtherTypeIPv4, Proto: ProtoTCP, IPLen: 53}},
 		"tags":     {tagged, Ethernet, Headers{L3: 22, L4: 42, Payload: 74, Type: EtherTypeIPv4, Tags: 2, Proto: ProtoTCP, IPLen: 53}},
-		"fragment": {fragment, Ethernet, Headers{L3: 14, Type: EtherTypeIPv4, Proto: ProtoTCP, IPLen: 53, Fragment: true}},
+		"fragment": {fragment, Ethernet, Headers{L3: 14, Type: EtherTypeIPv4, Proto: ProtoTCP, IPLen: 53, Fragment: true, ID: 0xfffe, Offset: 72}},
 		"raw":      {tcp[14:], RawIP, Headers{L4: 20, Payload: 52, Type: EtherTypeIPv4, Proto: ProtoTCP, IPLen: 53}},
 		"options":  {ext, Ethernet, Headers{L3: 14, L4: 70, Payload: 78, Type: EtherTypeIPv6, Proto: ProtoUDP, IPLen: 48}},
 		"cut":      {tcp[:40], Ethernet, Headers{L3: 14, L4: 34, Type: EtherTypeIPv4, Proto: ProtoTCP, IPLen: 53}},
@@ -283,5 +284,35 @@ func BenchmarkCompleteChecksum(b *testing.B) {
 	for b.Loop() {
 		SetPartialChecksum(frame, h, len(frame)-h.L4)
 		CompleteChecksum(frame, h)
+	}
+}
+
+// What the specification's own example and other programs say of these flows.
+func TestCommunityID(t *testing.T) {
+	for _, c := range []struct {
+		seed     uint16
+		protocol uint8
+		from, to string
+		want     string
+	}{
+		{0, ProtoTCP, "128.232.110.120:34855", "66.35.250.204:80", "1:LQU9qZlK+B5F3KDmev6m5PMibrg="},
+		{0, ProtoUDP, "192.168.1.52:54585", "8.8.8.8:53", "1:d/FP5EW3wiY1vCndhwleRRKHowQ="},
+		{0, ProtoTCP, "[2001:470:e5bf:dead:4957:2174:e82c:4887]:63943", "[2607:f8b0:400c:c03::1a]:25", "1:/qFaeAR+gFe1KYjMzVDsMv+wgU4="},
+		{0, ProtoICMP, "192.168.0.89:8", "192.168.0.1:0", "1:X0snYXpgwiv9TZtqg64sgzUn6Dk="},
+		{0, ProtoICMPv6, "[3ffe:501:410:0:2c0:dfff:fe47:33e]:1", "[3ffe:507:0:1:200:86ff:fe05:80da]:4", "1:hLZd0XGWojozrvxqE0dWB1iM6R0="},
+		{0, ProtoICMPv6, "[3ffe:507:0:1:200:86ff:fe05:80da]:128", "[3ffe:501:0:1001::2]:0", "1:+TW+HtLHvV1xnGhV1lv7XoJrqQg="},
+		{0, 10, "1.2.3.4:0", "5.6.7.8:0", "1:7bYuQ7nyGBIQn7uDcQ5WraAnhWI="},
+		{1, ProtoTCP, "1.2.3.4:1122", "5.6.7.8:3344", "1:HhA1B+6CoLbiKPEs5nhNYN4XWfk="},
+		{1, ProtoICMP, "1.2.3.4:8", "5.6.7.8:0", "1:9pr4ZGTICiuZoIh90RRYE2RyXpU="},
+	} {
+		from, to := netip.MustParseAddrPort(c.from), netip.MustParseAddrPort(c.to)
+		if got := CommunityID(c.seed, c.protocol, from, to); got != c.want {
+			t.Errorf("%+v: %s", c, got)
+		}
+		if c.protocol == ProtoTCP || c.protocol == ProtoUDP {
+			if got := CommunityID(c.seed, c.protocol, to, from); got != c.want {
+				t.Errorf("%+v, the other way: %s", c, got)
+			}
+		}
 	}
 }

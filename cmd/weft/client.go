@@ -85,6 +85,9 @@ func (o *options) flags(c *cobra.Command) {
 	f.StringVar(&o.tokenFile, "token-file", "", "file with an access token, with --server")
 }
 
+// errNoController is what connect ends with where nothing names one.
+var errNoController = errors.New("no controller known; log in to one: weft login https://CONTROLLER --token-file FILE, or give --server")
+
 // connect finds the controller: --server, $WEFT_SERVER, the context, and at last
 // the socket of one on this machine ($WEFT_SOCKET, or /run/weft/api.sock).
 func (o *options) connect() (*client.Client, error) {
@@ -112,7 +115,7 @@ func (o *options) connect() (*client.Client, error) {
 	if _, err := os.Stat(localSocket()); err == nil {
 		return client.New(client.Config{Server: "unix://" + localSocket()})
 	}
-	return nil, fmt.Errorf("no controller known; log in to one: weft login https://CONTROLLER --token-file FILE, or give --server")
+	return nil, errNoController
 }
 
 func (o *options) connectTo(server string) (*client.Client, error) {

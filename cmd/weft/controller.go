@@ -136,7 +136,7 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 	ingest := flowstore.NewIngest(flows, observer, log.With("part", "flows"))
 	sessions := session.New(session.Config{TrustDomain: o.trustDomain, Version: version.Version, Failsafe: failsafe},
 		session.Deps{Store: st, Observer: observer, Authority: authority, Filter: compileFilter, Number: identities.Number, Flows: ingest.Take, Log: log.With("part", "session")})
-	rest, err := api.New(api.Config{CAPin: authority.Pin(), SocketUser: o.socketOwner, Failsafe: failsafe}, api.Deps{Store: st, Observer: observer, Flows: flows, Log: log.With("part", "api")})
+	rest, err := api.New(api.Config{CAPin: authority.Pin(), SocketUser: o.socketOwner, Failsafe: failsafe}, api.Deps{Store: st, Observer: observer, Flows: flows, Take: ingest, Log: log.With("part", "api")})
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,8 @@ server), client.LABEL, server.LABEL. -l asks for labels of either end.`,
   weft flows -l app=orders --since 15m
   weft flows --group-by app,port --top 10
   weft flows --group-by client,process,server --where 'server.role=db,port=5432'
-  weft flows --group-by name --order connections -o json`,
+  weft flows --group-by name --order connections -o json
+  weft flows import capture.pcap`,
 		Args: exactly(0, "no arguments but flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(f.output, "table", "json", "csv"); err != nil {
@@ -74,6 +75,7 @@ server), client.LABEL, server.LABEL. -l asks for labels of either end.`,
 			return f.list(cmd, cl)
 		},
 	}
+	c.AddCommand(newFlowsImportCommand(o))
 	flags := c.Flags()
 	flags.StringVar(&f.filter.Since, "since", "1h", "reported so long ago or later, as 15m, 24h or 7d")
 	flags.StringVar(&f.filter.Until, "until", "", "reported so long ago or earlier")

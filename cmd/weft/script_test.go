@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -11,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/gopacket/gopacket/pcapgo"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"weft/controller/api/apitest"
@@ -32,7 +37,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup:               setup,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"world": world, "waitfor": waitFor},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"world": world, "waitfor": waitFor, "capture": capture},
 	})
 }
 
@@ -147,4 +152,47 @@ func talk(s *apitest.Server, args []string) error {
 		c.Names, c.PeerAddress = []string{args[2]}, "203.0.113.80"
 	}
 	return s.World.Talk(c)
+}
+
+// capture writes a pcap file: who web-1 at 10.0.0.1 asked for shop.example, and two
+// connections to it, of which the second says which page. "capture FILE N" cuts
+// it after N bytes.
+func capture(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 || len(args) > 2 {
+		ts.Fatalf("usage: capture FILE [BYTES]")
+	}
+	var b bytes.Buffer
+	w := pcapgo.NewWriter(&b)
+	ts.Check(w.WriteFileHeader(65535, layers.LinkTypeEthernet))
+	when := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	client, resolver, server := net.IP{10, 0, 0, 1}, net.IP{10, 0, 0, 53}, net.IP{192, 0, 2, 7}
+	frame := func(from, to net.IP, l4 interface {
+		gopacket.SerializableLayer
+		SetNetworkLayerForChecksum(gopacket.NetworkLayer) error
+	}, protocol layers.IPProtocol, rest gopacket.SerializableLayer) {
+		ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: protocol, SrcIP: from, DstIP: to}
+		ts.Check(l4.SetNetworkLayerForChecksum(ip))
+		buf := gopacket.NewSerializeBuffer()
+		ts.Check(gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
+			&layers.Ethernet{SrcMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, DstMAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}, EthernetType: layers.EthernetTypeIPv4}, ip, l4, rest))
+		ts.Check(w.WritePacket(gopacket.CaptureInfo{Timestamp: when, CaptureLength: len(buf.Bytes()), Length: len(buf.Bytes())}, buf.Bytes()))
+		when = when.Add(10 * time.Millisecond)
+	}
+	question := layers.DNSQuestion{Name: []byte("shop.example"), Type: layers.DNSTypeA, Class: layers.DNSClassIN}
+	frame(client, resolver, &layers.UDP{SrcPort: 5000, DstPort: 53}, layers.IPProtocolUDP, &layers.DNS{ID: 1, RD: true, Questions: []layers.DNSQuestion{question}})
+	frame(resolver, client, &layers.UDP{SrcPort: 53, DstPort: 5000}, layers.IPProtocolUDP, &layers.DNS{ID: 1, QR: true, Questions: []layers.DNSQuestion{question},
+		Answers: []layers.DNSResourceRecord{{Name: question.Name, Type: layers.DNSTypeA, Class: layers.DNSClassIN, TTL: 60, IP: server}}})
+	for i, text := range []string{"", "GET /orders/4711?token=secret HTTP/1.1\r\nHost: shop.example\r\n\r\n"} {
+		port := layers.TCPPort(40000 + i)
+		frame(client, server, &layers.TCP{SrcPort: port, DstPort: 80, Seq: 1, SYN: true}, layers.IPProtocolTCP, gopacket.Payload{})
+		frame(server, client, &layers.TCP{SrcPort: 80, DstPort: port, Seq: 1, Ack: 2, SYN: true, ACK: true}, layers.IPProtocolTCP, gopacket.Payload{})
+		frame(client, server, &layers.TCP{SrcPort: port, DstPort: 80, Seq: 2, Ack: 2, ACK: true}, layers.IPProtocolTCP, gopacket.Payload(text))
+	}
+	file := b.Bytes()
+	if len(args) == 2 {
+		n, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		file = file[:n]
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), file, 0o600))
 }

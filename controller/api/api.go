@@ -56,6 +56,8 @@ type Deps struct {
 	Store    *store.Store
 	Observer Observer
 	Flows    Flows // nil for none
+	// Take keeps flows that are imported; nil for no imports.
+	Take FlowTaker
 	Log      *slog.Logger
 }
 
@@ -64,6 +66,7 @@ type Flows interface {
 	Sums(context.Context, flowstore.Query) ([]flowstore.Sum, error)
 	List(context.Context, flowstore.Query, flowstore.Cursor) ([]flowstore.Flow, flowstore.Cursor, error)
 	Lost() uint64
+	Has(hostUID string, epoch, number uint64) bool
 }
 
 // Observer answers with what the agents report now. All results are the
@@ -90,6 +93,7 @@ type API struct {
 	store   *store.Store
 	seen    Observer
 	flows   Flows
+	take    FlowTaker
 	log     *slog.Logger
 	guard   *access.Guard
 	watches chan struct{}
@@ -113,7 +117,7 @@ func New(cfg Config, deps Deps) (*API, error) {
 		cfg.Addresses = localAddresses
 	}
 	a := &API{
-		cfg: cfg, store: deps.Store, seen: deps.Observer, flows: deps.Flows, log: deps.Log,
+		cfg: cfg, store: deps.Store, seen: deps.Observer, flows: deps.Flows, take: deps.Take, log: deps.Log,
 		guard:   access.NewGuard(deps.Store, os.Geteuid(), cfg.SocketUser),
 		watches: make(chan struct{}, maxWatches),
 	}

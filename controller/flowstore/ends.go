@@ -79,7 +79,10 @@ func (e *ends) of(host, uid string, records []flowwire.Record) reporter {
 
 // flow reads a record of a host.
 func (r reporter) flow(x *flowwire.Record, reported time.Time) Flow {
-	own := End{Workload: r.host + ":" + x.Workload, Address: x.Local.Addr(), Port: x.Local.Port()}
+	own := End{Address: x.Local.Addr(), Port: x.Local.Port()}
+	if x.Workload != "" {
+		own.Workload = r.host + ":" + x.Workload
+	}
 	if w := r.byUID[plan.WorkloadUID(r.uid, x.Workload)]; w != nil {
 		own.Workload, own.Labels = w.Metadata.Name, w.Metadata.Labels
 	}
@@ -106,6 +109,9 @@ func (r reporter) flow(x *flowwire.Record, reported time.Time) Flow {
 
 // peer is the workload at the other end, nil where it is none or cannot be told.
 func (r reporter) peer(own *End, a netip.Addr, x *flowwire.Record) *model.Workload {
+	if x.Workload == "" {
+		return nil // whoever reports is neither end, and cannot say whose they were
+	}
 	if a.IsLoopback() || a == own.Address {
 		// Within one network namespace an address tells nobody apart.
 		return r.byUID[plan.WorkloadUID(r.uid, x.Workload)]

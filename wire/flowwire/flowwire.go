@@ -20,7 +20,9 @@ const MaxRecords = 16_384
 
 // Record is what one end of a connection has done since the record before.
 type Record struct {
-	Workload string // id on its host, whose end it is
+	// Workload is the id on its host, whose end it is; empty where whoever reports
+	// has seen packets and is neither end.
+	Workload string
 	Process  Process
 	// Name is one that the workload had looked the peer's address up by.
 	Name          string
@@ -204,8 +206,9 @@ func read(when time.Time, b *wirepb.FlowColumns) ([]Record, error) {
 	return out, nil
 }
 
-// longest is how old a connection can be: no kernel has been up for longer.
-const longest = 20 * 365 * 24 * time.Hour
+// longest is how old a connection can be: captures have been kept for about as
+// long.
+const longest = 60 * 365 * 24 * time.Hour
 
 func before(when time.Time, ms int64) (time.Time, bool) {
 	if ms < -longest.Milliseconds() || ms > longest.Milliseconds() {

@@ -21,6 +21,7 @@ import (
 
 	"weft/controller/access"
 	"weft/controller/api"
+	"weft/controller/flowstore"
 	"weft/controller/store"
 	"weft/policy"
 	"weft/wire"
@@ -42,6 +43,8 @@ type Server struct {
 
 	cancel context.CancelFunc
 	http   []*http.Server
+	flows  *flowstore.Store
+	ingest chan error // what running it ended with
 }
 
 // Start runs a server that keeps everything in dir.
@@ -67,7 +70,11 @@ func (s *Server) listen(ctx context.Context) error {
 	if s.Token, _, err = access.Bootstrap(ctx, s.Store, pin); err != nil {
 		return err
 	}
-	if s.API, err = api.New(api.Config{CAPin: pin, Heartbeat: time.Second, Failsafe: policy.FailsafeOptions{ControllerPort: 7443}, Addresses: func() []netip.Addr { return []netip.Addr{ControllerAddress} }}, api.Deps{Store: s.Store, Observer: s.World, Log: slog.New(slog.DiscardHandler)}); err != nil {
+	if s.flows, err = flowstore.Open(ctx, flowstore.Config{}); err != nil {
+		return err
+	}
+	take := flowstore.NewIngest(s.flows, s.World, slog.New(slog.DiscardHandler))
+	if s.API, err = api.New(api.Config{CAPin: pin, Heartbeat: time.Second, Failsafe: policy.FailsafeOptions{ControllerPort: 7443}, Addresses: func() []netip.Addr { return []netip.Addr{ControllerAddress} }}, api.Deps{Store: s.Store, Observer: s.World, Flows: s.flows, Take: take, Log: slog.New(slog.DiscardHandler)}); err != nil {
 		return err
 	}
 	unix, err := net.Listen("unix", s.Socket)
@@ -81,6 +88,8 @@ func (s *Server) listen(ctx context.Context) error {
 	s.URL = "https://" + tcp.Addr().String()
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
+	s.ingest = make(chan error, 1)
+	go func() { s.ingest <- take.Run(base, func() {}) }()
 	go s.API.Run(base, func() {}) //nolint:errcheck // ends with Close, and has no error
 	// One http.Server each: Serve before ServeTLS on the same one leaves HTTP/2
 	// offered and not served.
@@ -101,10 +110,11 @@ func (s *Server) listen(ctx context.Context) error {
 // Close stops everything.
 func (s *Server) Close() error {
 	s.cancel()
-	var errs []error
+	errs := []error{<-s.ingest}
 	for _, h := range s.http {
 		errs = append(errs, h.Close())
 	}
+	errs = append(errs, s.flows.Close())
 	return errors.Join(append(errs, s.Store.Close())...)
 }
 

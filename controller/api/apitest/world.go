@@ -99,6 +99,9 @@ func (w *World) JoinRelay(ctx context.Context, name, address string) error {
 	return w.store.Create(ctx, store.Change{Actor: "relay/" + name}, r, nil)
 }
 
+// InventoryChanged implements flowstore.Inventory.
+func (w *World) InventoryChanged() <-chan struct{} { return w.Changed() }
+
 // Changed implements api.Observer, as do the methods below.
 func (w *World) Changed() <-chan struct{} {
 	w.mu.Lock()

@@ -50,9 +50,12 @@ const maxAnswer = 256 << 20 // bytes; a list of a large fleet
 func (c *Client) request(ctx context.Context, method, path string, query url.Values, body any) (*http.Response, error) {
 	var reader io.Reader
 	if body != nil {
-		data, err := json.Marshal(body)
-		if err != nil {
-			return nil, fmt.Errorf("encode the request: %w", err)
+		data, raw := body.([]byte)
+		if !raw {
+			var err error
+			if data, err = json.Marshal(body); err != nil {
+				return nil, fmt.Errorf("encode the request: %w", err)
+			}
 		}
 		reader = bytes.NewReader(data)
 	}
@@ -67,7 +70,9 @@ func (c *Client) request(ctx context.Context, method, path string, query url.Val
 	if c.token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.token)
 	}
-	if body != nil {
+	if _, raw := body.([]byte); raw {
+		r.Header.Set("Content-Type", "application/x-protobuf")
+	} else if body != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
 	r.Header.Set("User-Agent", "weft/"+version.Version)

@@ -2,11 +2,15 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
 
+	"google.golang.org/protobuf/proto"
+
 	"weft/controller/api"
+	"weft/wire/wirepb"
 )
 
 // FlowFilter says which flows are wanted.
@@ -46,5 +50,17 @@ func (c *Client) FlowSums(ctx context.Context, f FlowFilter) (*api.FlowSums, err
 	f.After, f.Before = 0, 0
 	var out api.FlowSums
 	_, err := c.do(ctx, http.MethodGet, "/api/v1/flows/sums", f.query(), nil, &out)
+	return &out, err
+}
+
+// ImportFlows has a batch of what a capture holds kept. Name and digest are the
+// capture's.
+func (c *Client) ImportFlows(ctx context.Context, name, digest string, batch *wirepb.FlowBatch) (*api.FlowImport, error) {
+	body, err := proto.Marshal(batch)
+	if err != nil {
+		return nil, fmt.Errorf("encode a batch of flows: %w", err)
+	}
+	var out api.FlowImport
+	_, err = c.do(ctx, http.MethodPost, "/api/v1/flows/import", url.Values{"name": {name}, "digest": {digest}}, body, &out)
 	return &out, err
 }
