@@ -5,12 +5,14 @@ import (
 	"encoding/hex"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"google.golang.org/protobuf/proto"
 
 	"weft/model"
 	"weft/wire"
+	"weft/wire/flowwire"
 	"weft/wire/wirepb"
 )
 
@@ -74,16 +76,14 @@ func (a *API) registerFlowImport() {
 			if err := proto.Unmarshal(in.RawBody, &batch); err != nil {
 				return nil, problem(http.StatusBadRequest, "the body is no FlowBatch of wire/agent.proto: %v", err)
 			}
-			// What else a host would say of itself is nothing a file knows.
-			batch.Epoch, batch.Lost = importEpoch, 0
-			batch.Workloads, batch.Processes = nil, nil
-			clear(batch.Workload)
-			clear(batch.Process)
-			clear(batch.Peer)
+			seen, err := onlySeen(&batch)
+			if err != nil {
+				return nil, problem(http.StatusUnprocessableEntity, "%v", err)
+			}
 			id := wire.Identity{Name: ImportHost + in.Name, UID: ImportHost + strings.ToLower(in.Digest)}
-			out := FlowImport{Host: id.Name, Records: len(batch.Workload), Known: a.flows.Has(id.UID, importEpoch, batch.Number)}
+			out := FlowImport{Host: id.Name, Records: int(seen.Records), Known: a.flows.Has(id.UID, importEpoch, batch.Number)}
 			kept := make(chan struct{})
-			if err := a.take.Take(id, &batch, func(*wirepb.FlowAck) { close(kept) }); err != nil {
+			if err := a.take.Take(id, seen, func(*wirepb.FlowAck) { close(kept) }); err != nil {
 				return nil, problem(http.StatusUnprocessableEntity, "%v", err)
 			}
 			ctx, cancel := context.WithTimeout(ctx, askWithin)
@@ -95,4 +95,23 @@ func (a *API) registerFlowImport() {
 				return nil, problem(http.StatusServiceUnavailable, "the batch was not kept within %s; send it again: it will not count twice", askWithin)
 			}
 		})
+}
+
+// onlySeen leaves of a batch what packets show. What else a host would say of
+// itself is nothing a file knows.
+func onlySeen(b *wirepb.FlowBatch) (*wirepb.FlowBatch, error) {
+	records, err := flowwire.Decode(b)
+	if err != nil {
+		return nil, err
+	}
+	for i := range records {
+		r := &records[i]
+		r.Workload, r.Process, r.Peer = "", flowwire.Process{}, 0
+	}
+	out, err := flowwire.Encode(time.Unix(0, b.UnixNanos), records)
+	if err != nil {
+		return nil, err
+	}
+	out.Epoch, out.Number = importEpoch, b.Number
+	return out, nil
 }
