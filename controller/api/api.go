@@ -61,7 +61,7 @@ type Deps struct {
 
 // Flows answers questions about what connections did.
 type Flows interface {
-	Sums(context.Context, flowstore.Query) ([]flowstore.Sum, error)
+	Sums(context.Context, flowstore.Query) (flowstore.Sums, error)
 	List(context.Context, flowstore.Query, flowstore.Cursor) ([]flowstore.Flow, flowstore.Cursor, error)
 	Lost() uint64
 }

@@ -29,7 +29,11 @@ type FlowSums struct {
 	// By are the fields that the rows' keys have.
 	By    []string        `json:"by" nullable:"false"`
 	Items []flowstore.Sum `json:"items" nullable:"false"`
-	Lost  uint64          `json:"lost"`
+	Since time.Time       `json:"since" doc:"What the sums are about: from the whole minute or hour before what was asked, where nothing finer is kept."`
+	Until time.Time       `json:"until,omitzero"`
+	// Next asks for the rows that come after these.
+	Next int    `json:"next,omitempty" doc:"Ask with offset=this for the rows after these."`
+	Lost uint64 `json:"lost"`
 }
 
 // FlowFilter says which flows are asked about.
@@ -49,9 +53,10 @@ type flowsInput struct {
 
 type flowSumsInput struct {
 	FlowFilter
-	By    string `query:"by" doc:"Fields that rows differ in, or labels: KEY is client.KEY and server.KEY." example:"client.app,server.app,port"`
-	Order string `query:"order" enum:"bytes,packets,connections" default:"bytes"`
-	Limit int    `query:"limit" minimum:"1" maximum:"10000" default:"100"`
+	By     string `query:"by" doc:"Fields that rows differ in, or labels: KEY is client.KEY and server.KEY." example:"client.app,server.app,port"`
+	Order  string `query:"order" enum:"bytes,packets,connections" default:"bytes"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"10000" default:"100"`
+	Offset int    `query:"offset" minimum:"0" maximum:"1000000" doc:"How many rows to leave out first."`
 }
 
 // askWithin bounds the time of one question.
@@ -83,14 +88,18 @@ func (a *API) registerFlows() {
 			if err != nil {
 				return nil, err
 			}
-			q.By, q.Order, q.Limit = flowFields(in.By), in.Order, in.Limit
+			q.By, q.Order, q.Limit, q.Offset = flowFields(in.By), in.Order, in.Limit, in.Offset
 			ctx, cancel := context.WithTimeout(ctx, askWithin)
 			defer cancel()
-			items, err := a.flows.Sums(ctx, q)
+			sums, err := a.flows.Sums(ctx, q)
 			if err != nil {
 				return nil, flowProblem(ctx, err)
 			}
-			return &output[FlowSums]{FlowSums{By: q.By, Items: items, Lost: a.flows.Lost()}}, nil
+			out := FlowSums{By: q.By, Items: sums.Items, Since: sums.Since, Until: sums.Until, Lost: a.flows.Lost()}
+			if len(out.Items) == in.Limit {
+				out.Next = in.Offset + in.Limit
+			}
+			return &output[FlowSums]{out}, nil
 		})
 }
 
