@@ -63,6 +63,8 @@ type Deps struct {
 type Flows interface {
 	Sums(context.Context, flowstore.Query) (flowstore.Sums, error)
 	List(context.Context, flowstore.Query, flowstore.Cursor) ([]flowstore.Flow, flowstore.Cursor, error)
+	Explain(ctx context.Context, id uint64) (*flowstore.Connection, error)
+	Disagreements(context.Context, flowstore.Query) ([]flowstore.Disagreement, error)
 	Lost() uint64
 }
 
