@@ -167,7 +167,7 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 		services = append(services, run.Service{Name: "socket", Run: serveAPI(&http.Server{Handler: rest.Handler(), ConnContext: access.ConnContext}, listen)})
 	}
 	if o.metrics != "" {
-		figures := metrics.New(observer, st, log.With("part", "metrics"))
+		figures := metrics.New(observer, st, ingest, log.With("part", "metrics"))
 		services = append(services, run.Service{Name: "metrics", Run: serveHTTP(o.metrics, figures.Handler())})
 	}
 	listen := func() (net.Listener, error) { return net.Listen("tcp", o.listen) }

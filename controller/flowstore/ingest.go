@@ -94,6 +94,12 @@ func (i *Ingest) Queue() Queue {
 	return q
 }
 
+// Counts returns what was kept.
+func (i *Ingest) Counts() Counts { return i.store.Counts() }
+
+// Lost returns how many records hosts could not keep.
+func (i *Ingest) Lost() uint64 { return i.store.Lost() }
+
 const (
 	// together is how many flows one write keeps, more or less: a row group of DuckDB,
 	// which it writes straight to where it stays.
