@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"weft/model"
@@ -105,7 +106,8 @@ func readReport(a *answer, i int) Flow {
 	f.Host, f.AtServer = words(), number() == 1
 	f.Client.Workload, f.Client.Labels, f.Client.Address = words(), readLabels(words()), address()
 	f.Server.Workload, f.Server.Labels, f.Server.Address, f.Server.Port = words(), readLabels(words()), address(), uint16(number())
-	f.Protocol, f.Process, f.User, f.Command, f.Name, f.Action, f.Rule = uint8(number()), words(), words(), words(), words(), model.Action(words()), number()
+	f.Protocol, f.Process, f.User, f.Command, f.Name, f.Action = uint8(number()), words(), words(), words(), words(), model.Action(words())
+	f.Rule, _ = strconv.ParseUint(words(), 10, 64)
 	f.Client.Port, f.PID = uint16(number()), uint32(number())
 	f.Dialled, _ = netip.ParseAddrPort(words())
 	f.New, f.Ended = number() == 1, number() == 1

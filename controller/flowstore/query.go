@@ -61,7 +61,7 @@ var fields = map[string]string{
 	"client-address": "client_address", "client-port": "CAST(client_port AS String)", "server-address": "server_address", "port": "CAST(server_port AS String)",
 	"protocol": "CASE protocol WHEN 6 THEN 'tcp' WHEN 17 THEN 'udp' WHEN 1 THEN 'icmp' WHEN 58 THEN 'icmpv6' WHEN 132 THEN 'sctp' ELSE CAST(protocol AS String) END",
 	"process":  "process", "user": "username", "command": "command", "pid": "CAST(pid AS String)", "name": "name",
-	"action": "action", "rule": "CAST(rule AS String)", "reporter": "CASE WHEN at_server THEN 'server' ELSE 'client' END",
+	"action": "action", "rule": "rule", "reporter": "CASE WHEN at_server THEN 'server' ELSE 'client' END",
 }
 
 // Fields lists what flows can be asked by besides labels.

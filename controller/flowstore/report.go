@@ -4,16 +4,20 @@ import (
 	"math"
 	"net/netip"
 	"reflect"
+	"strconv"
 )
 
 // texts remembers what is written of things that come again and again: of the
-// labels of workloads, which are never changed, and of addresses.
+// labels of workloads, which are never changed, of addresses and of rules.
 type texts struct {
 	labels    map[uintptr]string
 	addresses map[netip.Addr]string
+	rules     map[uint64]string
 }
 
-func newTexts() texts { return texts{map[uintptr]string{}, map[netip.Addr]string{}} }
+func newTexts() texts {
+	return texts{map[uintptr]string{}, map[netip.Addr]string{}, map[uint64]string{}}
+}
 
 func (t texts) of(labels map[string]string) string {
 	if len(labels) == 0 {
@@ -24,6 +28,16 @@ func (t texts) of(labels map[string]string) string {
 	if !ok {
 		s = labelText(labels)
 		t.labels[at] = s
+	}
+	return s
+}
+
+// rule is text, for an id is 64 bits that nothing makes shorter, and few differ.
+func (t texts) rule(id uint64) string {
+	s, ok := t.rules[id]
+	if !ok {
+		s = strconv.FormatUint(id, 10)
+		t.rules[id] = s
 	}
 	return s
 }
@@ -62,7 +76,7 @@ func addReport(b *block, f *Flow, id uint64, part uint32, t texts) {
 	put(&r, f.Command)
 	put(&r, f.Name)
 	put(&r, string(f.Action))
-	put(&r, f.Rule)
+	put(&r, t.rule(f.Rule))
 
 	put(&r, f.Client.Port)
 	put(&r, f.PID)

@@ -43,7 +43,7 @@ var spans = [...]uint64{reports: 1, minutes: 60_000, hours: 3_600_000}
 // makes each connection another.
 var dimensions = []column{
 	{"host", word}, {"at_server", u8}, {"client", word}, {"client_labels", word}, {"client_address", text}, {"server", word}, {"server_labels", word}, {"server_address", text}, {"server_port", u16},
-	{"protocol", u8}, {"process", word}, {"username", word}, {"command", word}, {"name", word}, {"action", word}, {"rule", u64},
+	{"protocol", u8}, {"process", word}, {"username", word}, {"command", word}, {"name", word}, {"action", word}, {"rule", word},
 }
 
 var amounts = []column{{"sent_packets", u64}, {"sent_bytes", u64}, {"received_packets", u64}, {"received_bytes", u64}}

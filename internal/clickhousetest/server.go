@@ -148,3 +148,6 @@ func For(t testing.TB) *Server {
 	t.Cleanup(func() { s.Kill() })
 	return s
 }
+
+// PID is the server's.
+func (s *Server) PID() int { return s.cmd.Process.Pid }
