@@ -18,7 +18,7 @@ import (
 
 // FlowTaker keeps batches of flows; see flowstore.Ingest.
 type FlowTaker interface {
-	Take(id wire.Identity, b *wirepb.FlowBatch, kept func(*wirepb.FlowAck)) error
+	Take(id wire.Identity, b *wirepb.FlowBatch, kept func(*wirepb.FlowAck), again func()) (taken bool, err error)
 }
 
 // FlowImport is what became of a batch.
@@ -83,8 +83,12 @@ func (a *API) registerFlowImport() {
 			id := wire.Identity{Name: ImportHost + in.Name, UID: ImportHost + strings.ToLower(in.Digest)}
 			out := FlowImport{Host: id.Name, Records: int(seen.Records), Known: a.flows.Has(id.UID, importEpoch, batch.Number)}
 			kept := make(chan struct{})
-			if err := a.take.Take(id, seen, func(*wirepb.FlowAck) { close(kept) }); err != nil {
+			taken, err := a.take.Take(id, seen, func(*wirepb.FlowAck) { close(kept) }, func() {})
+			if err != nil {
 				return nil, problem(http.StatusUnprocessableEntity, "%v", err)
+			}
+			if !taken {
+				return nil, problem(http.StatusServiceUnavailable, "too many flows wait to be kept; send the batch again in a moment")
 			}
 			ctx, cancel := context.WithTimeout(ctx, askWithin)
 			defer cancel()
