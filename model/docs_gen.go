@@ -34,7 +34,7 @@ var docs = map[string]string{
 	"FieldError.field":             "Field is a path such as \"spec.from.selector\" or \"spec.groups[2]\".",
 	"Group":                        "Group is a saved search over workloads. Membership is live.",
 	"GroupSpec":                    "GroupSpec says who belongs: every workload the selector matches, and every member of the nested groups. At least one of the two must be given.",
-	"GroupSpec.flows":              "Flows says whether the members' connections are metered: On, which is what holds where nothing is said, or Off. Off in one group of a workload counts. What a policy asks to record of a group with a mode is recorded all the same.",
+	"GroupSpec.flows":              "Flows says whether the members' connections are metered: On, which is what holds where nothing is said, Unnamed, which looks at nothing of what they carry (no name of a server, no path), or Off. What is the least in any group of a workload counts. What a policy asks to record of a group with a mode is recorded all the same.",
 	"GroupSpec.groups":             "Groups are the names of groups whose members belong too.",
 	"GroupSpec.mode":               "Mode says what becomes of the members' packets that no policy's rule decides: Observe allows them, Selective denies them in a direction in which a policy allows something, Enforce denies them. A workload takes the strictest mode of all groups it is in, Observe where none gives one. Conversations are recorded of members of any group with a mode.",
 	"GroupSpec.selector":           "Selector takes every workload whose labels it matches.",

@@ -27,8 +27,10 @@ type GroupSpec struct {
 	// Conversations are recorded of members of any group with a mode.
 	Mode Mode `json:"mode,omitempty"`
 	// Flows says whether the members' connections are metered: On, which is what
-	// holds where nothing is said, or Off. Off in one group of a workload counts.
-	// What a policy asks to record of a group with a mode is recorded all the same.
+	// holds where nothing is said, Unnamed, which looks at nothing of what they carry
+	// (no name of a server, no path), or Off. What is the least in any group of a
+	// workload counts. What a policy asks to record of a group with a mode is recorded
+	// all the same.
 	Flows FlowMode `json:"flows,omitempty"`
 }
 
@@ -37,12 +39,14 @@ type FlowMode string
 
 // The modes of metering.
 const (
-	FlowsOn  FlowMode = "On"
-	FlowsOff FlowMode = "Off"
+	FlowsOn FlowMode = "On"
+	// FlowsUnnamed meters, and looks at nothing of what connections carry.
+	FlowsUnnamed FlowMode = "Unnamed"
+	FlowsOff     FlowMode = "Off"
 )
 
 // FlowModes lists them.
-var FlowModes = []FlowMode{FlowsOn, FlowsOff}
+var FlowModes = []FlowMode{FlowsOn, FlowsUnnamed, FlowsOff}
 
 // GroupStatus is computed, never written by a person.
 type GroupStatus struct {

@@ -54,6 +54,7 @@ func (d *Datapath) build() (*State, []*wirepb.ItemStatus) {
 		}
 	}
 	d.metered(s, workloads)
+	d.unnamed(s)
 	host := policy.EntityBit(model.EntityHost)
 	for _, a := range interfaceAddresses(facts) {
 		note(a, hostIdentity(s), host)
@@ -97,6 +98,20 @@ func (d *Datapath) metered(s *State, workloads []*wirepb.Workload) {
 		x := d.subject(&wirepb.PolicySubject{}, w)
 		x.Ruleset = unjudged
 		s.Subjects = append(s.Subjects, x)
+	}
+}
+
+// unnamed marks the subjects of whose connections nothing is to be read but headers.
+func (d *Datapath) unnamed(s *State) {
+	quiet := map[string]bool{}
+	for _, list := range [][]string{d.flow.GetExempt(), d.flow.GetUnnamed()} {
+		for _, id := range list {
+			quiet[id] = true
+		}
+	}
+	for i := range s.Subjects {
+		x := &s.Subjects[i]
+		x.Unnamed = !d.flow.GetMeter() || quiet[x.Workload]
 	}
 }
 

@@ -46,6 +46,8 @@ type Subject struct {
 	Addresses []netip.Addr
 	// Forwards is whether a guest sends on what others have sent.
 	Forwards bool
+	// Unnamed says that nothing of what its connections carry is looked at.
+	Unnamed bool
 	// Agent is whether a guest is a machine of the fleet itself.
 	Agent bool
 }

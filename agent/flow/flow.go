@@ -37,9 +37,10 @@ type Deps struct {
 
 // Flow makes records of what it is shown of connections.
 type Flow struct {
-	cfg   Config
-	log   *slog.Logger
-	users connection.Users
+	cfg    Config
+	log    *slog.Logger
+	users  connection.Users
+	hellos hellos
 
 	// Of whoever reads the table.
 	began   time.Time
@@ -159,6 +160,8 @@ func (f *Flow) See(c *connection.Line) {
 	g.pass = f.pass
 	sent, received := count(c.Sent), count(c.Received)
 	switch {
+	case !known && !c.Ended && f.hellos.settling(k, f.now.Sub(c.First)):
+		return // its first record is to say what it is used for
 	case !known:
 		f.tell(c, k, mark{}, true)
 	case packets(sent, received) != g.packets && (c.Ended || since-g.told >= milliseconds(f.cfg.Interval)):
@@ -190,6 +193,7 @@ func (f *Flow) see(h uint64, g glimpse, c *connection.Line, k *key) {
 // tell makes a record of what has happened since the mark, and the next mark.
 func (f *Flow) tell(c *connection.Line, k key, m mark, fresh bool) {
 	f.records = append(f.records, f.record(c, &m, fresh))
+	f.hellos.name(k, c.Ended, &f.records[len(f.records)-1])
 	f.touched = append(f.touched, k)
 	f.next = append(f.next, mark{Sent: count(c.Sent), Received: count(c.Received), Retransmits: c.Retransmits})
 }

@@ -49,7 +49,7 @@ func newSegments(c config, found *discover.Discover, part func(string) *slog.Log
 		return nil, err
 	}
 	s.Datapath, err = datapath.New(datapath.Config{CgroupRoot: root, CallerKey: s.callerKey, Now: clock}, datapath.Deps{
-		Drivers:   drivers(c, root, part("datapath")),
+		Drivers:   drivers(c, root, s.flows, part("datapath")),
 		Inventory: found.Snapshot, Known: s.places.known, Meter: s.flows, Log: part("datapath"),
 	})
 	return s, err
@@ -57,10 +57,10 @@ func newSegments(c config, found *discover.Discover, part func(string) *slog.Log
 
 // drivers are those that this machine may use, the preferred first. The others
 // are named too, so that what they have left is taken over and removed.
-func drivers(c config, root string, log *slog.Logger) []datapath.Choice {
+func drivers(c config, root string, hellos bpf.Listener, log *slog.Logger) []datapath.Choice {
 	kernel := bpf.Config{CgroupRoot: root, PinDir: filepath.Join(c.BPFDir, "policy"), NamesFile: filepath.Join(c.StateDir, "names.json"), Clsact: c.Attach == "clsact"}
 	choices := []datapath.Choice{
-		{Name: "bpf", Meters: true, Open: func() (datapath.Driver, error) { return bpf.Open(kernel, bpf.Deps{Log: log}) }, Left: func() bool { return bpf.Left(kernel) }},
+		{Name: "bpf", Meters: true, Open: func() (datapath.Driver, error) { return bpf.Open(kernel, bpf.Deps{Hellos: hellos, Log: log}) }, Left: func() bool { return bpf.Left(kernel) }},
 		{Name: "nft", Open: func() (datapath.Driver, error) { return nft.New(nft.Config{}), nil }, Left: func() bool { return nft.Left(nft.Config{}) }},
 	}
 	for i := range choices {

@@ -10,11 +10,15 @@ import (
 // metered is the section of hosts on which every workload is metered: most are.
 var metered = seal(SectionFlow, &wirepb.Section{Body: &wirepb.Section_Flow{Flow: &wirepb.FlowSection{Meter: true}}})
 
-// exempt finds the workloads that are not metered, by host and id there.
-func (c *compute) exempt() map[string][]string {
-	ids := map[string][]string{}
+// quiet is what a host is not to do: to meter the workloads of some ids, to read
+// more than headers of others' connections.
+type quiet struct{ exempt, unnamed []string }
+
+// quiet finds, by host, the workloads that are not to be metered, or not named.
+func (c *compute) quiet() map[string]*quiet {
+	out := map[string]*quiet{}
 	for _, g := range c.Groups {
-		if g.Spec.Flows != model.FlowsOff {
+		if !quiets(g) {
 			continue
 		}
 		members, err := c.resolver.Members(g.Spec)
@@ -22,29 +26,45 @@ func (c *compute) exempt() map[string][]string {
 			continue // said of the group
 		}
 		for _, w := range members {
-			ids[w.Spec.Host] = append(ids[w.Spec.Host], WorkloadID(w))
+			q := out[w.Spec.Host]
+			if q == nil {
+				q = &quiet{}
+				out[w.Spec.Host] = q
+			}
+			list := &q.unnamed
+			if g.Spec.Flows == model.FlowsOff {
+				list = &q.exempt
+			}
+			*list = append(*list, WorkloadID(w))
 		}
 	}
-	return ids
+	return out
+}
+
+// quiets says whether a group is one of workloads that less is told of.
+func quiets(g *model.Group) bool {
+	return g.Spec.Flows == model.FlowsOff || g.Spec.Flows == model.FlowsUnnamed
 }
 
 // flowSection is what a host is told of metering.
-func flowSection(exempt []string) *wirepb.Section {
-	if len(exempt) == 0 {
+func flowSection(q *quiet) *wirepb.Section {
+	if q == nil {
 		return metered
 	}
-	slices.Sort(exempt)
-	return seal(SectionFlow, &wirepb.Section{Body: &wirepb.Section_Flow{Flow: &wirepb.FlowSection{Meter: true, Exempt: slices.Compact(exempt)}}})
+	sorted := func(ids []string) []string {
+		slices.Sort(ids)
+		return slices.Compact(ids)
+	}
+	return seal(SectionFlow, &wirepb.Section{Body: &wirepb.Section_Flow{Flow: &wirepb.FlowSection{Meter: true, Exempt: sorted(q.exempt), Unnamed: sorted(q.unnamed)}}})
 }
 
-// exempted says whether a change may be one of who is not metered.
-func (p *Planner) exempted(groups *difference[*model.Group], workloads *difference[*model.Workload]) bool {
-	off := func(g *model.Group) bool { return g.Spec.Flows == model.FlowsOff }
-	if !groups.empty() && (slices.ContainsFunc(p.state.Groups, off) || slices.ContainsFunc(groups.gone, off)) {
+// quieted says whether a change may be one of who is not metered, or not named.
+func (p *Planner) quieted(groups *difference[*model.Group], workloads *difference[*model.Workload]) bool {
+	if !groups.empty() && (slices.ContainsFunc(p.state.Groups, quiets) || slices.ContainsFunc(groups.gone, quiets)) {
 		return true
 	}
 	for _, g := range p.state.Groups {
-		if !off(g) {
+		if !quiets(g) {
 			continue
 		}
 		in := func(w *model.Workload) bool { return p.resolver.holds(g.Spec, w.Metadata.Labels) }

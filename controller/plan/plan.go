@@ -132,9 +132,9 @@ func (c *compute) lines() (map[string]*Tap, map[string][]*wirepb.Section) {
 	for _, t := range c.Taps {
 		taps[t.Metadata.Name] = c.tap(t)
 	}
-	relays, exempt := c.relays(), c.exempt()
+	relays, quiet := c.relays(), c.quiet()
 	for name, lines := range c.hosts {
-		sections[name] = append(lines.sections(relays), flowSection(exempt[name]))
+		sections[name] = append(lines.sections(relays), flowSection(quiet[name]))
 	}
 	return taps, sections
 }

@@ -79,7 +79,7 @@ func (p *Planner) Plan(s State) *Plan {
 	next := *p.plan
 	next.Changed = nil
 	sections := map[string][]*wirepb.Section{}
-	lines := first || !hosts.empty() || !relays.empty() || !taps.empty() || len(s.Taps) > 0 && (!groups.empty() || len(c.rewired) > 0 || p.tapped(&c.workloads)) || p.exempted(&groups, &c.workloads)
+	lines := first || !hosts.empty() || !relays.empty() || !taps.empty() || len(s.Taps) > 0 && (!groups.empty() || len(c.rewired) > 0 || p.tapped(&c.workloads)) || p.quieted(&groups, &c.workloads)
 	if lines {
 		base := compute{State: s, resolver: NewResolver(s.Groups, alive(s.Workloads, p.live))}
 		next.Taps, sections = base.lines()

@@ -48,6 +48,20 @@ type Record struct {
 	Sent, Received Count
 	RTT            time.Duration // smoothed, to the microsecond; 0: not known
 	Retransmits    uint32
+	Application    Application
+	Latency        time.Duration // from its first request to the answer, to the microsecond; 0: not known
+}
+
+// Application is what the first bytes of a connection show of its use. What is
+// empty is not known.
+type Application struct {
+	Protocol string // tls, http, postgresql, …
+	Host     string // the name that the client calls the server by
+	ALPN     string
+	Method   string // of HTTP: the first request, and its answer
+	Path     string // a template, without identifiers
+	Status   uint16
+	Software string // that the server calls itself
 }
 
 // Count is packets and their bytes, network header included.
@@ -95,7 +109,7 @@ func Decode(b *wirepb.FlowBatch) ([]Record, error) {
 func columns(when time.Time, records []Record) *wirepb.FlowColumns {
 	b := &wirepb.FlowColumns{Local: make([]byte, 0, 16*len(records)), Remote: make([]byte, 0, 16*len(records))}
 	workloads, names := list[string]{}, list[string]{}
-	processes, translations := list[Process]{}, list[netip.AddrPort]{}
+	processes, translations, applications := list[Process]{}, list[netip.AddrPort]{}, list[Application]{}
 	for i := range records {
 		r := &records[i]
 		local, remote := r.Local.Addr().As16(), r.Remote.Addr().As16()
@@ -110,20 +124,26 @@ func columns(when time.Time, records []Record) *wirepb.FlowColumns {
 		b.First, b.Last = append(b.First, when.Sub(r.First).Milliseconds()), append(b.Last, when.Sub(r.Last).Milliseconds())
 		b.SentPackets, b.SentBytes = append(b.SentPackets, r.Sent.Packets), append(b.SentBytes, r.Sent.Bytes)
 		b.ReceivedPackets, b.ReceivedBytes = append(b.ReceivedPackets, r.Received.Packets), append(b.ReceivedBytes, r.Received.Bytes)
-		b.RttMicros = append(b.RttMicros, uint32(min(r.RTT.Microseconds(), math.MaxUint32)))
+		b.RttMicros = append(b.RttMicros, micros(r.RTT))
 		b.Retransmits, b.Netns = append(b.Retransmits, r.Retransmits), append(b.Netns, r.NetNS)
-		b.Began = append(b.Began, r.Began)
+		b.Began, b.Application = append(b.Began, r.Began), append(b.Application, applications.place(r.Application))
+		b.LatencyMicros = append(b.LatencyMicros, micros(r.Latency))
 	}
 	b.Workloads, b.Names = valid(workloads.items), valid(names.items)
 	for _, p := range processes.items {
 		// What is no UTF-8 does not travel, and whoever runs a program names it.
 		b.Processes = append(b.Processes, &wirepb.FlowProcess{Pid: p.PID, Exe: utf8(p.Exe), User: utf8(p.User), Comm: utf8(p.Comm)})
 	}
+	for _, a := range applications.items {
+		b.Applications = append(b.Applications, &wirepb.FlowApplication{Protocol: utf8(a.Protocol), Host: utf8(a.Host), Alpn: utf8(a.ALPN), Method: utf8(a.Method), Path: utf8(a.Path), Status: uint32(a.Status), Software: utf8(a.Software)})
+	}
 	for _, a := range translations.items {
 		b.Translations = append(b.Translations, &wirepb.FlowAddress{Address: a.Addr().AsSlice(), Port: uint32(a.Port())})
 	}
 	return b
 }
+
+func micros(d time.Duration) uint32 { return uint32(min(max(d.Microseconds(), 0), math.MaxUint32)) }
 
 func utf8(s string) string { return strings.ToValidUTF8(s, "\ufffd") }
 
@@ -176,6 +196,13 @@ func read(when time.Time, b *wirepb.FlowColumns) ([]Record, error) {
 	for i, p := range b.Processes {
 		processes[i] = Process{PID: p.GetPid(), Exe: p.GetExe(), User: p.GetUser(), Comm: p.GetComm()}
 	}
+	applications := make([]Application, len(b.Applications))
+	for i, a := range b.Applications {
+		if a.GetStatus() > math.MaxUint16 {
+			return nil, fmt.Errorf("application %d: status %d", i, a.GetStatus())
+		}
+		applications[i] = Application{Protocol: a.GetProtocol(), Host: a.GetHost(), ALPN: a.GetAlpn(), Method: a.GetMethod(), Path: a.GetPath(), Status: uint16(a.GetStatus()), Software: a.GetSoftware()}
+	}
 	translations := make([]netip.AddrPort, len(b.Translations))
 	for i, t := range b.Translations {
 		a, ok := netip.AddrFromSlice(t.GetAddress())
@@ -193,6 +220,7 @@ func read(when time.Time, b *wirepb.FlowColumns) ([]Record, error) {
 			Action: at(actions, b.Action[i]), Rule: policy.RuleID(b.Rule[i]), Peer: policy.Identity(b.Peer[i]),
 			Sent: Count{b.SentPackets[i], b.SentBytes[i]}, Received: Count{b.ReceivedPackets[i], b.ReceivedBytes[i]},
 			RTT: time.Duration(b.RttMicros[i]) * time.Microsecond, Retransmits: b.Retransmits[i],
+			Application: at(applications, b.Application[i]), Latency: time.Duration(b.LatencyMicros[i]) * time.Microsecond,
 		}
 		var ok bool
 		if r.First, ok = before(when, b.First[i]); !ok {
@@ -252,6 +280,7 @@ func check(b *wirepb.FlowColumns, n int) error {
 		{"workload", b.Workload, len(b.Workloads)}, {"process", b.Process, len(b.Processes)}, {"name", b.Name, len(b.Names)}, {"translation", b.Translation, len(b.Translations)},
 		{"local_port", b.LocalPort, math.MaxUint16}, {"remote_port", b.RemotePort, math.MaxUint16}, {"protocol", b.Protocol, math.MaxUint8},
 		{"flags", b.Flags, math.MaxUint32}, {"action", b.Action, len(actions)}, {"peer", b.Peer, math.MaxUint32}, {"rtt_micros", b.RttMicros, math.MaxUint32}, {"retransmits", b.Retransmits, math.MaxUint32},
+		{"application", b.Application, len(b.Applications)}, {"latency_micros", b.LatencyMicros, math.MaxUint32},
 	} {
 		if len(c.values) != n {
 			return fmt.Errorf("%s: %d values for %d records", c.name, len(c.values), n)

@@ -19,7 +19,8 @@ func sample(when time.Time) []Record {
 		{Workload: "host", Process: Process{PID: 7, Exe: "/usr/bin/curl", User: "ann", Comm: "curl"}, Name: "example.org",
 			Local: netip.MustParseAddrPort("10.0.0.1:40000"), Remote: netip.MustParseAddrPort("10.96.0.1:80"), Translated: netip.MustParseAddrPort("10.0.0.2:8080"),
 			Protocol: 6, Egress: true, New: true, Action: model.ActionAllow, Rule: 1 << 60, Peer: 9,
-			First: when.Add(-3 * time.Second), Last: when.Add(-time.Millisecond), Sent: Count{5, 600}, Received: Count{4, 6000}, RTT: 350 * time.Microsecond, Retransmits: 2},
+			First: when.Add(-3 * time.Second), Last: when.Add(-time.Millisecond), Sent: Count{5, 600}, Received: Count{4, 6000}, RTT: 350 * time.Microsecond, Retransmits: 2,
+			Application: Application{Protocol: "http", Host: "example.org", ALPN: "h2", Method: "GET", Path: "/users/{id}", Status: 200, Software: "x"}, Latency: 7 * time.Millisecond},
 		{Workload: "c1", Local: netip.MustParseAddrPort("[2001:db8::1]:53"), Remote: netip.MustParseAddrPort("[2001:db8::2]:999"), Protocol: 17, NetNS: 77, Began: 1 << 50, Ended: true, Refused: true,
 			Action: model.ActionDeny, First: when.Add(-time.Hour), Last: when.Add(-time.Minute), Received: Count{1, 80}},
 		{Workload: "host", Local: netip.MustParseAddrPort("10.0.0.1:0"), Remote: netip.MustParseAddrPort("10.0.0.3:0"), Protocol: 1, Egress: true, Action: model.ActionReject,
@@ -67,6 +68,7 @@ func TestBadBatchesNameTheColumn(t *testing.T) {
 		"sent_bytes":  func(c *wirepb.FlowColumns) { c.SentBytes = append(c.SentBytes, 1) },
 		"action":      func(c *wirepb.FlowColumns) { c.Action[0] = 4 },
 		"first":       func(c *wirepb.FlowColumns) { c.First[0] = 1 << 62 },
+		"application": func(c *wirepb.FlowColumns) { c.Applications[0].Status = 1 << 16 },
 		"translation": func(c *wirepb.FlowColumns) { c.Translations[0].Address = []byte{1} },
 		"records":     func(c *wirepb.FlowColumns) { c.Workload = make([]uint32, MaxRecords+1) },
 	} {

@@ -3757,7 +3757,8 @@ func (x *Conversation) GetEntities() []string {
 type FlowSection struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Meter         bool                   `protobuf:"varint,1,opt,name=meter,proto3" json:"meter,omitempty"`
-	Exempt        []string               `protobuf:"bytes,2,rep,name=exempt,proto3" json:"exempt,omitempty"` // ids of workloads whose connections are not, ascending
+	Exempt        []string               `protobuf:"bytes,2,rep,name=exempt,proto3" json:"exempt,omitempty"`   // ids of workloads whose connections are not, ascending
+	Unnamed       []string               `protobuf:"bytes,3,rep,name=unnamed,proto3" json:"unnamed,omitempty"` // of those of whose connections nothing is read but headers
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3802,6 +3803,13 @@ func (x *FlowSection) GetMeter() bool {
 func (x *FlowSection) GetExempt() []string {
 	if x != nil {
 		return x.Exempt
+	}
+	return nil
+}
+
+func (x *FlowSection) GetUnnamed() []string {
+	if x != nil {
+		return x.Unnamed
 	}
 	return nil
 }
@@ -3902,6 +3910,7 @@ type FlowColumns struct {
 	Processes       []*FlowProcess         `protobuf:"bytes,2,rep,name=processes,proto3" json:"processes,omitempty"`
 	Names           []string               `protobuf:"bytes,3,rep,name=names,proto3" json:"names,omitempty"`
 	Translations    []*FlowAddress         `protobuf:"bytes,4,rep,name=translations,proto3" json:"translations,omitempty"`
+	Applications    []*FlowApplication     `protobuf:"bytes,28,rep,name=applications,proto3" json:"applications,omitempty"`
 	Local           []byte                 `protobuf:"bytes,5,opt,name=local,proto3" json:"local,omitempty"` // 16 bytes each, IPv4 as IPv4-mapped IPv6
 	Remote          []byte                 `protobuf:"bytes,6,opt,name=remote,proto3" json:"remote,omitempty"`
 	LocalPort       []uint32               `protobuf:"varint,7,rep,packed,name=local_port,json=localPort,proto3" json:"local_port,omitempty"`
@@ -3925,6 +3934,8 @@ type FlowColumns struct {
 	Retransmits     []uint32               `protobuf:"varint,25,rep,packed,name=retransmits,proto3" json:"retransmits,omitempty"`              // since the record before
 	Netns           []uint64               `protobuf:"fixed64,26,rep,packed,name=netns,proto3" json:"netns,omitempty"`                         // cookie of the network namespace, as the host's kernel counts them
 	Began           []uint64               `protobuf:"fixed64,27,rep,packed,name=began,proto3" json:"began,omitempty"`                         // when the connection did, by a clock of the host that nobody sets; 0: not known
+	Application     []uint32               `protobuf:"varint,29,rep,packed,name=application,proto3" json:"application,omitempty"`
+	LatencyMicros   []uint32               `protobuf:"varint,30,rep,packed,name=latency_micros,json=latencyMicros,proto3" json:"latency_micros,omitempty"` // of that answer; 0: not known
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -3983,6 +3994,13 @@ func (x *FlowColumns) GetNames() []string {
 func (x *FlowColumns) GetTranslations() []*FlowAddress {
 	if x != nil {
 		return x.Translations
+	}
+	return nil
+}
+
+func (x *FlowColumns) GetApplications() []*FlowApplication {
+	if x != nil {
+		return x.Applications
 	}
 	return nil
 }
@@ -4148,6 +4166,20 @@ func (x *FlowColumns) GetBegan() []uint64 {
 	return nil
 }
 
+func (x *FlowColumns) GetApplication() []uint32 {
+	if x != nil {
+		return x.Application
+	}
+	return nil
+}
+
+func (x *FlowColumns) GetLatencyMicros() []uint32 {
+	if x != nil {
+		return x.LatencyMicros
+	}
+	return nil
+}
+
 type FlowProcess struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
@@ -4216,6 +4248,99 @@ func (x *FlowProcess) GetComm() string {
 	return ""
 }
 
+// FlowApplication is what the first bytes of a connection show of its use.
+type FlowApplication struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Protocol      string                 `protobuf:"bytes,1,opt,name=protocol,proto3" json:"protocol,omitempty"` // tls, http, postgresql, …
+	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`         // the name that the client calls the server by
+	Alpn          string                 `protobuf:"bytes,3,opt,name=alpn,proto3" json:"alpn,omitempty"`
+	Method        string                 `protobuf:"bytes,4,opt,name=method,proto3" json:"method,omitempty"` // of HTTP: the first request, and its answer
+	Path          string                 `protobuf:"bytes,5,opt,name=path,proto3" json:"path,omitempty"`     // a template, without identifiers
+	Status        uint32                 `protobuf:"varint,6,opt,name=status,proto3" json:"status,omitempty"`
+	Software      string                 `protobuf:"bytes,7,opt,name=software,proto3" json:"software,omitempty"` // that the server calls itself
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowApplication) Reset() {
+	*x = FlowApplication{}
+	mi := &file_wire_agent_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowApplication) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowApplication) ProtoMessage() {}
+
+func (x *FlowApplication) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowApplication.ProtoReflect.Descriptor instead.
+func (*FlowApplication) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *FlowApplication) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *FlowApplication) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *FlowApplication) GetAlpn() string {
+	if x != nil {
+		return x.Alpn
+	}
+	return ""
+}
+
+func (x *FlowApplication) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *FlowApplication) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *FlowApplication) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *FlowApplication) GetSoftware() string {
+	if x != nil {
+		return x.Software
+	}
+	return ""
+}
+
 type FlowAddress struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Address       []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // 4 or 16 bytes
@@ -4226,7 +4351,7 @@ type FlowAddress struct {
 
 func (x *FlowAddress) Reset() {
 	*x = FlowAddress{}
-	mi := &file_wire_agent_proto_msgTypes[52]
+	mi := &file_wire_agent_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4238,7 +4363,7 @@ func (x *FlowAddress) String() string {
 func (*FlowAddress) ProtoMessage() {}
 
 func (x *FlowAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[52]
+	mi := &file_wire_agent_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4251,7 +4376,7 @@ func (x *FlowAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowAddress.ProtoReflect.Descriptor instead.
 func (*FlowAddress) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{52}
+	return file_wire_agent_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FlowAddress) GetAddress() []byte {
@@ -4279,7 +4404,7 @@ type FlowAck struct {
 
 func (x *FlowAck) Reset() {
 	*x = FlowAck{}
-	mi := &file_wire_agent_proto_msgTypes[53]
+	mi := &file_wire_agent_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4291,7 +4416,7 @@ func (x *FlowAck) String() string {
 func (*FlowAck) ProtoMessage() {}
 
 func (x *FlowAck) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[53]
+	mi := &file_wire_agent_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4304,7 +4429,7 @@ func (x *FlowAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowAck.ProtoReflect.Descriptor instead.
 func (*FlowAck) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{53}
+	return file_wire_agent_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FlowAck) GetEpoch() uint64 {
@@ -4635,10 +4760,11 @@ const file_wire_agent_proto_rawDesc = "" +
 	"first_unix\x18\x0e \x01(\x03R\tfirstUnix\x12\x1b\n" +
 	"\tlast_unix\x18\x0f \x01(\x03R\blastUnix\x12\x14\n" +
 	"\x05names\x18\x10 \x03(\tR\x05names\x12\x1a\n" +
-	"\bentities\x18\x11 \x03(\tR\bentities\";\n" +
+	"\bentities\x18\x11 \x03(\tR\bentities\"U\n" +
 	"\vFlowSection\x12\x14\n" +
 	"\x05meter\x18\x01 \x01(\bR\x05meter\x12\x16\n" +
-	"\x06exempt\x18\x02 \x03(\tR\x06exempt\"\xa0\x01\n" +
+	"\x06exempt\x18\x02 \x03(\tR\x06exempt\x12\x18\n" +
+	"\aunnamed\x18\x03 \x03(\tR\aunnamed\"\xa0\x01\n" +
 	"\tFlowBatch\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1d\n" +
@@ -4646,12 +4772,13 @@ const file_wire_agent_proto_rawDesc = "" +
 	"unix_nanos\x18\x03 \x01(\x03R\tunixNanos\x12\x12\n" +
 	"\x04lost\x18\x04 \x01(\x04R\x04lost\x12\x18\n" +
 	"\arecords\x18\x05 \x01(\rR\arecords\x12\x18\n" +
-	"\acolumns\x18\x06 \x01(\fR\acolumns\"\xb0\x06\n" +
+	"\acolumns\x18\x06 \x01(\fR\acolumns\"\xbc\a\n" +
 	"\vFlowColumns\x12\x1c\n" +
 	"\tworkloads\x18\x01 \x03(\tR\tworkloads\x127\n" +
 	"\tprocesses\x18\x02 \x03(\v2\x19.weft.wire.v1.FlowProcessR\tprocesses\x12\x14\n" +
 	"\x05names\x18\x03 \x03(\tR\x05names\x12=\n" +
-	"\ftranslations\x18\x04 \x03(\v2\x19.weft.wire.v1.FlowAddressR\ftranslations\x12\x14\n" +
+	"\ftranslations\x18\x04 \x03(\v2\x19.weft.wire.v1.FlowAddressR\ftranslations\x12A\n" +
+	"\fapplications\x18\x1c \x03(\v2\x1d.weft.wire.v1.FlowApplicationR\fapplications\x12\x14\n" +
 	"\x05local\x18\x05 \x01(\fR\x05local\x12\x16\n" +
 	"\x06remote\x18\x06 \x01(\fR\x06remote\x12\x1d\n" +
 	"\n" +
@@ -4679,12 +4806,22 @@ const file_wire_agent_proto_rawDesc = "" +
 	"rtt_micros\x18\x18 \x03(\rR\trttMicros\x12 \n" +
 	"\vretransmits\x18\x19 \x03(\rR\vretransmits\x12\x14\n" +
 	"\x05netns\x18\x1a \x03(\x06R\x05netns\x12\x14\n" +
-	"\x05began\x18\x1b \x03(\x06R\x05began\"Y\n" +
+	"\x05began\x18\x1b \x03(\x06R\x05began\x12 \n" +
+	"\vapplication\x18\x1d \x03(\rR\vapplication\x12%\n" +
+	"\x0elatency_micros\x18\x1e \x03(\rR\rlatencyMicros\"Y\n" +
 	"\vFlowProcess\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x10\n" +
 	"\x03exe\x18\x02 \x01(\tR\x03exe\x12\x12\n" +
 	"\x04user\x18\x03 \x01(\tR\x04user\x12\x12\n" +
-	"\x04comm\x18\x04 \x01(\tR\x04comm\";\n" +
+	"\x04comm\x18\x04 \x01(\tR\x04comm\"\xb5\x01\n" +
+	"\x0fFlowApplication\x12\x1a\n" +
+	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +
+	"\x04alpn\x18\x03 \x01(\tR\x04alpn\x12\x16\n" +
+	"\x06method\x18\x04 \x01(\tR\x06method\x12\x12\n" +
+	"\x04path\x18\x05 \x01(\tR\x04path\x12\x16\n" +
+	"\x06status\x18\x06 \x01(\rR\x06status\x12\x1a\n" +
+	"\bsoftware\x18\a \x01(\tR\bsoftware\";\n" +
 	"\vFlowAddress\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\"7\n" +
@@ -4709,7 +4846,7 @@ func file_wire_agent_proto_rawDescGZIP() []byte {
 	return file_wire_agent_proto_rawDescData
 }
 
-var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_wire_agent_proto_goTypes = []any{
 	(*JoinRequest)(nil),       // 0: weft.wire.v1.JoinRequest
 	(*JoinResponse)(nil),      // 1: weft.wire.v1.JoinResponse
@@ -4763,11 +4900,12 @@ var file_wire_agent_proto_goTypes = []any{
 	(*FlowBatch)(nil),         // 49: weft.wire.v1.FlowBatch
 	(*FlowColumns)(nil),       // 50: weft.wire.v1.FlowColumns
 	(*FlowProcess)(nil),       // 51: weft.wire.v1.FlowProcess
-	(*FlowAddress)(nil),       // 52: weft.wire.v1.FlowAddress
-	(*FlowAck)(nil),           // 53: weft.wire.v1.FlowAck
-	nil,                       // 54: weft.wire.v1.HostFacts.LabelsEntry
-	nil,                       // 55: weft.wire.v1.HostFacts.CapabilitiesEntry
-	nil,                       // 56: weft.wire.v1.Workload.LabelsEntry
+	(*FlowApplication)(nil),   // 52: weft.wire.v1.FlowApplication
+	(*FlowAddress)(nil),       // 53: weft.wire.v1.FlowAddress
+	(*FlowAck)(nil),           // 54: weft.wire.v1.FlowAck
+	nil,                       // 55: weft.wire.v1.HostFacts.LabelsEntry
+	nil,                       // 56: weft.wire.v1.HostFacts.CapabilitiesEntry
+	nil,                       // 57: weft.wire.v1.Workload.LabelsEntry
 }
 var file_wire_agent_proto_depIdxs = []int32{
 	6,  // 0: weft.wire.v1.AgentMessage.hello:type_name -> weft.wire.v1.Hello
@@ -4782,13 +4920,13 @@ var file_wire_agent_proto_depIdxs = []int32{
 	7,  // 9: weft.wire.v1.ControllerMessage.welcome:type_name -> weft.wire.v1.Welcome
 	14, // 10: weft.wire.v1.ControllerMessage.section:type_name -> weft.wire.v1.Section
 	8,  // 11: weft.wire.v1.ControllerMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
-	53, // 12: weft.wire.v1.ControllerMessage.flows:type_name -> weft.wire.v1.FlowAck
+	54, // 12: weft.wire.v1.ControllerMessage.flows:type_name -> weft.wire.v1.FlowAck
 	15, // 13: weft.wire.v1.Hello.sections:type_name -> weft.wire.v1.SectionStatus
 	9,  // 14: weft.wire.v1.HostFacts.interfaces:type_name -> weft.wire.v1.Interface
-	54, // 15: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
-	55, // 16: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
+	55, // 15: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
+	56, // 16: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
 	11, // 17: weft.wire.v1.HostFacts.conditions:type_name -> weft.wire.v1.Condition
-	56, // 18: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
+	57, // 18: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
 	12, // 19: weft.wire.v1.WorkloadUpdate.upserts:type_name -> weft.wire.v1.Workload
 	20, // 20: weft.wire.v1.Section.capture:type_name -> weft.wire.v1.CaptureSection
 	23, // 21: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
@@ -4835,18 +4973,19 @@ var file_wire_agent_proto_depIdxs = []int32{
 	47, // 62: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
 	35, // 63: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
 	51, // 64: weft.wire.v1.FlowColumns.processes:type_name -> weft.wire.v1.FlowProcess
-	52, // 65: weft.wire.v1.FlowColumns.translations:type_name -> weft.wire.v1.FlowAddress
-	0,  // 66: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
-	2,  // 67: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
-	4,  // 68: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
-	1,  // 69: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
-	3,  // 70: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
-	5,  // 71: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
-	69, // [69:72] is the sub-list for method output_type
-	66, // [66:69] is the sub-list for method input_type
-	66, // [66:66] is the sub-list for extension type_name
-	66, // [66:66] is the sub-list for extension extendee
-	0,  // [0:66] is the sub-list for field type_name
+	53, // 65: weft.wire.v1.FlowColumns.translations:type_name -> weft.wire.v1.FlowAddress
+	52, // 66: weft.wire.v1.FlowColumns.applications:type_name -> weft.wire.v1.FlowApplication
+	0,  // 67: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
+	2,  // 68: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
+	4,  // 69: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
+	1,  // 70: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
+	3,  // 71: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
+	5,  // 72: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
+	70, // [70:73] is the sub-list for method output_type
+	67, // [67:70] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_wire_agent_proto_init() }
@@ -4885,7 +5024,7 @@ func file_wire_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_agent_proto_rawDesc), len(file_wire_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   57,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -17,6 +17,10 @@ func (d *Driver) Close() error {
 	if d.answers != nil {
 		d.answers.close()
 	}
+	if d.hearer != nil {
+		d.hearer.close()
+		d.hearer = nil
+	}
 	if d.learner != nil {
 		d.learner.close()
 		d.saveNames()

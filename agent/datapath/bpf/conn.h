@@ -221,6 +221,67 @@ static __always_inline void tell_sender(struct __sk_buff *skb, const struct conn
 	bpf_ringbuf_submit(e, 0);
 }
 
+// NETWORK_HEADER is where it begins in what programs of a kind see. Reading from
+// there by its own name reaches only the part of a packet that lies in one piece.
+#ifndef NETWORK_HEADER
+#define NETWORK_HEADER 0
+#endif
+
+// hello_wanted is 1 where user space reads hellos.
+volatile const __u32 hello_wanted;
+
+// hand_piece hands over up to room bytes, which are at the offset at.
+static __always_inline void hand_piece(struct __sk_buff *skb, const struct conn_key *k, const struct conn *c, const struct packet *p, __u32 at, __u32 n, int called, const __u32 room)
+{
+	struct hello *o = bpf_ringbuf_reserve(&hellos, __builtin_offsetof(struct hello, bytes) + room, 0);
+	if (!o) {
+		TROUBLE(hellos_lost);
+		return;
+	}
+	if (n > room)
+		n = room;
+	o->key = *k;
+	o->first_ns = c->first_ns;
+	o->now_ns = bpf_ktime_get_boot_ns();
+	o->seq = bpf_ntohl(p->seq);
+	o->called = called;
+	o->pad = 0;
+	o->length = n;
+	if (!n || bpf_skb_load_bytes(skb, NETWORK_HEADER + at, o->bytes, n)) {
+		bpf_ringbuf_discard(o, 0);
+		return;
+	}
+	bpf_ringbuf_submit(o, 0);
+}
+
+// hand_hello gives user space what is among the first that an end says.
+static __noinline int hand_hello(struct __sk_buff *skb, const struct conn_key *k, struct conn *c, const struct packet *p, int egress)
+{
+	if (!k || !c || !p)
+		return 0;
+	__u32 at = p->transport + p->header, length = p->length, slot = c->slot;
+	int called = egress != (c->direction == DIR_EGRESS);
+	if (!p->header || p->no_ports || length <= at)
+		return 0;
+	struct slot *own = bpf_map_lookup_elem(&slots, &slot);
+	if (!own || own->flags & SLOT_UNNAMED || c->flags & CONN_MIDSTREAM) {
+		c->handed[0] = c->handed[1] = HELLO_PIECES;
+		return 0;
+	}
+	c->handed[called & 1]++;
+	if (length - at <= HELLO_SHORT || (called && p->protocol == IPPROTO_TCP))
+		hand_piece(skb, k, c, p, at, length - at, called, HELLO_SHORT);
+	else
+		hand_piece(skb, k, c, p, at, length - at, called, HELLO_MAX);
+	return 0;
+}
+
+// is_hello says whether a packet may be one to hand over.
+static __always_inline int is_hello(const struct conn *c, int egress)
+{
+	return hello_wanted && c->handed[egress != (c->direction == DIR_EGRESS)] < HELLO_PIECES;
+}
+
 // hand_over_lookup gives user space an answer of a resolver.
 static __noinline int hand_over_lookup(struct __sk_buff *skb, struct conn *c, const struct packet *p)
 {
@@ -239,7 +300,7 @@ static __noinline int hand_over_lookup(struct __sk_buff *skb, struct conn *c, co
 	}
 	l->slot = c->slot;
 	l->length = length;
-	if (length && bpf_skb_load_bytes_relative(skb, at, l->message, length, BPF_HDR_START_NET))
+	if (length && bpf_skb_load_bytes(skb, NETWORK_HEADER + at, l->message, length))
 		l->length = 0;
 	bpf_ringbuf_submit(l, 0);
 	return 0;

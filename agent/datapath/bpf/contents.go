@@ -27,6 +27,7 @@ const (
 	condNever  = 8
 
 	slotMachineNetNS = 1
+	slotUnnamed      = 2
 )
 
 var actionNumbers = map[model.Action]uint8{model.ActionAllow: 1, model.ActionDeny: 2, model.ActionReject: 3, model.ActionPass: 4, model.ActionLog: 5}

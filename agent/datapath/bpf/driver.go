@@ -38,7 +38,15 @@ type Config struct {
 
 // Deps of a Driver.
 type Deps struct {
-	Log *slog.Logger
+	// Hellos, unless nil, is told the first bytes that each end of a connection says.
+	Hellos Listener
+	Log    *slog.Logger
+}
+
+// Listener hears what connections begin with.
+type Listener interface {
+	// Hear is handed what is its own only until it returns.
+	Hear(*connection.Hello)
 }
 
 // Driver judges by programs in the kernel.
@@ -67,6 +75,8 @@ type Driver struct {
 	cookies  cookies
 	links    map[string]link.Link // by the hook's name
 	learner  *learner
+	hellos   Listener // nil for none
+	hearer   *hearer
 
 	guestPorts   *guestPorts // nil where they cannot be judged, for this reason:
 	portsMissing error
@@ -256,6 +266,9 @@ func (d *Driver) place(x *datapath.Subject, want *wanted) error {
 	if x.NetNS == "" {
 		slot.Flags |= slotMachineNetNS
 	}
+	if x.Unnamed {
+		slot.Flags |= slotUnnamed
+	}
 	for _, dir := range []policy.Direction{policy.Ingress, policy.Egress} {
 		if slot.Tables[dir], err = d.store.table(x.Ruleset.Table(dir)); err != nil {
 			return fmt.Errorf("ruleset %s, %s: %w", x.Ruleset.Key, dir, err)
@@ -377,6 +390,12 @@ func (d *Driver) attachAll(s *datapath.State, want *wanted) error {
 	d.answers.know(rejecting(s))
 	if err := d.guestPorts.attach(want.guests, d); err != nil {
 		return err
+	}
+	if d.hearer == nil && d.hellos != nil {
+		var err error
+		if d.hearer, err = newHearer(d); err != nil {
+			return err
+		}
 	}
 	if d.learner == nil {
 		var err error

@@ -89,6 +89,8 @@ type edgeConn struct {
 	PolicyPort      uint16
 	Translated      [16]uint8
 	Cgroup          uint64
+	Handed          [2]uint8
+	Pad             [6]uint8
 	Process         edgeProcess
 	PeerExe         uint32
 	PeerUid         uint32
@@ -261,6 +263,7 @@ type edgeTrouble struct {
 	NoFrame     uint64
 	LookupsLost uint64
 	PastFull    uint64
+	HellosLost  uint64
 }
 
 type edgeVerdict struct {
@@ -287,6 +290,7 @@ const (
 	edgeMapDenied     = "denied"
 	edgeMapEvents     = "events"
 	edgeMapFrames     = "frames"
+	edgeMapHellos     = "hellos"
 	edgeMapIdentities = "identities"
 	edgeMapKnownFiles = "known_files"
 	edgeMapLookups    = "lookups"
@@ -306,6 +310,7 @@ const (
 	edgeMapVerdicts   = "verdicts"
 	edgeProgWeftEdge  = "weft_edge"
 	edgeVarEventType  = "event_type"
+	edgeVarHelloType  = "hello_type"
 	edgeVarLookupType = "lookup_type"
 )
 
@@ -370,6 +375,7 @@ type edgeMapSpecs struct {
 	Denied     *ebpf.MapSpec `ebpf:"denied"`
 	Events     *ebpf.MapSpec `ebpf:"events"`
 	Frames     *ebpf.MapSpec `ebpf:"frames"`
+	Hellos     *ebpf.MapSpec `ebpf:"hellos"`
 	Identities *ebpf.MapSpec `ebpf:"identities"`
 	KnownFiles *ebpf.MapSpec `ebpf:"known_files"`
 	Lookups    *ebpf.MapSpec `ebpf:"lookups"`
@@ -394,6 +400,7 @@ type edgeMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type edgeVariableSpecs struct {
 	EventType  *ebpf.VariableSpec `ebpf:"event_type"`
+	HelloType  *ebpf.VariableSpec `ebpf:"hello_type"`
 	LookupType *ebpf.VariableSpec `ebpf:"lookup_type"`
 }
 
@@ -429,6 +436,7 @@ type edgeMaps struct {
 	Denied     *ebpf.Map `ebpf:"denied"`
 	Events     *ebpf.Map `ebpf:"events"`
 	Frames     *ebpf.Map `ebpf:"frames"`
+	Hellos     *ebpf.Map `ebpf:"hellos"`
 	Identities *ebpf.Map `ebpf:"identities"`
 	KnownFiles *ebpf.Map `ebpf:"known_files"`
 	Lookups    *ebpf.Map `ebpf:"lookups"`
@@ -462,6 +470,7 @@ func (m *edgeMaps) Close() error {
 		m.Denied,
 		m.Events,
 		m.Frames,
+		m.Hellos,
 		m.Identities,
 		m.KnownFiles,
 		m.Lookups,
@@ -487,6 +496,7 @@ func (m *edgeMaps) Close() error {
 // It can be passed to loadEdgeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type edgeVariables struct {
 	EventType  *ebpf.Variable `ebpf:"event_type"`
+	HelloType  *ebpf.Variable `ebpf:"hello_type"`
 	LookupType *ebpf.Variable `ebpf:"lookup_type"`
 }
 

@@ -2,11 +2,15 @@ package bpf
 
 import (
 	"os/exec"
+	"reflect"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"weft/agent/connection"
 	"weft/agent/datapath/datapathtest"
+	"weft/internal/application"
 	"weft/model"
 	"weft/policy"
 )
@@ -23,9 +27,14 @@ func metered(t *testing.T) (*Driver, *datapathtest.Site) {
 
 func unapplied(t *testing.T) (inMachine, *datapathtest.World) {
 	t.Helper()
+	return listening(t, nil)
+}
+
+func listening(t *testing.T, l Listener) (inMachine, *datapathtest.World) {
+	t.Helper()
 	pins := mountBPF(t)
 	s := datapathtest.NewSite(t)
-	d, err := Open(Config{CgroupRoot: s.Root, PinDir: pins}, Deps{})
+	d, err := Open(Config{CgroupRoot: s.Root, PinDir: pins}, Deps{Hellos: l})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,5 +176,90 @@ func TestKnownLaterThanItSpoke(t *testing.T) {
 	}
 	if got := who(); len(got) != 1 || got[0] != "unit" {
 		t.Errorf("after it is: %q", got)
+	}
+}
+
+// ear recognises what it hears.
+type ear struct {
+	mu    sync.Mutex
+	heard map[connection.Key]*application.Recogniser
+	known map[connection.Key]application.Application
+	bytes int
+}
+
+func (e *ear) Hear(x *connection.Hello) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.heard[x.Key] == nil {
+		e.heard[x.Key] = application.New(x.Protocol != 6)
+	}
+	side := application.Client
+	if x.Called {
+		side = application.Server
+	}
+	e.bytes += len(x.Bytes)
+	e.known[x.Key], _ = e.heard[x.Key].Feed(side, x.When, x.Bytes)
+}
+
+func (e *ear) of(x told) (out [2]application.Application) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for k, a := range e.known {
+		if k.Local == x.Local && k.Remote == x.Remote {
+			out[0] = a
+		}
+		if k.Local == x.Remote && k.Remote == x.Local {
+			out[1] = a
+		}
+	}
+	return out
+}
+
+// The first bytes of real connections tell what they are used for, at both ends;
+// of those of whom nothing may be read, none are.
+func TestHellosAreHandedOver(t *testing.T) {
+	e := &ear{heard: map[connection.Key]*application.Recogniser{}, known: map[connection.Key]application.Application{}}
+	m, w := listening(t, e)
+	if err := m.Apply(t.Context(), w.State); err != nil {
+		t.Fatal(err)
+	}
+	pages := inside(t, "web", m.site.Machine, m.site.Endpoint("machine").Cgroup)
+	if len(pages) != 2 {
+		t.Fatalf("%d connections", len(pages))
+	}
+	plain := application.Application{Protocol: application.HTTP, Host: webHost, Method: "GET", Path: "/orders/{id}", Status: 418}
+	secure := application.Application{Protocol: application.TLS, Host: webHost, ALPN: "http/1.1"}
+	for i, want := range []application.Application{plain, secure} {
+		var got [2]application.Application
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			got = e.of(pages[i])
+			for k := range got {
+				got[k].Latency = 0
+			}
+			if reflect.DeepEqual(got, [2]application.Application{want, want}) || time.Now().After(end) {
+				break
+			}
+		}
+		if !reflect.DeepEqual(got, [2]application.Application{want, want}) {
+			t.Errorf("%+v, want %+v at both ends", got, want)
+		}
+	}
+	quiet := *w.State
+	quiet.Subjects = slices.Clone(quiet.Subjects)
+	for i := range quiet.Subjects {
+		quiet.Subjects[i].Unnamed = true
+	}
+	if err := m.Apply(t.Context(), &quiet); err != nil {
+		t.Fatal(err)
+	}
+	e.mu.Lock()
+	before := e.bytes
+	e.mu.Unlock()
+	inside(t, "web", m.site.Machine, m.site.Endpoint("machine").Cgroup)
+	time.Sleep(200 * time.Millisecond)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.bytes != before {
+		t.Errorf("%d bytes were read of those of whom none may be", e.bytes-before)
 	}
 }

@@ -15,6 +15,8 @@
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
+#define NETWORK_HEADER ETH_HLEN
+
 #include "maps.h"
 #include "packet.h"
 #include "judge.h"
@@ -133,6 +135,8 @@ static __always_inline int judge_first(struct frame *f, struct __sk_buff *skb, s
 		count_rule(c->rule, 0, p->packets, p->bytes);
 		return 1;
 	}
+	if (is_hello(c, v->egress))
+		hand_hello(skb, &v->key, c, p, v->egress);
 	keep_line(&v->key, c, p, v->egress);
 	return 1;
 }
@@ -295,6 +299,8 @@ static __always_inline int by_table(struct __sk_buff *skb, struct visit *v)
 		return 0;
 	}
 	count_packet(c, p, v->egress);
+	if (is_hello(c, v->egress))
+		hand_hello(skb, &v->key, c, p, v->egress);
 	if (!v->egress && p->protocol == IPPROTO_UDP && c->direction == DIR_EGRESS && c->policy_port == bpf_htons(53) && c->peer_entities & ENT_DNS)
 		hand_over_lookup(skb, c, p);
 	return 1;

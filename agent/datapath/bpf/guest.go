@@ -80,6 +80,9 @@ func (d *Driver) openPorts() (*guestPorts, error) {
 			spec.Maps[name].MaxEntries = shared[name].MaxEntries()
 		}
 	}
+	if err := spec.Variables["hello_wanted"].Set(d.helloWanted()); err != nil {
+		return nil, fmt.Errorf("set up the programs for guests' ports: %w", err)
+	}
 	for _, name := range []string{"guests", "homes", "guest_trouble"} {
 		spec.Maps[name].Pinning = ebpf.PinByName
 	}
@@ -121,6 +124,9 @@ func (d *Driver) placeGuest(x *datapath.Subject, want *wanted) error {
 		return nil
 	}
 	slot := policySlot{Identity: uint32(x.Identity), Book: d.addressBook}
+	if x.Unnamed {
+		slot.Flags |= slotUnnamed
+	}
 	for _, dir := range []policy.Direction{policy.Ingress, policy.Egress} {
 		var err error
 		if slot.Tables[dir], err = d.store.table(x.Ruleset.Table(dir)); err != nil {

@@ -89,6 +89,8 @@ type guestConn struct {
 	PolicyPort      uint16
 	Translated      [16]uint8
 	Cgroup          uint64
+	Handed          [2]uint8
+	Pad             [6]uint8
 	Process         guestProcess
 	PeerExe         uint32
 	PeerUid         uint32
@@ -294,6 +296,7 @@ type guestTrouble struct {
 	NoFrame     uint64
 	LookupsLost uint64
 	PastFull    uint64
+	HellosLost  uint64
 }
 
 type guestVerdict struct {
@@ -322,11 +325,11 @@ type guestVisit struct {
 		Length          uint32
 		Transport       uint32
 		Header          uint32
+		Seq             uint32
 		Packets         uint32
 		Bytes           uint32
 	}
 	Busy   uint32
-	_      [4]byte
 	Key    guestConnKey
 	Slot   uint32
 	Flags  uint32
@@ -353,6 +356,7 @@ const (
 	guestMapGuestEvents       = "guest_events"
 	guestMapGuestTrouble      = "guest_trouble"
 	guestMapGuests            = "guests"
+	guestMapHellos            = "hellos"
 	guestMapHomes             = "homes"
 	guestMapIdentities        = "identities"
 	guestMapKnownFiles        = "known_files"
@@ -376,6 +380,8 @@ const (
 	guestProgWeftGuestIngress = "weft_guest_ingress"
 	guestVarEventType         = "event_type"
 	guestVarGuestEventType    = "guest_event_type"
+	guestVarHelloType         = "hello_type"
+	guestVarHelloWanted       = "hello_wanted"
 	guestVarLookupType        = "lookup_type"
 )
 
@@ -444,6 +450,7 @@ type guestMapSpecs struct {
 	GuestEvents  *ebpf.MapSpec `ebpf:"guest_events"`
 	GuestTrouble *ebpf.MapSpec `ebpf:"guest_trouble"`
 	Guests       *ebpf.MapSpec `ebpf:"guests"`
+	Hellos       *ebpf.MapSpec `ebpf:"hellos"`
 	Homes        *ebpf.MapSpec `ebpf:"homes"`
 	Identities   *ebpf.MapSpec `ebpf:"identities"`
 	KnownFiles   *ebpf.MapSpec `ebpf:"known_files"`
@@ -471,6 +478,8 @@ type guestMapSpecs struct {
 type guestVariableSpecs struct {
 	EventType      *ebpf.VariableSpec `ebpf:"event_type"`
 	GuestEventType *ebpf.VariableSpec `ebpf:"guest_event_type"`
+	HelloType      *ebpf.VariableSpec `ebpf:"hello_type"`
+	HelloWanted    *ebpf.VariableSpec `ebpf:"hello_wanted"`
 	LookupType     *ebpf.VariableSpec `ebpf:"lookup_type"`
 }
 
@@ -509,6 +518,7 @@ type guestMaps struct {
 	GuestEvents  *ebpf.Map `ebpf:"guest_events"`
 	GuestTrouble *ebpf.Map `ebpf:"guest_trouble"`
 	Guests       *ebpf.Map `ebpf:"guests"`
+	Hellos       *ebpf.Map `ebpf:"hellos"`
 	Homes        *ebpf.Map `ebpf:"homes"`
 	Identities   *ebpf.Map `ebpf:"identities"`
 	KnownFiles   *ebpf.Map `ebpf:"known_files"`
@@ -547,6 +557,7 @@ func (m *guestMaps) Close() error {
 		m.GuestEvents,
 		m.GuestTrouble,
 		m.Guests,
+		m.Hellos,
 		m.Homes,
 		m.Identities,
 		m.KnownFiles,
@@ -575,6 +586,8 @@ func (m *guestMaps) Close() error {
 type guestVariables struct {
 	EventType      *ebpf.Variable `ebpf:"event_type"`
 	GuestEventType *ebpf.Variable `ebpf:"guest_event_type"`
+	HelloType      *ebpf.Variable `ebpf:"hello_type"`
+	HelloWanted    *ebpf.Variable `ebpf:"hello_wanted"`
 	LookupType     *ebpf.Variable `ebpf:"lookup_type"`
 }
 

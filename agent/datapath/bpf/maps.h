@@ -49,6 +49,7 @@ struct trouble {
 	__u64 no_frame;	    // turned down for want of room to think
 	__u64 lookups_lost; // answers of resolvers that nobody has read
 	__u64 past_full;    // lines that made way and found no place to wait
+	__u64 hellos_lost; // first bytes of connections that nobody has read
 };
 
 struct {
@@ -77,6 +78,7 @@ struct slot {
 };
 
 #define SLOT_MACHINE_NETNS 1 // its sockets are in the machine's own namespace
+#define SLOT_UNNAMED 2	     // nothing of what its connections carry is looked at
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -385,6 +387,8 @@ struct conn {
 	__be16 policy_port; // network order
 	__u8 translated[16];
 	__u64 cgroup; // of the socket
+	__u8 handed[2]; // pieces handed over as struct hello: of who called, and of the other
+	__u8 pad[6];
 	struct process process;
 	__u32 peer_exe;
 	__u32 peer_uid;
@@ -479,6 +483,30 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 19);
 } lookups SEC(".maps");
+
+// hellos hands user space the first bytes that each end of a connection says, to
+// tell what it is used for. A caller may begin with a ClientHello of some 2 KiB; of
+// what answers over TCP the beginning is enough.
+#define HELLO_PIECES 4
+#define HELLO_SHORT 448
+#define HELLO_MAX 4096
+struct hello {
+	struct conn_key key;
+	__u64 first_ns; // of the line
+	__u64 now_ns;
+	__u32 seq; // of TCP
+	__u16 length;
+	__u8 called; // the called end says so
+	__u8 pad;
+	__u8 bytes[HELLO_MAX];
+};
+
+const struct hello *hello_type __attribute__((unused));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 21);
+} hellos SEC(".maps");
 
 // answerers are the sockets by which user space tells senders, by cookie: what
 // they send is no workload's.

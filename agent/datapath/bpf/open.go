@@ -30,7 +30,7 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 	if _, err := findCgroup(cfg.CgroupRoot); err != nil {
 		return nil, err
 	}
-	d := &Driver{cfg: cfg, log: deps.Log, workloads: map[uint32]string{}, byCgroup: map[uint64]string{}, paths: map[uint32]string{}, comms: map[[16]int8]string{}, cookies: cookies{}, links: map[string]link.Link{},
+	d := &Driver{cfg: cfg, log: deps.Log, hellos: deps.Hellos, workloads: map[uint32]string{}, byCgroup: map[uint64]string{}, paths: map[uint32]string{}, comms: map[[16]int8]string{}, cookies: cookies{}, links: map[string]link.Link{},
 		reader: newReader[policyConnKey](), pastReader: newReader[policyPastKey]()}
 	var err error
 	if d.clock, err = readClock(); err != nil {
@@ -110,14 +110,14 @@ func (d *Driver) loadWith(helper uint32) error {
 	if err != nil {
 		return fmt.Errorf("read the policy programs: %w", err)
 	}
-	for name, value := range map[string]uint32{"netns_helper": helper, "mptcp": hasMPTCP()} {
+	for name, value := range map[string]uint32{"netns_helper": helper, "mptcp": hasMPTCP(), "hello_wanted": d.helloWanted()} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set up the policy programs: %w", err)
 		}
 	}
 	for name, m := range spec.Maps {
 		switch name {
-		case "verdicts", "frames", "scratch_paths", "events", "answerers", "owners", "lookups", ".rodata", ".bss":
+		case "verdicts", "frames", "scratch_paths", "events", "answerers", "owners", "lookups", "hellos", ".rodata", ".bss":
 			continue // nothing that must outlive a program
 		case "conns":
 			m.MaxEntries = d.cfg.Connections

@@ -16,7 +16,8 @@ struct packet {
 	__u8 pad[2];
 	__u32 length; // from the network header on
 	__u32 transport; // where its header begins
-	__u32 header;	 // that header's length, where it can be cut into several
+	__u32 header;	 // that header's length, of TCP and UDP
+	__be32 seq;	 // of TCP
 	// What it is on a wire: a super-frame is cut there, and each piece has headers.
 	__u32 packets, bytes;
 };
@@ -34,6 +35,7 @@ static __always_inline int read_transport(struct __sk_buff *skb, __u32 at, struc
 		p->destination_port = tcp.dest;
 		p->tcp_flags = ((__u8 *)&tcp)[13];
 		p->header = (((__u8 *)&tcp)[12] >> 4) * 4;
+		p->seq = tcp.seq;
 	} else if (p->protocol == IPPROTO_UDP || p->protocol == IPPROTO_SCTP || p->protocol == IPPROTO_UDPLITE) {
 		__be16 ports[2];
 		if (bpf_skb_load_bytes_relative(skb, at, ports, sizeof(ports), BPF_HDR_START_NET))

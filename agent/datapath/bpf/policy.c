@@ -170,6 +170,8 @@ static __always_inline int judge_first(struct frame *f, struct __sk_buff *skb, s
 		count_rule(c->rule, 0, p->packets, p->bytes);
 		return 1;
 	}
+	if (is_hello(c, egress))
+		hand_hello(skb, k, c, p, egress);
 	keep_line(k, c, p, egress);
 	return 1;
 }
@@ -279,6 +281,8 @@ static __always_inline int handle(struct __sk_buff *skb, int egress)
 		return 0;
 	}
 	count_packet(c, &p, egress);
+	if (is_hello(c, egress))
+		hand_hello(skb, &k, c, &p, egress);
 	if (!egress && p.protocol == IPPROTO_UDP && c->direction == DIR_EGRESS && c->policy_port == bpf_htons(53) && c->peer_entities & ENT_DNS)
 		hand_over_lookup(skb, c, &p);
 	return 1;

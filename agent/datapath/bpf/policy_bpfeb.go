@@ -107,6 +107,8 @@ type policyConn struct {
 	PolicyPort      uint16
 	Translated      [16]uint8
 	Cgroup          uint64
+	Handed          [2]uint8
+	Pad             [6]uint8
 	Process         policyProcess
 	PeerExe         uint32
 	PeerUid         uint32
@@ -194,6 +196,18 @@ type policyFrame struct {
 		Heads [5]policyChain
 		Steps [5]policyStep
 	}
+}
+
+type policyHello struct {
+	_       structs.HostLayout
+	Key     policyConnKey
+	FirstNs uint64
+	NowNs   uint64
+	Seq     uint32
+	Length  uint16
+	Called  uint8
+	Pad     uint8
+	Bytes   [4096]uint8
 }
 
 type policyIdentityKey struct {
@@ -325,6 +339,7 @@ type policyTrouble struct {
 	NoFrame     uint64
 	LookupsLost uint64
 	PastFull    uint64
+	HellosLost  uint64
 }
 
 type policyVerdict struct {
@@ -354,6 +369,7 @@ const (
 	policyMapDenied        = "denied"
 	policyMapEvents        = "events"
 	policyMapFrames        = "frames"
+	policyMapHellos        = "hellos"
 	policyMapIdentities    = "identities"
 	policyMapKnownFiles    = "known_files"
 	policyMapLookups       = "lookups"
@@ -391,6 +407,8 @@ const (
 	policyProgWeftSubflows = "weft_subflows"
 	policyProgWeftTcp      = "weft_tcp"
 	policyVarEventType     = "event_type"
+	policyVarHelloType     = "hello_type"
+	policyVarHelloWanted   = "hello_wanted"
 	policyVarLookupType    = "lookup_type"
 	policyVarMptcp         = "mptcp"
 	policyVarNetnsHelper   = "netns_helper"
@@ -474,6 +492,7 @@ type policyMapSpecs struct {
 	Denied       *ebpf.MapSpec `ebpf:"denied"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
 	Frames       *ebpf.MapSpec `ebpf:"frames"`
+	Hellos       *ebpf.MapSpec `ebpf:"hellos"`
 	Identities   *ebpf.MapSpec `ebpf:"identities"`
 	KnownFiles   *ebpf.MapSpec `ebpf:"known_files"`
 	Lookups      *ebpf.MapSpec `ebpf:"lookups"`
@@ -502,6 +521,8 @@ type policyMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type policyVariableSpecs struct {
 	EventType   *ebpf.VariableSpec `ebpf:"event_type"`
+	HelloType   *ebpf.VariableSpec `ebpf:"hello_type"`
+	HelloWanted *ebpf.VariableSpec `ebpf:"hello_wanted"`
 	LookupType  *ebpf.VariableSpec `ebpf:"lookup_type"`
 	Mptcp       *ebpf.VariableSpec `ebpf:"mptcp"`
 	NetnsHelper *ebpf.VariableSpec `ebpf:"netns_helper"`
@@ -542,6 +563,7 @@ type policyMaps struct {
 	Denied       *ebpf.Map `ebpf:"denied"`
 	Events       *ebpf.Map `ebpf:"events"`
 	Frames       *ebpf.Map `ebpf:"frames"`
+	Hellos       *ebpf.Map `ebpf:"hellos"`
 	Identities   *ebpf.Map `ebpf:"identities"`
 	KnownFiles   *ebpf.Map `ebpf:"known_files"`
 	Lookups      *ebpf.Map `ebpf:"lookups"`
@@ -582,6 +604,7 @@ func (m *policyMaps) Close() error {
 		m.Denied,
 		m.Events,
 		m.Frames,
+		m.Hellos,
 		m.Identities,
 		m.KnownFiles,
 		m.Lookups,
@@ -611,6 +634,8 @@ func (m *policyMaps) Close() error {
 // It can be passed to loadPolicyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type policyVariables struct {
 	EventType   *ebpf.Variable `ebpf:"event_type"`
+	HelloType   *ebpf.Variable `ebpf:"hello_type"`
+	HelloWanted *ebpf.Variable `ebpf:"hello_wanted"`
 	LookupType  *ebpf.Variable `ebpf:"lookup_type"`
 	Mptcp       *ebpf.Variable `ebpf:"mptcp"`
 	NetnsHelper *ebpf.Variable `ebpf:"netns_helper"`

@@ -2,14 +2,19 @@ package bpf
 
 import (
 	"bytes"
+	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -41,6 +46,8 @@ func traffic(what string) ([]told, error) {
 		return segments()
 	case "reuse":
 		return reuse()
+	case "web":
+		return web()
 	}
 	return nil, fmt.Errorf("traffic of the kind %q is not known", what)
 }
@@ -246,4 +253,42 @@ func reuse() ([]told, error) {
 		}
 	}
 	return out, l.Close()
+}
+
+// webHost is what web's client calls its servers.
+const webHost = "shop.example.com"
+
+// web asks a server for a page over HTTP, and another over TLS with a hello that
+// takes two segments.
+func web() ([]told, error) {
+	var out []told
+	answer := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	for _, secure := range []bool{false, true} {
+		server := httptest.NewUnstartedServer(answer)
+		if secure {
+			server.StartTLS()
+		} else {
+			server.Start()
+		}
+		var d net.Dialer
+		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			c, err := d.DialContext(ctx, "tcp4", server.Listener.Addr().String())
+			if err == nil {
+				out = append(out, told{Local: c.LocalAddr().(*net.TCPAddr).AddrPort(), Remote: c.RemoteAddr().(*net.TCPAddr).AddrPort()})
+			}
+			return c, err
+		}, TLSClientConfig: &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1", strings.Repeat("x", 200), strings.Repeat("y", 200), strings.Repeat("z", 250), strings.Repeat("w", 250)}}}} //nolint:gosec // the certificate is of no interest here
+		scheme := "http"
+		if secure {
+			scheme = "https"
+		}
+		res, err := client.Get(scheme + "://" + webHost + "/orders/4711?token=secret")
+		if err != nil {
+			return nil, err
+		}
+		res.Body.Close()
+		client.CloseIdleConnections()
+		server.Close()
+	}
+	return out, nil
 }

@@ -18,6 +18,7 @@ func (d *Driver) Troubles() (map[string]uint64, error) {
 		sum.NoFrame += t.NoFrame
 		sum.LookupsLost += t.LookupsLost
 		sum.PastFull += t.PastFull
+		sum.HellosLost += t.HellosLost
 	}
 	out := map[string]uint64{}
 	for what, n := range map[string]uint64{
@@ -28,6 +29,7 @@ func (d *Driver) Troubles() (map[string]uint64, error) {
 		"too many executables: those beyond have no number, and rules by process deny them":   sum.PathsFull,
 		"packets were dropped for want of room to judge them":                                 sum.NoFrame,
 		"answers of resolvers were not read in time: rules by name learn of them at the next": sum.LookupsLost,
+		"first bytes of connections were not read in time: their application is not known":    sum.HellosLost,
 		"connections whose ports came again too fast: their last figures are in no flow":      sum.PastFull,
 	} {
 		if n > 0 {
