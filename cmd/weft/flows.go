@@ -46,12 +46,15 @@ an agent.
 --where narrows by fields and by labels of an end, in the words of selectors:
 client, server, client-address, client-port, server-address, port, protocol,
 process, user, command, pid, name, action, rule, host, reporter (client or
-server), client.LABEL, server.LABEL. -l asks for labels of either end.`,
+server), client.LABEL, server.LABEL. -l asks for labels of either end. --group-by
+takes minute, hour and day too.`,
 		Example: `  weft flows -f
   weft flows -l app=orders --since 15m
   weft flows --group-by app,port --top 10
   weft flows --group-by client,process,server --where 'server.role=db,port=5432'
   weft flows --group-by name --order connections -o json
+  weft flows --group-by minute,server --where server=db-1
+  weft flows --query top-apps --since 24h
   weft flows --disagree --since 24h`,
 		Args: exactly(0, "no arguments but flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -74,7 +77,10 @@ server), client.LABEL, server.LABEL. -l asks for labels of either end.`,
 				}
 				return f.disagreements(cmd, cl)
 			}
-			if f.filter.By != "" {
+			if f.filter.Query != "" {
+				f.onlyGiven(cmd)
+			}
+			if f.filter.By != "" || f.filter.Query != "" {
 				if f.follow {
 					return usage(errors.New("--follow shows flows as they come, and --group-by sums; take one of them"))
 				}
@@ -89,7 +95,8 @@ server), client.LABEL, server.LABEL. -l asks for labels of either end.`,
 	flags.StringVarP(&f.filter.Selector, "selector", "l", "", "label selector that an end matches")
 	flags.StringVar(&f.filter.Where, "where", "", "only flows whose fields fulfil this, as 'port=443,client.app in (web,api)'")
 	flags.StringVar(&f.filter.By, "group-by", "", "sum up by fields or labels, as app,port,process")
-	flags.StringVar(&f.filter.Order, "order", "bytes", "what sums are sorted by: bytes, packets or connections")
+	flags.StringVar(&f.filter.Query, "query", "", "ask a saved question (weft get flowqueries); other flags go over what it says")
+	flags.StringVar(&f.filter.Order, "order", "", "what sums are sorted by: bytes (unless given), packets, connections or time")
 	flags.IntVar(&f.filter.Limit, "top", 20, "how many lines")
 	flags.BoolVarP(&f.follow, "follow", "f", false, "go on with flows as they come")
 	flags.BoolVar(&f.disagree, "disagree", false, "connections of which both ends have told all, and not the same")
@@ -99,13 +106,25 @@ server), client.LABEL, server.LABEL. -l asks for labels of either end.`,
 			return list, cobra.ShellCompDirectiveNoFileComp
 		}
 	}
-	for name, list := range map[string][]string{"group-by": flowstore.Fields(), "order": flowstore.Orders(), "output": {"table", "wide", "json", "csv"}} {
+	for name, list := range map[string][]string{"group-by": append(flowstore.Fields(), flowstore.Times()...), "order": flowstore.Orders(), "output": {"table", "wide", "json", "csv"}} {
 		if err := c.RegisterFlagCompletionFunc(name, words(list)); err != nil {
 			panic(err) // a flag of that name is above
 		}
 	}
+	if err := c.RegisterFlagCompletionFunc("query", completeNames(o, model.MustKind(model.KindFlowQuery))); err != nil {
+		panic(err)
+	}
 	c.AddCommand(newFlowsExplainCommand(o))
 	return c
+}
+
+// onlyGiven leaves to a saved question what no flag says.
+func (f *flowFlags) onlyGiven(cmd *cobra.Command) {
+	for name, clear := range map[string]func(){"since": func() { f.filter.Since = "" }, "top": func() { f.filter.Limit = 0 }} {
+		if !cmd.Flags().Changed(name) {
+			clear()
+		}
+	}
 }
 
 // outputs are the forms that an answer can have.
@@ -113,7 +132,7 @@ func (f *flowFlags) outputs() []string {
 	switch {
 	case f.disagree:
 		return []string{"table", "json"}
-	case f.filter.By != "":
+	case f.filter.By != "" || f.filter.Query != "":
 		return []string{"table", "json", "csv"}
 	}
 	return []string{"table", "wide", "json", "csv"}
