@@ -100,13 +100,13 @@ takes minute, hour and day too.`,
 	flags.IntVar(&f.filter.Limit, "top", 20, "how many lines")
 	flags.BoolVarP(&f.follow, "follow", "f", false, "go on with flows as they come")
 	flags.BoolVar(&f.disagree, "disagree", false, "connections of which both ends have told all, and not the same")
-	flags.StringVarP(&f.output, "output", "o", "table", "table|wide|json|csv")
+	flags.StringVarP(&f.output, "output", "o", "table", "table|wide|json|csv|parquet")
 	words := func(list []string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return list, cobra.ShellCompDirectiveNoFileComp
 		}
 	}
-	for name, list := range map[string][]string{"group-by": append(flowstore.Fields(), flowstore.Times()...), "order": flowstore.Orders(), "output": {"table", "wide", "json", "csv"}} {
+	for name, list := range map[string][]string{"group-by": append(flowstore.Fields(), flowstore.Times()...), "order": flowstore.Orders(), "output": {"table", "wide", "json", "csv", "parquet"}} {
 		if err := c.RegisterFlagCompletionFunc(name, words(list)); err != nil {
 			panic(err) // a flag of that name is above
 		}
@@ -114,7 +114,7 @@ takes minute, hour and day too.`,
 	if err := c.RegisterFlagCompletionFunc("query", completeNames(o, model.MustKind(model.KindFlowQuery))); err != nil {
 		panic(err)
 	}
-	c.AddCommand(newFlowsExplainCommand(o))
+	c.AddCommand(newFlowsExplainCommand(o), newFlowsGraphCommand(o))
 	return c
 }
 
@@ -133,9 +133,9 @@ func (f *flowFlags) outputs() []string {
 	case f.disagree:
 		return []string{"table", "json"}
 	case f.filter.By != "" || f.filter.Query != "":
-		return []string{"table", "json", "csv"}
+		return []string{"table", "json", "csv", "parquet"}
 	}
-	return []string{"table", "wide", "json", "csv"}
+	return []string{"table", "wide", "json", "csv", "parquet"}
 }
 
 func warnLost(cmd *cobra.Command, lost uint64) {
@@ -169,6 +169,11 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 	switch f.output {
 	case "json":
 		return show.JSON(cmd.OutOrStdout(), list.Items)
+	case "parquet":
+		if err := notForPeople(cmd); err != nil {
+			return err
+		}
+		return writeSumsParquet(cmd.OutOrStdout(), list)
 	case "csv":
 		w := csv.NewWriter(cmd.OutOrStdout())
 		header := append(append([]string{}, list.By...), "connections", "sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits")
@@ -180,7 +185,7 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 			for _, k := range list.By {
 				row = append(row, x.Key[k])
 			}
-			for _, n := range []uint64{x.Connections, x.Sent.Packets, x.Sent.Bytes, x.Received.Packets, x.Received.Bytes, uint64(x.RTT.Microseconds()), x.Retransmits} {
+			for _, n := range sumNumbers(&x) {
 				row = append(row, strconv.FormatUint(n, 10))
 			}
 			if err := w.Write(row); err != nil {
@@ -218,6 +223,12 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 const followEvery = time.Second
 
 func (f *flowFlags) list(cmd *cobra.Command, cl *client.Client) error {
+	if f.output == "parquet" {
+		if f.follow {
+			return usage(errors.New("a parquet file has an end, and --follow none; take one of them"))
+		}
+		return f.parquet(cmd, cl)
+	}
 	list, err := cl.Flows(cmd.Context(), f.filter)
 	if err != nil {
 		return explainProblem(err)
@@ -339,13 +350,9 @@ func writeFlowsCSV(out io.Writer, items []flowstore.Flow, header bool) error {
 	}
 	for i := range items {
 		x := &items[i]
-		reporter := "client"
-		if x.AtServer {
-			reporter = "server"
-		}
 		number := func(n uint64) string { return strconv.FormatUint(n, 10) }
 		address := func(e flowstore.End) string { return net.JoinHostPort(e.Address.String(), number(uint64(e.Port))) }
-		if err := w.Write([]string{number(x.ID), x.Time.Format(time.RFC3339Nano), x.First.Format(time.RFC3339Nano), x.Last.Format(time.RFC3339Nano), x.Host, reporter, strconv.FormatBool(x.Counted),
+		if err := w.Write([]string{number(x.ID), x.Time.Format(time.RFC3339Nano), x.First.Format(time.RFC3339Nano), x.Last.Format(time.RFC3339Nano), x.Host, reporterOf(x), strconv.FormatBool(x.Counted),
 			x.Client.Workload, address(x.Client), x.Server.Workload, address(x.Server), number(uint64(x.Protocol)), x.Process, number(uint64(x.PID)), x.User, x.Name, string(x.Action), number(x.Rule), strconv.FormatBool(x.New), strconv.FormatBool(x.Ended),
 			number(x.Sent.Packets), number(x.Sent.Bytes), number(x.Received.Packets), number(x.Received.Bytes), number(uint64(x.RTT.Microseconds())), number(uint64(x.Retransmits))}); err != nil {
 			return err
