@@ -112,7 +112,7 @@ func TestDatabasesAnswerAlike(t *testing.T) {
 	testreq.Need(t, clickhousetest.Program)
 	total := 200_000
 	if os.Getenv("WEFT_REQUIRE") == "" { // at home the whole suite is to take less than a minute
-		total = 40_000
+		total = 20_000
 	}
 	from := noon.Add(-30 * time.Hour)
 	now := noon
@@ -144,6 +144,9 @@ func TestDatabasesAnswerAlike(t *testing.T) {
 	}
 	list := questions(noon)
 	for i := range list {
+		if os.Getenv("WEFT_REQUIRE") == "" && i%2 == 1 {
+			continue
+		}
 		q := list[i]
 		want, err := plain.Sums(ctx, q)
 		if err != nil {
