@@ -28,6 +28,7 @@ var Kinds = []KindInfo{
 	{Kind: KindGroup, Plural: "groups", Short: "g", New: func() Resource { return &Group{TypeMeta: typeMeta(KindGroup)} }},
 	{Kind: KindPolicy, Plural: "policies", Short: "pol", New: func() Resource { return &Policy{TypeMeta: typeMeta(KindPolicy)} }},
 	{Kind: KindTap, Plural: "taps", Short: "t", New: func() Resource { return &Tap{TypeMeta: typeMeta(KindTap)} }},
+	{Kind: KindFlowQuery, Plural: "flowqueries", Short: "fq", New: func() Resource { return &FlowQuery{TypeMeta: typeMeta(KindFlowQuery)} }},
 }
 
 func typeMeta(k Kind) TypeMeta { return TypeMeta{APIVersion: APIVersion, Kind: k} }
@@ -74,3 +75,4 @@ func (r *Tap) Meta() *Metadata         { return &r.Metadata }
 func (r *Relay) Meta() *Metadata       { return &r.Metadata }
 func (r *JoinToken) Meta() *Metadata   { return &r.Metadata }
 func (r *AccessToken) Meta() *Metadata { return &r.Metadata }
+func (r *FlowQuery) Meta() *Metadata   { return &r.Metadata }

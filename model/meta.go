@@ -21,6 +21,7 @@ const (
 	KindRelay       Kind = "Relay"
 	KindJoinToken   Kind = "JoinToken"
 	KindAccessToken Kind = "AccessToken"
+	KindFlowQuery   Kind = "FlowQuery"
 )
 
 // TypeMeta says what a document is. It is embedded in every resource.

@@ -20,6 +20,9 @@ import (
 const (
 	hostCount = 500
 	appCount  = 40
+	// peerCount is how many machines, and how many names of the world, a host talks
+	// to.
+	peerCount = 40
 )
 
 // fleet makes what agents would send, the same for the same seed.
@@ -31,14 +34,14 @@ type fleet struct {
 	names     []string // in the world
 	world     []netip.Addr
 	processes []flowwire.Process
-	popular   *rand.Zipf // servers and names: few have most
+	popular   *rand.Zipf // peers of a host: few have most of its connections
 	numbers   []uint64   // of batches, by host
 	epoch     uint64
 }
 
 func newFleet(seed uint64) *fleet {
 	f := &fleet{Rand: rand.New(rand.NewPCG(seed, 17)), faces: map[string][]model.Interface{}, numbers: make([]uint64, hostCount), epoch: 1}
-	f.popular = rand.NewZipf(f.Rand, 1.2, 4, hostCount-1)
+	f.popular = rand.NewZipf(f.Rand, 1.2, 4, peerCount-1)
 	for i := range hostCount {
 		name := fmt.Sprintf("app%02d-%03d", i%appCount, i)
 		w := &model.Workload{}
@@ -103,30 +106,31 @@ func (f *fleet) messages(records int, until time.Time, while time.Duration) ([]m
 }
 
 func (f *fleet) record(host int, at time.Time) flowwire.Record {
-	process := f.processes[(host+f.IntN(6))%len(f.processes)]
+	peer := int(f.popular.Uint64())
+	process := f.processes[(host+peer%4)%len(f.processes)]
 	process.PID = uint32(400 + host%90*7 + f.IntN(6))
 	took := time.Duration(f.ExpFloat64() * float64(2*time.Second))
 	size := uint64(math.Exp(6+2.2*f.NormFloat64())) + 120 // of most little, of few very much
 	r := flowwire.Record{
-		Workload: "host", Process: process, Protocol: 6, Egress: true, New: true, Ended: f.IntN(10) > 0, Action: model.ActionAllow, Rule: policy.RuleID(0x9e3779b97f4a7c15 * uint64(1+f.IntN(200))),
+		Workload: "host", Process: process, Protocol: 6, Egress: true, New: true, Ended: f.IntN(10) > 0, Action: model.ActionAllow, Rule: policy.RuleID(0x9e3779b97f4a7c15 * uint64(1+(host%appCount*5+peer)%200)),
 		First: at.Add(-took), Last: at.Add(-time.Duration(f.IntN(1000)) * time.Millisecond), NetNS: 1,
 		Sent: flowwire.Count{Packets: 4 + size/1400, Bytes: size}, Received: flowwire.Count{Packets: 4 + size/300, Bytes: 5 * size}, RTT: time.Duration(80+f.ExpFloat64()*400) * time.Microsecond,
 	}
 	local, ephemeral := f.addresses[host], uint16(32768+f.IntN(28000))
-	service := []uint16{443, 5432, 8080, 6379, 9092}[f.IntN(5)]
+	service := []uint16{443, 5432, 8080, 6379, 9092}[peer%5]
 	switch f.IntN(10) {
 	case 0, 1: // the world, by name
-		n := int(f.popular.Uint64())*10 + f.IntN(10)
+		n := (host*53 + peer*131) % len(f.names)
 		r.Name, r.Remote = f.names[n], netip.AddrPortFrom(f.world[n], 443)
 	case 2: // resolving
 		r.Protocol, r.RTT, r.Sent, r.Received = 17, 0, flowwire.Count{Packets: 1, Bytes: 70}, flowwire.Count{Packets: 1, Bytes: 160}
 		r.Remote = netip.AddrPortFrom(f.addresses[f.IntN(2)], 53)
 	case 3, 4, 5: // who is called
 		r.Egress, r.Peer = false, 7
-		r.Remote = netip.AddrPortFrom(f.addresses[f.IntN(hostCount)], ephemeral)
+		r.Remote = netip.AddrPortFrom(f.addresses[(host*17+peer*29)%hostCount], ephemeral)
 		ephemeral = service
 	default:
-		r.Remote = netip.AddrPortFrom(f.addresses[f.popular.Uint64()], service)
+		r.Remote = netip.AddrPortFrom(f.addresses[(host*7+peer*31)%hostCount], service)
 	}
 	if f.IntN(50) == 0 {
 		r.Retransmits = uint32(1 + f.IntN(4))

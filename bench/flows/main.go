@@ -8,7 +8,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -84,6 +83,11 @@ func run(flows, runs int, profile string) error {
 		answers = append(answers, got)
 		os.RemoveAll(m.dir)
 	}
+	if _, err := exec.LookPath("nfcapd"); err != nil {
+		fmt.Fprintln(os.Stderr, "bench/flows: no nfcapd on PATH: it is left out")
+	} else if err := nfdump(ctx, &series, filepath.Join(dir, "nfcapd"), flows, runs); err != nil {
+		return err
+	}
 	for i, q := range questions {
 		for _, other := range answers[1:] {
 			if !reflect.DeepEqual(answers[0][i], other[i]) {
@@ -109,10 +113,21 @@ type measurement struct {
 	runs   int
 }
 
+// What figures are called that peers have too.
+const (
+	ingested    = "records read, named, kept and acknowledged"
+	perFlow     = "each flow as reported"
+	fromReports = "from reports"
+)
+
+func question(name, from string, flows int) string {
+	return fmt.Sprintf("%s, %s of %d flows", name, from, flows)
+}
+
 // peer is what the figure is filed under: DuckDB is what weft has by itself.
 func (m *measurement) peer() string {
 	if m.server == nil {
-		return result.Ours + ", DuckDB"
+		return result.Ours
 	}
 	return result.Ours + ", ClickHouse"
 }
@@ -145,13 +160,13 @@ func (m *measurement) run(ctx context.Context) ([]flowstore.Sums, error) {
 	if err := s.Close(); err != nil {
 		return nil, err
 	}
-	if err := m.size("each flow as reported"); err != nil {
+	if err := m.size(perFlow); err != nil {
 		return nil, err
 	}
 	if s, err = m.open(ctx); err != nil {
 		return nil, err
 	}
-	before, err := m.ask(ctx, s, "from reports")
+	before, err := m.ask(ctx, s, fromReports)
 	if err != nil {
 		return nil, err
 	}
@@ -223,8 +238,8 @@ func (m *measurement) ingest(ctx context.Context, s *flowstore.Store) error {
 		took, cpu = took+time.Since(began), cpu+m.cpu()-cpuBefore
 	}
 	cancel()
-	m.series.Add("F3", "records read, named, kept and acknowledged", m.peer(), "flows/s", float64(m.flows)/took.Seconds())
-	m.series.Add("F3", "records read, named, kept and acknowledged", m.peer(), "flows/CPU-s", float64(m.flows)/cpu.Seconds())
+	m.series.Add("F3", ingested, m.peer(), "flows/s", float64(m.flows)/took.Seconds())
+	m.series.Add("F3", ingested, m.peer(), "flows/CPU-s", float64(m.flows)/cpu.Seconds())
 	return <-done
 }
 
@@ -252,19 +267,7 @@ func (m *measurement) cpu() time.Duration {
 
 // size is what the database has on disk.
 func (m *measurement) size(name string) error {
-	var total int64
-	err := filepath.WalkDir(m.dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			if errors.Is(err, fs.ErrNotExist) { // merged away meanwhile
-				return nil
-			}
-			return err
-		}
-		if i, err := d.Info(); err == nil {
-			total += i.Size()
-		}
-		return nil
-	})
+	total, err := bytesIn(m.dir)
 	m.series.Add("F4", name, m.peer(), "bytes", float64(total)/float64(m.flows))
 	return err
 }
@@ -300,7 +303,7 @@ func (m *measurement) ask(ctx context.Context, s *flowstore.Store, from string) 
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", q.name, err)
 			}
-			m.series.Add("F4", fmt.Sprintf("%s, %s of %d flows", q.name, from, m.flows), m.peer(), "ms", float64(time.Since(began).Microseconds())/1000)
+			m.series.Add("F4", question(q.name, from, m.flows), m.peer(), "ms", float64(time.Since(began).Microseconds())/1000)
 			out[i] = a
 		}
 	}

@@ -46,12 +46,15 @@ an agent.
 --where narrows by fields and by labels of an end, in the words of selectors:
 client, server, client-address, client-port, server-address, port, protocol,
 process, user, command, pid, name, action, rule, host, reporter (client or
-server), client.LABEL, server.LABEL. -l asks for labels of either end.`,
+server), client.LABEL, server.LABEL. -l asks for labels of either end. --group-by
+takes minute, hour and day too.`,
 		Example: `  weft flows -f
   weft flows -l app=orders --since 15m
   weft flows --group-by app,port --top 10
   weft flows --group-by client,process,server --where 'server.role=db,port=5432'
   weft flows --group-by name --order connections -o json
+  weft flows --group-by minute,server --where server=db-1
+  weft flows --query top-apps --since 24h
   weft flows --disagree --since 24h
   weft flows import capture.pcap`,
 		Args: exactly(0, "no arguments but flags"),
@@ -75,7 +78,10 @@ server), client.LABEL, server.LABEL. -l asks for labels of either end.`,
 				}
 				return f.disagreements(cmd, cl)
 			}
-			if f.filter.By != "" {
+			if f.filter.Query != "" {
+				f.onlyGiven(cmd)
+			}
+			if f.filter.By != "" || f.filter.Query != "" {
 				if f.follow {
 					return usage(errors.New("--follow shows flows as they come, and --group-by sums; take one of them"))
 				}
@@ -91,23 +97,36 @@ server), client.LABEL, server.LABEL. -l asks for labels of either end.`,
 	flags.StringVarP(&f.filter.Selector, "selector", "l", "", "label selector that an end matches")
 	flags.StringVar(&f.filter.Where, "where", "", "only flows whose fields fulfil this, as 'port=443,client.app in (web,api)'")
 	flags.StringVar(&f.filter.By, "group-by", "", "sum up by fields or labels, as app,port,process")
-	flags.StringVar(&f.filter.Order, "order", "bytes", "what sums are sorted by: bytes, packets or connections")
+	flags.StringVar(&f.filter.Query, "query", "", "ask a saved question (weft get flowqueries); other flags go over what it says")
+	flags.StringVar(&f.filter.Order, "order", "", "what sums are sorted by: bytes (unless given), packets, connections or time")
 	flags.IntVar(&f.filter.Limit, "top", 20, "how many lines")
 	flags.BoolVarP(&f.follow, "follow", "f", false, "go on with flows as they come")
 	flags.BoolVar(&f.disagree, "disagree", false, "connections of which both ends have told all, and not the same")
-	flags.StringVarP(&f.output, "output", "o", "table", "table|wide|json|csv")
+	flags.StringVarP(&f.output, "output", "o", "table", "table|wide|json|csv|parquet")
 	words := func(list []string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return list, cobra.ShellCompDirectiveNoFileComp
 		}
 	}
-	for name, list := range map[string][]string{"group-by": flowstore.Fields(), "order": flowstore.Orders(), "output": {"table", "wide", "json", "csv"}} {
+	for name, list := range map[string][]string{"group-by": append(flowstore.Fields(), flowstore.Times()...), "order": flowstore.Orders(), "output": {"table", "wide", "json", "csv", "parquet"}} {
 		if err := c.RegisterFlagCompletionFunc(name, words(list)); err != nil {
 			panic(err) // a flag of that name is above
 		}
 	}
-	c.AddCommand(newFlowsExplainCommand(o))
+	if err := c.RegisterFlagCompletionFunc("query", completeNames(o, model.MustKind(model.KindFlowQuery))); err != nil {
+		panic(err)
+	}
+	c.AddCommand(newFlowsExplainCommand(o), newFlowsGraphCommand(o))
 	return c
+}
+
+// onlyGiven leaves to a saved question what no flag says.
+func (f *flowFlags) onlyGiven(cmd *cobra.Command) {
+	for name, clear := range map[string]func(){"since": func() { f.filter.Since = "" }, "top": func() { f.filter.Limit = 0 }} {
+		if !cmd.Flags().Changed(name) {
+			clear()
+		}
+	}
 }
 
 // outputs are the forms that an answer can have.
@@ -115,10 +134,10 @@ func (f *flowFlags) outputs() []string {
 	switch {
 	case f.disagree:
 		return []string{"table", "json"}
-	case f.filter.By != "":
-		return []string{"table", "json", "csv"}
+	case f.filter.By != "" || f.filter.Query != "":
+		return []string{"table", "json", "csv", "parquet"}
 	}
-	return []string{"table", "wide", "json", "csv"}
+	return []string{"table", "wide", "json", "csv", "parquet"}
 }
 
 func warnLost(cmd *cobra.Command, lost uint64) {
@@ -152,6 +171,11 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 	switch f.output {
 	case "json":
 		return show.JSON(cmd.OutOrStdout(), list.Items)
+	case "parquet":
+		if err := notForPeople(cmd); err != nil {
+			return err
+		}
+		return writeSumsParquet(cmd.OutOrStdout(), list)
 	case "csv":
 		w := csv.NewWriter(cmd.OutOrStdout())
 		header := append(append([]string{}, list.By...), "connections", "sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits")
@@ -163,7 +187,7 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 			for _, k := range list.By {
 				row = append(row, x.Key[k])
 			}
-			for _, n := range []uint64{x.Connections, x.Sent.Packets, x.Sent.Bytes, x.Received.Packets, x.Received.Bytes, uint64(x.RTT.Microseconds()), x.Retransmits} {
+			for _, n := range sumNumbers(&x) {
 				row = append(row, strconv.FormatUint(n, 10))
 			}
 			if err := w.Write(row); err != nil {
@@ -201,6 +225,12 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 const followEvery = time.Second
 
 func (f *flowFlags) list(cmd *cobra.Command, cl *client.Client) error {
+	if f.output == "parquet" {
+		if f.follow {
+			return usage(errors.New("a parquet file has an end, and --follow none; take one of them"))
+		}
+		return f.parquet(cmd, cl)
+	}
 	list, err := cl.Flows(cmd.Context(), f.filter)
 	if err != nil {
 		return explainProblem(err)
@@ -322,13 +352,9 @@ func writeFlowsCSV(out io.Writer, items []flowstore.Flow, header bool) error {
 	}
 	for i := range items {
 		x := &items[i]
-		reporter := "client"
-		if x.AtServer {
-			reporter = "server"
-		}
 		number := func(n uint64) string { return strconv.FormatUint(n, 10) }
 		address := func(e flowstore.End) string { return net.JoinHostPort(e.Address.String(), number(uint64(e.Port))) }
-		if err := w.Write([]string{number(x.ID), x.Time.Format(time.RFC3339Nano), x.First.Format(time.RFC3339Nano), x.Last.Format(time.RFC3339Nano), x.Host, reporter, strconv.FormatBool(x.Counted),
+		if err := w.Write([]string{number(x.ID), x.Time.Format(time.RFC3339Nano), x.First.Format(time.RFC3339Nano), x.Last.Format(time.RFC3339Nano), x.Host, reporterOf(x), strconv.FormatBool(x.Counted),
 			x.Client.Workload, address(x.Client), x.Server.Workload, address(x.Server), number(uint64(x.Protocol)), x.Process, number(uint64(x.PID)), x.User, x.Name, string(x.Action), number(x.Rule), strconv.FormatBool(x.New), strconv.FormatBool(x.Ended),
 			number(x.Sent.Packets), number(x.Sent.Bytes), number(x.Received.Packets), number(x.Received.Bytes), number(uint64(x.RTT.Microseconds())), number(uint64(x.Retransmits))}); err != nil {
 			return err

@@ -57,9 +57,10 @@ type flowsInput struct {
 
 type flowSumsInput struct {
 	FlowFilter
-	By     string `query:"by" doc:"Fields that rows differ in, or labels: KEY is client.KEY and server.KEY." example:"client.app,server.app,port"`
-	Order  string `query:"order" enum:"bytes,packets,connections" default:"bytes"`
-	Limit  int    `query:"limit" minimum:"1" maximum:"10000" default:"100"`
+	Query  string `query:"query" doc:"A FlowQuery, by name; what else is given goes over what it says."`
+	By     string `query:"by" doc:"Fields that rows differ in, or labels: KEY is client.KEY and server.KEY; or minute, hour, day." example:"client.app,server.app,port"`
+	Order  string `query:"order" enum:"bytes,packets,connections,time" doc:"bytes unless given; time where it is summed up by minute, hour or day."`
+	Limit  int    `query:"limit" minimum:"1" maximum:"10000" doc:"100 unless given."`
 	Offset int    `query:"offset" minimum:"0" maximum:"1000000" doc:"How many rows to leave out first."`
 }
 
@@ -88,6 +89,10 @@ func (a *API) registerFlows() {
 		})
 	handle(a, huma.Operation{OperationID: "sumFlows", Method: http.MethodGet, Path: "/api/v1/flows/sums", Tags: []string{"Flows"}, Summary: "Sums over flows: each connection once"},
 		func(ctx context.Context, in *flowSumsInput) (*output[FlowSums], error) {
+			if err := a.saved(ctx, in); err != nil {
+				return nil, err
+			}
+			in.Limit = cmp.Or(in.Limit, 100)
 			q, err := a.flowQuery(&in.FlowFilter)
 			if err != nil {
 				return nil, err
@@ -197,6 +202,23 @@ func (n ruleNames) of(id uint64) string {
 	return cmp.Or(n[policy.RuleID(id)], policy.RuleID(id).String()+", of a policy that is no more")
 }
 
+// saved takes from a saved question what is not given. Conditions are added to
+// those that are.
+func (a *API) saved(ctx context.Context, in *flowSumsInput) error {
+	if in.Query == "" {
+		return nil
+	}
+	r, err := a.get(ctx, model.MustKind(model.KindFlowQuery), in.Query)
+	if err != nil {
+		return err
+	}
+	s := r.(*model.FlowQuery).Spec
+	both := func(saved, given string) string { return strings.Trim(saved+","+given, ",") }
+	in.By, in.Since, in.Order, in.Limit = cmp.Or(in.By, strings.Join(s.By, ",")), cmp.Or(in.Since, s.Since), cmp.Or(in.Order, s.Order), cmp.Or(in.Limit, s.Top, 20)
+	in.Where, in.Selector = both(s.Where, in.Where), both(s.Selector, in.Selector)
+	return nil
+}
+
 func noFlows() error { return problem(http.StatusNotFound, "this controller keeps no flows") }
 
 func flowProblem(ctx context.Context, err error) error {
@@ -220,7 +242,7 @@ func flowFields(text string) []string {
 		f = strings.TrimSpace(f)
 		switch {
 		case f == "":
-		case slices.Contains(flowstore.Fields(), f) || strings.HasPrefix(f, "client.") || strings.HasPrefix(f, "server."):
+		case slices.Contains(flowstore.Fields(), f) || slices.Contains(flowstore.Times(), f) || strings.HasPrefix(f, "client.") || strings.HasPrefix(f, "server."):
 			out = append(out, f)
 		default:
 			out = append(out, "client."+f, "server."+f)

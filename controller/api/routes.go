@@ -97,6 +97,7 @@ func (a *API) register() {
 	registerKind[model.Tap](a)
 	registerKind[model.Relay](a)
 	registerKind[model.JoinToken](a)
+	registerKind[model.FlowQuery](a)
 	registerKind[model.AccessToken](a)
 	a.registerMembers()
 	a.registerPreviews()

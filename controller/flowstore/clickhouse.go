@@ -130,7 +130,7 @@ func (c *clickhouse) query(ctx context.Context, q *statement, kinds ...kind) (*a
 	}
 	out := newAnswer(kinds)
 	// What fails half way is to be an error, not the end of an answer.
-	settings := url.Values{"wait_end_of_query": {"1"}, "max_memory_usage": {clickhouseMemory}, "readonly": {"2"}}
+	settings := url.Values{"wait_end_of_query": {"1"}, "max_memory_usage": {clickhouseMemory}, spill: {spillAt}, "readonly": {"2"}}
 	if until, ok := ctx.Deadline(); ok {
 		settings.Set("max_execution_time", strconv.Itoa(1+int(time.Until(until).Seconds())))
 	}
@@ -144,6 +144,12 @@ func (c *clickhouse) query(ctx context.Context, q *statement, kinds ...kind) (*a
 
 // clickhouseMemory is how much one question may take of the server's memory.
 const clickhouseMemory = "2000000000"
+
+// spill is the setting that lets sums go to disk, from so many bytes on.
+const (
+	spill   = "max_bytes_before_external_group_by"
+	spillAt = "700000000"
+)
 
 func (c *clickhouse) write(ctx context.Context, steps ...step) error {
 	ctx, cancel := context.WithTimeout(ctx, answersWithin)
@@ -165,6 +171,11 @@ func (c *clickhouse) write(ctx context.Context, steps ...step) error {
 		} else {
 			var sql string
 			if sql, err = literals(s.from); err == nil {
+				settings := maps.Clone(settings)
+				if settings == nil {
+					settings = url.Values{}
+				}
+				settings.Set(spill, spillAt)
 				err = c.insert(ctx, insert+sql, settings, nil)
 			}
 		}

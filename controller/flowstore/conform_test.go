@@ -95,7 +95,7 @@ func questions(now time.Time) []Query {
 	for _, by := range [][]string{{}, {"client.app", "server.app", "port"}, {"client", "server"}, {"client", "process", "server", "port"}, {"client.none"}, {"server.team", "action"}, {"name", "protocol", "reporter"}} {
 		out = append(out, Query{By: by, Order: Orders()[len(by)%3], Limit: 25})
 	}
-	for _, by := range [][]string{{}, {"client", "server.app", "port"}} {
+	for _, by := range [][]string{{}, {"client", "server.app", "port"}, {"minute"}, {"server.app", "hour"}, {"day", "protocol"}} {
 		for _, t := range [][2]time.Duration{{time.Hour, 0}, {90 * time.Second, 0}, {3*time.Hour + 1234*time.Millisecond, 0}, {26 * time.Hour, 25*time.Hour + 700*time.Millisecond}, {2 * time.Hour, 2*time.Hour - time.Millisecond}, {48 * time.Hour, 3 * time.Hour}, {7 * time.Hour, 5 * time.Hour}} {
 			out = append(out, Query{By: by, Since: now.Add(-t[0]), Until: now.Add(-t[1])})
 		}
@@ -112,7 +112,7 @@ func TestDatabasesAnswerAlike(t *testing.T) {
 	testreq.Need(t, clickhousetest.Program)
 	total := 200_000
 	if os.Getenv("WEFT_REQUIRE") == "" { // at home the whole suite is to take less than a minute
-		total = 40_000
+		total = 20_000
 	}
 	from := noon.Add(-30 * time.Hour)
 	now := noon
@@ -144,6 +144,9 @@ func TestDatabasesAnswerAlike(t *testing.T) {
 	}
 	list := questions(noon)
 	for i := range list {
+		if os.Getenv("WEFT_REQUIRE") == "" && i%2 == 1 {
+			continue
+		}
 		q := list[i]
 		want, err := plain.Sums(ctx, q)
 		if err != nil {

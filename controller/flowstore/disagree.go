@@ -33,7 +33,7 @@ var bothBooks = []struct{ name, of string }{
 func (s *Store) Disagreements(ctx context.Context, q Query) ([]Disagreement, error) {
 	at := s.places()
 	q.Since = later(q.Since, s.now().Add(-s.keep[reports]))
-	parts, _, _, err := s.pieces(at, q.Since, q.Until, true)
+	parts, _, _, err := s.pieces(at, q.Since, q.Until, reports)
 	if err != nil {
 		return nil, err
 	}

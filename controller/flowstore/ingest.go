@@ -126,7 +126,7 @@ func (i *Ingest) Run(ctx context.Context, ready func()) error {
 		}
 	}
 	// A controller that is restarted often gets to it, too.
-	try("sum up flows", i.store.Roll(ctx, false))
+	try("forget old flows", i.store.Prune(ctx))
 	for {
 		select {
 		case <-ctx.Done():

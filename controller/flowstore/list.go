@@ -22,7 +22,7 @@ type Cursor struct {
 func (s *Store) List(ctx context.Context, q Query, at Cursor) ([]Flow, Cursor, error) {
 	q.Since = later(q.Since, s.now().Add(-s.keep[reports])) // older ones are on their way out
 	places := s.places()
-	parts, _, _, err := s.pieces(places, q.Since, q.Until, true)
+	parts, _, _, err := s.pieces(places, q.Since, q.Until, reports)
 	if err != nil {
 		return nil, at, err
 	}

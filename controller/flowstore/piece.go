@@ -22,12 +22,11 @@ const margin = time.Minute
 // pieces finds where a question about a time is answered from: from sums over
 // hours where the time has whole hours, over minutes where it has whole minutes
 // beside them, and from reports. What is not summed up yet is taken from where it
-// is, so that each report counts once. fine says that only reports know what is
-// asked.
+// is, so that each report counts once. Nothing coarser than coarsest is used.
 //
 // Ends of the time that lie where reports, or sums over minutes, are forgotten
 // move outward to what is kept; the time that the pieces are about is returned.
-func (s *Store) pieces(at [len(tables)]place, since, until time.Time, fine bool) (list []piece, from, to uint64, err error) {
+func (s *Store) pieces(at [len(tables)]place, since, until time.Time, coarsest granularity) (list []piece, from, to uint64, err error) {
 	now := s.now()
 	from, to = 0, forever
 	if !since.IsZero() {
@@ -37,7 +36,7 @@ func (s *Store) pieces(at [len(tables)]place, since, until time.Time, fine bool)
 		to = millis(until)
 	}
 	kept := s.oldest(reports, now)
-	if fine {
+	if coarsest == reports {
 		if !since.IsZero() && from < millis(now.Add(-s.keep[reports]-margin)) {
 			return nil, 0, 0, fmt.Errorf("%w: client-port and pid are known of each report alone, and reports are kept for %s (--flows-keep of the controller); ask about a shorter time, or without them", ErrQuery, s.keep[reports])
 		}
@@ -45,6 +44,9 @@ func (s *Store) pieces(at [len(tables)]place, since, until time.Time, fine bool)
 		return nonEmpty(piece{reports, from, to, 0, at[reports].last}), from, to, nil
 	}
 	keptMinutes := up(s.oldest(minutes, now), spans[minutes])
+	if coarsest == minutes {
+		from = max(from, keptMinutes)
+	}
 	from = max(from, up(s.oldest(hours, now), spans[hours]))
 	// The parts: reports, minutes, hours, minutes, reports; each may be empty.
 	minutesFrom, minutesTo := up(from, spans[minutes]), down(to, spans[minutes])
@@ -55,11 +57,14 @@ func (s *Store) pieces(at [len(tables)]place, since, until time.Time, fine bool)
 		minutesTo = up(to, spans[minutes])
 	}
 	hoursFrom, hoursTo := up(minutesFrom, spans[hours]), down(minutesTo, spans[hours])
-	if from < keptMinutes {
+	if coarsest == minutes {
+		hoursFrom, hoursTo = minutesTo, minutesTo
+	}
+	if from < keptMinutes && coarsest == hours {
 		hoursFrom = down(minutesFrom, spans[hours])
 		minutesFrom = hoursFrom
 	}
-	if to < keptMinutes {
+	if to < keptMinutes && coarsest == hours {
 		hoursTo = up(minutesTo, spans[hours])
 		minutesTo = hoursTo
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,7 +27,8 @@ type Query struct {
 	// By are the fields that rows differ in; none sums up everything.
 	By []string
 	// Order is what the rows are sorted by, the most first: bytes, packets or
-	// connections; bytes unless given.
+	// connections; or time, the first first. Unless given it is time where By has one,
+	// else bytes.
 	Order string
 	// Limit is how many rows are returned, all unless given; Offset how many come
 	// before them.
@@ -67,13 +69,20 @@ var fields = map[string]string{
 // Fields lists what flows can be asked by besides labels.
 func Fields() []string { return slices.Sorted(maps.Keys(fields)) }
 
+// Times lists what flows can be summed up by that are stretches of time.
+func Times() []string { return slices.Sorted(maps.Keys(times)) }
+
+// times are the fields that are stretches of time, by how many milliseconds they
+// have; they are those of UTC.
+var times = map[string]uint64{"minute": spans[minutes], "hour": spans[hours], "day": dayMillis}
+
 // fine are the fields that sums over minutes and hours do not differ in.
 var fine = []string{"client-port", "pid"}
 
 var orders = map[string]string{"bytes": "sum_sent_bytes + sum_received_bytes", "packets": "sum_sent_packets + sum_received_packets", "connections": "sum_connections"}
 
 // Orders lists what rows can be sorted by.
-func Orders() []string { return slices.Sorted(maps.Keys(orders)) }
+func Orders() []string { return append(slices.Sorted(maps.Keys(orders)), "time") }
 
 // ErrQuery marks an error as one of what is asked, not of the database.
 var ErrQuery = errors.New("flows cannot be asked so")
@@ -84,12 +93,12 @@ var errTooMuch = fmt.Errorf("%w: the answer takes more memory or time than it ma
 // Sums answers a query. The time that the answer is about is returned with it:
 // see Store.pieces.
 func (s *Store) Sums(ctx context.Context, q Query) (Sums, error) {
-	order, ok := orders[cmp.Or(q.Order, "bytes")]
-	if !ok {
-		return Sums{}, fmt.Errorf("%w: not sorted by %q; take one of %s", ErrQuery, q.Order, strings.Join(Orders(), ", "))
+	order, err := q.order()
+	if err != nil {
+		return Sums{}, err
 	}
 	at := s.places()
-	parts, from, to, err := s.pieces(at, q.Since, q.Until, q.needsReports())
+	parts, from, to, err := s.pieces(at, q.Since, q.Until, q.coarsest())
 	if err != nil {
 		return Sums{}, err
 	}
@@ -116,7 +125,7 @@ func (s *Store) Sums(ctx context.Context, q Query) (Sums, error) {
 	for i := range q.By {
 		st.add(cmp.Or(map[int]string{0: " GROUP BY "}[i], ", ") + fmt.Sprintf("k%d", i))
 	}
-	st.add(" ORDER BY " + order + " DESC")
+	st.add(" ORDER BY " + order)
 	for i := range q.By {
 		st.add(fmt.Sprintf(", k%d", i))
 	}
@@ -139,6 +148,10 @@ func (s *Store) Sums(ctx context.Context, q Query) (Sums, error) {
 		x.Key = make(map[string]string, len(q.By))
 		for n, k := range q.By {
 			x.Key[k] = a.texts[n][i]
+			if times[k] > 0 {
+				ms, _ := strconv.ParseUint(a.texts[n][i], 10, 64)
+				x.Key[k] = instant(ms).Format(time.RFC3339)
+			}
 		}
 		var m [10]uint64 // of measures
 		for n := range m {
@@ -173,14 +186,40 @@ func (s *Store) part(st *statement, q Query, p piece, behind []fence) error {
 	return s.fulfil(st, q)
 }
 
-// needsReports says whether a question is about what only reports know.
-func (q *Query) needsReports() bool {
-	for _, f := range fine {
-		if slices.Contains(q.By, f) || slices.ContainsFunc(requirements(q.Where), func(r model.Requirement) bool { return r.Key == f }) {
-			return true
+// order is how the rows are sorted.
+func (q *Query) order() (string, error) {
+	timed := slices.IndexFunc(q.By, func(f string) bool { return times[f] > 0 })
+	order := q.Order
+	if order == "" {
+		if order = "bytes"; timed >= 0 {
+			order = "time"
 		}
 	}
-	return false
+	if order == "time" {
+		if timed < 0 {
+			return "", fmt.Errorf("%w: to be sorted by time, it has to be summed up by one of %s", ErrQuery, strings.Join(Times(), ", "))
+		}
+		// All have as many digits from 2001 to 2286.
+		return fmt.Sprintf("k%d, %s DESC", timed, orders["bytes"]), nil
+	}
+	by, ok := orders[order]
+	if !ok {
+		return "", fmt.Errorf("%w: not sorted by %q; take one of %s", ErrQuery, q.Order, strings.Join(Orders(), ", "))
+	}
+	return by + " DESC", nil
+}
+
+// coarsest says which tables know what a question is about.
+func (q *Query) coarsest() granularity {
+	for _, f := range fine {
+		if slices.Contains(q.By, f) || slices.ContainsFunc(requirements(q.Where), func(r model.Requirement) bool { return r.Key == f }) {
+			return reports
+		}
+	}
+	if slices.Contains(q.By, "minute") {
+		return minutes
+	}
+	return hours
 }
 
 func comma(i int) string {
@@ -194,6 +233,9 @@ func comma(i int) string {
 func (s *Store) field(st *statement, name string) (string, error) {
 	if c, ok := fields[name]; ok {
 		return "CAST(" + c + " AS String)", nil
+	}
+	if span := times[name]; span > 0 {
+		return fmt.Sprintf("CAST(time - time %% %d AS String)", span), nil
 	}
 	end, key, ok := endLabel(name)
 	if !ok {

@@ -29,7 +29,7 @@ func (s *Store) Roll(ctx context.Context, whole bool) error {
 		}
 	}
 	for s.at[hours].upto < s.at[minutes].last && (whole || s.at[minutes].last-s.at[hours].upto >= hourAfter) {
-		if err := s.roll(ctx, hours, 10*hourAfter); err != nil {
+		if err := s.roll(ctx, hours, hourAfter); err != nil {
 			return err
 		}
 	}

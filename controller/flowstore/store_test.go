@@ -76,6 +76,10 @@ func sharedServer(t *testing.T) string {
 }
 
 func TestMain(m *testing.M) {
+	if where := os.Getenv(keeperEnv); where != "" {
+		fmt.Fprintln(os.Stderr, keeper(where))
+		os.Exit(1)
+	}
 	code := m.Run()
 	if server.Server != nil {
 		server.Remove()

@@ -90,6 +90,14 @@ func Describe(w io.Writer, r model.Resource, color bool, now time.Time) error {
 		p.field("Seen", ago(r.Status.LastSeen, now))
 		p.field("Version", r.Status.Version)
 		p.field("Forwards", fmt.Sprintf("%s, %s, %s so far", Plural(r.Status.Sessions, "session"), Plural(r.Status.Streams, "stream"), Bytes(r.Status.Bytes)))
+	case *model.FlowQuery:
+		p.field("By", strings.Join(r.Spec.By, ", "))
+		p.field("Where", r.Spec.Where)
+		p.field("Selector", r.Spec.Selector)
+		p.field("Since", orDefault(r.Spec.Since, "1h"))
+		p.field("Order", orDefault(r.Spec.Order, "bytes"))
+		p.field("Top", fmt.Sprint(orDefault(r.Spec.Top, 20)))
+		p.field("Ask it with", "weft flows --query "+m.Name)
 	case *model.JoinToken:
 		p.field("Role", string(orDefault(r.Spec.Role, model.RoleHost)))
 		p.field("Used", fmt.Sprintf("%d of %d times", r.Status.Used, max(r.Spec.Uses, 1)))

@@ -1,6 +1,7 @@
 package show
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -44,6 +45,8 @@ func Columns(kind model.Kind, wide bool) []Column {
 	case model.KindRelay:
 		narrow = append([]Column{name, state, flex("ADDRESSES")}, append(col("SESSIONS", "STREAMS", "BYTES"), age)...)
 		more = col("VERSION", "SEEN")
+	case model.KindFlowQuery:
+		narrow = append([]Column{name, flex("BY"), flex("WHERE")}, append(col("SINCE", "ORDER", "TOP"), age)...)
 	case model.KindJoinToken:
 		narrow = append(col("NAME", "ROLE", "USED", "EXPIRES"), flex("LABELS"), age)
 	case model.KindAccessToken:
@@ -107,6 +110,9 @@ func Cells(r model.Resource, wide bool, now time.Time) []string {
 		s := r.Status
 		narrow = []string{name, string(s.State), strings.Join(r.Spec.Addresses, ","), fmt.Sprint(s.Sessions), fmt.Sprint(s.Streams), Bytes(s.Bytes), age}
 		more = []string{s.Version, ago(s.LastSeen, now)}
+	case *model.FlowQuery:
+		s := r.Spec
+		narrow = []string{name, strings.Join(s.By, ","), strings.Trim(s.Where+","+s.Selector, ","), orDefault(s.Since, "1h"), orDefault(s.Order, "bytes"), fmt.Sprint(orDefault(s.Top, 20)), age}
 	case *model.JoinToken:
 		narrow = []string{name, string(orDefault(r.Spec.Role, model.RoleHost)), fmt.Sprintf("%d/%d", r.Status.Used, max(r.Spec.Uses, 1)), until(r.Status.Expires, now), Labels(r.Spec.Labels), age}
 	case *model.AccessToken:
@@ -130,12 +136,7 @@ func alerts(conditions []model.Condition, now time.Time) string {
 	return strings.Join(out, ",")
 }
 
-func orDefault[T ~string](v, otherwise T) T {
-	if v == "" {
-		return otherwise
-	}
-	return v
-}
+func orDefault[T comparable](v, otherwise T) T { return cmp.Or(v, otherwise) }
 
 func ends(e model.Endpoints) string {
 	if e.Group != "" {

@@ -19,12 +19,13 @@ type FlowFilter struct {
 	Where, Selector string
 	After, Before   uint64 // of Flows alone
 	By, Order       string // of FlowSums alone
+	Query           string // a saved one, of FlowSums alone
 	Limit, Offset   int
 }
 
 func (f FlowFilter) query() url.Values {
 	q := url.Values{}
-	for k, v := range map[string]string{"since": f.Since, "until": f.Until, "where": f.Where, "labelSelector": f.Selector, "by": f.By, "order": f.Order} {
+	for k, v := range map[string]string{"since": f.Since, "until": f.Until, "where": f.Where, "labelSelector": f.Selector, "by": f.By, "order": f.Order, "query": f.Query} {
 		if v != "" {
 			q.Set(k, v)
 		}
@@ -39,7 +40,7 @@ func (f FlowFilter) query() url.Values {
 
 // Flows returns a page of flows.
 func (c *Client) Flows(ctx context.Context, f FlowFilter) (*api.FlowList, error) {
-	f.By, f.Order = "", ""
+	f.By, f.Order, f.Query = "", "", ""
 	var out api.FlowList
 	_, err := c.do(ctx, http.MethodGet, "/api/v1/flows", f.query(), nil, &out)
 	return &out, err
@@ -67,7 +68,7 @@ func (c *Client) ImportFlows(ctx context.Context, name, digest string, batch *wi
 
 // FlowDisagreements returns connections whose ends disagree.
 func (c *Client) FlowDisagreements(ctx context.Context, f FlowFilter) (*api.FlowDisagreements, error) {
-	f.After, f.Before, f.By, f.Order = 0, 0, "", ""
+	f.After, f.Before, f.By, f.Order, f.Query = 0, 0, "", "", ""
 	var out api.FlowDisagreements
 	_, err := c.do(ctx, http.MethodGet, "/api/v1/flows/disagreements", f.query(), nil, &out)
 	return &out, err
