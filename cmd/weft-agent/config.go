@@ -59,12 +59,24 @@ type config struct {
 	DockerSockets []string `yaml:"dockerSockets"`
 	// ContainerdSocket is where containerd may answer.
 	ContainerdSocket string `yaml:"containerdSocket"`
+	// Mirrors are interfaces at which this machine hears what others say to one
+	// another: a switch's mirror port, or where a cloud's mirror arrives.
+	Mirrors []mirrorConfig `yaml:"mirrors,omitempty"`
 	// Sandbox is on or off; on unless given. On, the agent gives up all that its
 	// work does not need: capabilities, and system calls. Off is for finding out
 	// whether that is what is in the way.
 	Sandbox string `yaml:"sandbox,omitempty"`
 	// Log is debug, info, warn or error.
 	Log string `yaml:"log"`
+}
+
+// mirrorConfig is an interface that is listened to, in promiscuous mode.
+type mirrorConfig struct {
+	// Interface is its name.
+	Interface string `yaml:"interface"`
+	// Unwrap looks into VXLAN, GENEVE, GRE, ERSPAN and IP in IP, in which clouds and
+	// switches send mirrors on.
+	Unwrap bool `yaml:"unwrap,omitempty"`
 }
 
 func defaultConfig() config {
@@ -194,6 +206,18 @@ func (c config) check() error {
 	}
 	if c.Sandbox != "" && c.Sandbox != "on" && c.Sandbox != "off" {
 		fault("sandbox", "%q is none of on, off", c.Sandbox)
+	}
+	heard := map[string]bool{}
+	for i, m := range c.Mirrors {
+		switch {
+		case m.Interface == "":
+			fault(fmt.Sprintf("mirrors[%d].interface", i), "is missing; name an interface, as ip link shows them")
+		case len(m.Interface) > 15 || strings.ContainsAny(m.Interface, "/ \t\n"):
+			fault(fmt.Sprintf("mirrors[%d].interface", i), "%q can be no interface's name", m.Interface)
+		case heard[m.Interface]:
+			fault(fmt.Sprintf("mirrors[%d].interface", i), "%s is named before, and would be counted twice", m.Interface)
+		}
+		heard[m.Interface] = true
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		fault("listen", "%q: want [ADDRESS]:PORT", c.Listen)

@@ -58,7 +58,7 @@ type Deps struct {
 	Flows    Flows // nil for none
 	// Take keeps flows that are imported; nil for no imports.
 	Take FlowTaker
-	Log      *slog.Logger
+	Log  *slog.Logger
 }
 
 // Flows answers questions about what connections did.

@@ -11,6 +11,7 @@ import (
 
 	"weft/model"
 	"weft/wire"
+	"weft/wire/flowwire"
 	"weft/wire/wirepb"
 )
 
@@ -80,6 +81,9 @@ func (a *API) registerFlowImport() {
 			clear(batch.Workload)
 			clear(batch.Process)
 			clear(batch.Peer)
+			for i := range batch.Flags {
+				batch.Flags[i] &^= flowwire.FlagObserved
+			}
 			id := wire.Identity{Name: ImportHost + in.Name, UID: ImportHost + strings.ToLower(in.Digest)}
 			out := FlowImport{Host: id.Name, Records: len(batch.Workload), Known: a.flows.Has(id.UID, importEpoch, batch.Number)}
 			kept := make(chan struct{})
