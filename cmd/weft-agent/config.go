@@ -60,7 +60,9 @@ type config struct {
 	// ContainerdSocket is where containerd may answer.
 	ContainerdSocket string `yaml:"containerdSocket"`
 	// Mirrors are interfaces at which this machine hears what others say to one
-	// another: a switch's mirror port, or where a cloud's mirror arrives.
+	// another: a switch's mirror port, or where a cloud's mirror arrives. Each has
+	// interface, its name, and may have unwrap: true, to look into the VXLAN, GENEVE,
+	// GRE, ERSPAN or IP in IP that a mirror comes in.
 	Mirrors []mirrorConfig `yaml:"mirrors,omitempty"`
 	// Sandbox is on or off; on unless given. On, the agent gives up all that its
 	// work does not need: capabilities, and system calls. Off is for finding out
@@ -72,11 +74,8 @@ type config struct {
 
 // mirrorConfig is an interface that is listened to, in promiscuous mode.
 type mirrorConfig struct {
-	// Interface is its name.
 	Interface string `yaml:"interface"`
-	// Unwrap looks into VXLAN, GENEVE, GRE, ERSPAN and IP in IP, in which clouds and
-	// switches send mirrors on.
-	Unwrap bool `yaml:"unwrap,omitempty"`
+	Unwrap    bool   `yaml:"unwrap,omitempty"`
 }
 
 func defaultConfig() config {

@@ -13,6 +13,7 @@ import (
 
 	"weft/agent"
 	"weft/agent/discover"
+	"weft/agent/mirror"
 	"weft/agent/transport"
 	"weft/internal/identity"
 	"weft/internal/run"
@@ -103,6 +104,14 @@ func buildAgent(c config, confined sandbox.Report, state *agent.State, log *slog
 	if err != nil {
 		return nil, err
 	}
+	listen := make([]mirror.Interface, len(c.Mirrors))
+	for i, m := range c.Mirrors {
+		listen[i] = mirror.Interface{Name: m.Interface, Unwrap: m.Unwrap}
+	}
+	mirrors, err := mirror.New(mirror.Config{Interfaces: listen}, mirror.Deps{Records: segments.flows.Observe, Log: part("mirror")})
+	if err != nil {
+		return nil, err
+	}
 	id, err := identity.New(identity.Config{Dir: c.StateDir, Controller: c.Controller, TokenFile: c.TokenFile, Role: model.RoleHost, Name: c.Name, Now: clock},
 		identity.Deps{Log: part("identity"), Track: lines.own})
 	if err != nil {
@@ -152,5 +161,8 @@ func buildAgent(c config, confined sandbox.Report, state *agent.State, log *slog
 	}
 	services = append(services, lines.services()...)
 	services = append(services, run.Service{Name: "datapath", Run: segments.Run})
+	if len(c.Mirrors) > 0 {
+		services = append(services, run.Service{Name: "mirror", Run: mirrors.Run})
+	}
 	return append(services, run.Service{Name: "sync", Run: sync.Run}), nil
 }

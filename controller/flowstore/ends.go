@@ -83,7 +83,7 @@ func (r reporter) flow(x *flowwire.Record, reported time.Time) Flow {
 	w := r.byUID[plan.WorkloadUID(r.uid, x.Workload)]
 	switch {
 	case x.Observed:
-		w = r.directory.Find(r.host, own.Address)
+		w = r.directory.Anywhere(own.Address)
 	case x.Workload != "":
 		own.Workload = r.host + ":" + x.Workload
 	}
@@ -117,7 +117,7 @@ func (r reporter) flow(x *flowwire.Record, reported time.Time) Flow {
 // peer is the workload at the other end, nil where it is none or cannot be told.
 func (r reporter) peer(own *End, a netip.Addr, x *flowwire.Record) *model.Workload {
 	if x.Observed {
-		return r.directory.Find(r.host, a)
+		return r.directory.Anywhere(a)
 	}
 	if x.Workload == "" {
 		return nil // whoever reports is neither end, and cannot say whose they were
