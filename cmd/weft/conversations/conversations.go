@@ -65,6 +65,8 @@ type Summary struct {
 	Unread        map[string]int // packets by the name of their link type
 	Backwards     int            // packets older than the one before
 	Conversations []Conversation // by wire bytes, the most first
+
+	before time.Time // of the packet before
 }
 
 // Options of Read.
@@ -127,9 +129,10 @@ func (s *Summary) note(f *capturefile.Frame) {
 	if s.First.IsZero() || f.When.Before(s.First) {
 		s.First = f.When
 	}
-	if f.When.Before(s.Last) {
+	if f.When.Before(s.before) {
 		s.Backwards++
-	} else {
+	}
+	if s.before = f.When; f.When.After(s.Last) {
 		s.Last = f.When
 	}
 	if f.Wire > len(f.Data) {
