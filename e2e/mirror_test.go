@@ -32,7 +32,7 @@ func TestMirrorIsMetered(t *testing.T) {
 	f := newFleet(t, mirrored)
 	probe, stranger, other, member := f.lab.Host("probe"), f.lab.Host("stranger"), f.lab.Host("other"), f.lab.Host("member")
 	file := filepath.Join(f.state("probe"), "agent.yaml")
-	f.write(file, "controller: https://controller:443\nmirrors: [{interface: eth0, unwrap: true}]\n", 0o600)
+	f.write(file, "controller: https://controller:443\nmirrors: [{interface: eth0, unwrap: true}]\ncollectors: [{listen: \":2055\", from: [10.53.0.0/24]}]\n", 0o600)
 	f.extra["probe"] = []string{"--config", file, "--name", "probe"}
 	f.controller()
 	f.agents("probe", "member")
@@ -91,6 +91,14 @@ func TestMirrorIsMetered(t *testing.T) {
 	}
 	same("what the probe alone hears", "port=7000,host=probe", apart)
 	same("what the member says too", "port=7000,server=member", joint)
+	// A router's NetFlow 5: 192.0.2.1 had ten packets with 1,000 bytes for 203.0.113.9.
+	var report strings.Builder
+	seconds := uint32(time.Now().Unix())
+	for _, n := range []uint32{5<<16 | 1, 10_000, seconds, 0, 1, 0, 0xc0000201, 0xcb007109, 0, 1<<16 | 2, 10, 1000, 5000, 6000, 40000<<16 | 443, 0x1b<<16 | 6<<8, 0, 0} {
+		fmt.Fprintf(&report, `\%03o\%03o\%03o\%03o`, n>>24, n>>16&255, n>>8&255, n&255)
+	}
+	f.run(other, "sh", "-c", fmt.Sprintf("printf '%s' | nc -u -w 1 %s 2055", report.String(), probe.Addresses()[0]))
+	same("what a router reports", "host=probe,server-address=203.0.113.9,port=443", said{Flows: 1, SentPackets: 10, SentBytes: 1000})
 	if out := f.ok("flows", "--where", "port=7000,host=probe,server=member", "--top", "1"); !strings.Contains(out, "member") {
 		t.Errorf("the mirror's report of a member is not in the list:\n%s", out)
 	}
