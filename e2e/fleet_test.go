@@ -82,13 +82,19 @@ type fleet struct {
 // newFleet brings a lab up, and takes it down again when the test ends.
 func newFleet(t *testing.T, topology string) *fleet {
 	t.Helper()
+	return newFleetFor(t, topology, 90*time.Second)
+}
+
+// newFleetFor is newFleet for a test that may take longer.
+func newFleetFor(t *testing.T, topology string, limit time.Duration) *fleet {
+	t.Helper()
 	testreq.Need(t, testreq.Root, testreq.NetNS, testreq.BPF, testreq.Cgroup2, "tcpdump", "curl")
 	parsed, err := lab.Parse("topology", []byte(topology))
 	if err != nil {
 		t.Fatal(err)
 	}
 	bin := binaries(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	f := &fleet{t: t, ctx: ctx, bin: bin, procs: map[string]*process{}, extra: map[string][]string{}}
 	t.Cleanup(cancel)
 	if f.lab, err = lab.Up(ctx, parsed, lab.Options{}); err != nil {
@@ -193,7 +199,7 @@ func (f *fleet) agents(hosts ...string) {
 func (f *fleet) online(hosts ...string) {
 	f.t.Helper()
 	for _, host := range hosts {
-		f.wait(20*time.Second, host+" is online", func() error {
+		f.wait(45*time.Second, host+" is online", func() error {
 			if err := f.procs[host].alive(); err != nil {
 				return err
 			}

@@ -67,6 +67,21 @@ func (f *fleet) generate(where lab.Runner, name string, args ...string) said {
 	return s
 }
 
+// metered waits until connections of these hosts are.
+func (f *fleet) metered(hosts ...string) {
+	f.t.Helper()
+	for _, host := range hosts {
+		f.wait(20*time.Second, host+" is metered", func() error {
+			for _, pin := range f.pins(host) {
+				if strings.HasSuffix(pin, "links/egress") { // the last that is attached
+					return nil
+				}
+			}
+			return errors.New("no program is at work")
+		})
+	}
+}
+
 func (s *said) add(o said) {
 	s.Flows += o.Flows
 	s.SentPackets, s.SentBytes = s.SentPackets+o.SentPackets, s.SentBytes+o.SentBytes
@@ -96,18 +111,7 @@ func TestFlowsAddUp(t *testing.T) {
 			return nil
 		})
 	}
-	metered := func(host string) {
-		f.wait(20*time.Second, host+" is metered", func() error {
-			for _, pin := range f.pins(host) {
-				if strings.HasSuffix(pin, "links/egress") { // the last that is attached
-					return nil
-				}
-			}
-			return errors.New("no program is at work")
-		})
-	}
-	metered("left")
-	metered("right")
+	f.metered("left", "right")
 
 	var across, loop, bridge said
 	rightAddr, twoAddr := right.Addresses()[0], two.Address()

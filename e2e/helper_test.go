@@ -38,6 +38,10 @@ func helper(name string, args []string) error {
 		return ask(args[0], args[1], args[2])
 	case "call":
 		return call(args[0], args[1])
+	case "sink":
+		return sink(ctx, args[0], args[1])
+	case "scatter":
+		return scatter(args[0], args[1], args[2], args[3])
 	case "hold":
 		return hold(ctx, args)
 	case "knock":

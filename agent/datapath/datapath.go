@@ -157,21 +157,42 @@ func (d *Datapath) Run(ctx context.Context, ready func()) error {
 
 // keepReading reads the connection table until ctx ends.
 func (d *Datapath) keepReading(ctx context.Context) {
-	read := time.NewTicker(d.cfg.Every)
-	defer read.Stop()
+	pause := time.NewTimer(d.cfg.Every)
+	defer pause.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-read.C:
+		case <-pause.C:
 		}
-		if err := d.collect(); err != nil {
+		began := time.Now()
+		err := d.collect()
+		pause.Reset(d.pause(time.Since(began)))
+		if err != nil {
 			d.deps.Log.Warn("read the connection table", "error", err)
 		}
 		if err := d.renew(ctx); err != nil {
 			d.deps.Log.Warn("renew the secrets for telling who calls", "error", err)
 		}
 	}
+}
+
+// readingShare is how many times as long as a reading took it is to the next one,
+// and maxPause how long at most: a long table must not keep a CPU busy.
+const (
+	readingShare = 10
+	maxPause     = 10 * time.Second
+)
+
+// pause is how long to wait after a reading. A table that fills is read as often as
+// can be, for each reading makes room.
+func (d *Datapath) pause(took time.Duration) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if f, ok := d.driver.(Filler); ok && f.Filling() {
+		return d.cfg.Every
+	}
+	return max(d.cfg.Every, min(readingShare*took, maxPause))
 }
 
 // remove takes everything away: no policy is about this machine (any more), and

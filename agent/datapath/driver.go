@@ -47,6 +47,12 @@ type Driver interface {
 	Remove() error
 }
 
+// Filler is a driver whose connection table has an end.
+type Filler interface {
+	// Filling says that the last reading found the table half full or more.
+	Filling() bool
+}
+
 // Witness is a driver that believes some callers what they say of themselves.
 type Witness interface {
 	// Disbelieved counts as Troubles does: proofs of who calls that are not good,

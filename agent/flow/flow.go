@@ -26,6 +26,8 @@ type Config struct {
 	Interval time.Duration
 	// Room is how many bytes the batches may take; 256 MiB unless given.
 	Room int64
+	// Connections is how many the table can have; 1,048,576 unless given.
+	Connections uint32
 }
 
 // Deps of a Flow.
@@ -45,7 +47,9 @@ type Flow struct {
 	pass    uint32
 	marks   *marks
 	records []flowwire.Record
-	touched []key
+	touched []key  // of records
+	next    []mark // the marks they will have
+	asked   key    // of which the mark is read; here, so that it costs no memory
 	failed  error
 
 	mu      sync.Mutex
@@ -64,6 +68,9 @@ func Open(cfg Config, deps Deps) (*Flow, error) {
 	if cfg.Room == 0 {
 		cfg.Room = 256 << 20
 	}
+	if cfg.Connections == 0 {
+		cfg.Connections = 1 << 20
+	}
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
@@ -80,10 +87,9 @@ func Open(cfg Config, deps Deps) (*Flow, error) {
 
 // open takes over the marks of an earlier process, or makes them.
 func (f *Flow) open() error {
-	m, err := openMarks(f.cfg.PinDir)
+	m, err := f.openMarks()
 	if err != nil {
-		f.log.Warn("the account of flows will begin anew when this agent does", "error", err)
-		m = &marks{all: map[key]mark{}}
+		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -93,29 +99,49 @@ func (f *Flow) open() error {
 	return err
 }
 
+func (f *Flow) openMarks() (*marks, error) {
+	if f.cfg.PinDir != "" {
+		p, err := openPinned(f.cfg.PinDir, 2*f.cfg.Connections) // a reading adds what is new before it forgets what is gone
+		if err == nil {
+			var m *marks
+			if m, err = newMarks(p); err == nil {
+				return m, nil
+			}
+			p.close()
+		}
+		f.log.Warn("the account of flows will begin anew when this agent does", "error", err)
+	}
+	return newMarks(&held{marks: map[key]mark{}})
+}
+
 // redo brings the marks up to the newest batch, where a process was killed
 // between writing one and the other.
 func (f *Flow) redo() error {
-	last := f.spool.newest()
-	if last == nil || last.Epoch != f.marks.account.Epoch || last.Number != f.marks.account.Number+1 {
+	m, last := f.marks, f.spool.newest()
+	if last == nil || last.Epoch != m.account.Epoch || last.Number != m.account.Number+1 {
 		return nil
 	}
 	records, err := flowwire.Decode(last)
 	if err != nil { // of an agent that wrote them in another way
 		f.log.Warn("the last batch of flow records cannot be read; the account goes on after it", "error", err)
-		f.marks.account.Number, f.marks.account.Lost = last.Number, last.Lost+uint64(len(last.Workload))
+		m.account.Number, m.account.Lost = last.Number, last.Lost+uint64(last.Records)
 		return nil
 	}
-	var done []key
+	var keys []key
+	var values []mark
 	for i := range records {
 		if records[i].Observed {
 			continue // no line of the table
 		}
-		if k, ok := f.marks.redo(&records[i], last.Number); ok {
-			done = append(done, k)
+		k, x, needed, err := m.redo(&records[i], last.Number)
+		if err != nil {
+			return err
+		}
+		if needed {
+			keys, values = append(keys, k), append(values, x)
 		}
 	}
-	return f.marks.write(done, last.Number, last.Lost)
+	return m.write(keys, values, last.Number, last.Lost)
 }
 
 // Begin starts a reading of the connection table.
@@ -129,27 +155,48 @@ func (f *Flow) Begin() {
 
 // See takes a line of the table.
 func (f *Flow) See(c *connection.Line) {
-	k := keyOf(c)
-	m, known := f.marks.all[k]
-	if known && !m.continues(c) {
-		known = false // the same ports for another connection
+	k, since := keyOf(c), milliseconds(f.now.Sub(f.began))
+	h := f.marks.hash(&k)
+	g, known := f.marks.seen[h]
+	if g.pass == f.pass && known {
+		f.flush() // shown twice: what was said of it the first time must be in the ledger
 	}
-	if !known {
-		m = mark{}
-	}
-	m.Began, m.pass = c.Began, f.pass
+	g.pass = f.pass
 	sent, received := count(c.Sent), count(c.Received)
-	since := f.now.Sub(f.began)
-	changed := sent != m.Sent || received != m.Received || c.Retransmits != m.Retransmits
-	if !known || changed && (c.Ended || since-m.told >= f.cfg.Interval) {
-		f.records = append(f.records, f.record(c, &m, !known))
-		f.touched = append(f.touched, k)
-		m.Sent, m.Received, m.Retransmits, m.told = sent, received, c.Retransmits, since
+	switch {
+	case !known:
+		f.tell(c, k, mark{}, true)
+	case packets(sent, received) != g.packets && (c.Ended || since-g.told >= milliseconds(f.cfg.Interval)):
+		f.asked = k
+		m, was, err := f.marks.ledger.lookup(&f.asked)
+		f.failed = errors.Join(f.failed, err)
+		if was = was && m.continues(c); !was {
+			m = mark{}
+		}
+		f.tell(c, k, m, !was)
+	default:
+		f.see(h, g, c, &k)
+		return
 	}
-	f.marks.all[k] = m
+	g.packets, g.told = packets(sent, received), since
+	f.see(h, g, c, &k)
 	if len(f.records) == flowwire.MaxRecords {
 		f.flush()
 	}
+}
+
+func (f *Flow) see(h uint64, g glimpse, c *connection.Line, k *key) {
+	f.marks.seen[h] = g
+	if c.Ended {
+		f.marks.ending = append(f.marks.ending, *k)
+	}
+}
+
+// tell makes a record of what has happened since the mark, and the next mark.
+func (f *Flow) tell(c *connection.Line, k key, m mark, fresh bool) {
+	f.records = append(f.records, f.record(c, &m, fresh))
+	f.touched = append(f.touched, k)
+	f.next = append(f.next, mark{Sent: count(c.Sent), Received: count(c.Received), Retransmits: c.Retransmits})
 }
 
 func count(c connection.Count) flowwire.Count { return flowwire.Count(c) }
@@ -225,8 +272,11 @@ func (f *Flow) flush() {
 	if len(f.records) == 0 {
 		return
 	}
+	b, err := flowwire.Encode(f.now, f.records)
 	f.mu.Lock()
-	b, err := f.spool.add(flowwire.Encode(f.now, f.records))
+	if err == nil {
+		b, err = f.spool.add(b)
+	}
 	if err == nil {
 		close(f.arrived)
 		f.arrived = make(chan struct{})
@@ -234,13 +284,13 @@ func (f *Flow) flush() {
 	if err != nil {
 		f.spool.lost += uint64(len(f.records))
 	}
-	lost := f.spool.lost
+	lost, number := f.spool.lost, f.marks.account.Number
 	f.mu.Unlock()
 	if err == nil {
-		err = f.marks.write(f.touched, b.Number, lost)
+		number = b.Number
 	}
-	f.failed = errors.Join(f.failed, err)
-	f.records, f.touched = f.records[:0], f.touched[:0]
+	f.failed = errors.Join(f.failed, err, f.marks.write(f.touched, f.next, number, lost))
+	f.records, f.touched, f.next = f.records[:0], f.touched[:0], f.next[:0]
 }
 
 // Next returns the batch that follows another, the oldest where that is nil; nil
@@ -272,7 +322,7 @@ func (f *Flow) Gone() error {
 	defer f.mu.Unlock()
 	var err error
 	if f.marks != nil {
-		err = f.marks.close()
+		err = f.marks.ledger.close()
 		f.marks = nil
 	}
 	if f.cfg.PinDir == "" {

@@ -30,7 +30,7 @@ func newProcess(tb testing.TB) *process {
 func (p *process) start() {
 	p.tb.Helper()
 	if p.f != nil && p.f.marks != nil {
-		p.f.marks.close()
+		p.f.marks.ledger.close()
 	}
 	var err error
 	if p.f, err = Open(p.cfg, Deps{}); err != nil {
@@ -38,7 +38,7 @@ func (p *process) start() {
 	}
 	p.tb.Cleanup(func() {
 		if p.f.marks != nil {
-			p.f.marks.close()
+			p.f.marks.ledger.close()
 		}
 	})
 }
@@ -55,7 +55,10 @@ func (p *process) killedWriting(world *table, marks int) {
 	if len(f.records) == 0 {
 		return
 	}
-	b, err := f.spool.add(flowwire.Encode(f.now, f.records))
+	b, err := flowwire.Encode(f.now, f.records)
+	if err == nil {
+		b, err = f.spool.add(b)
+	}
 	if err != nil {
 		p.tb.Fatal(err)
 	}
@@ -63,8 +66,9 @@ func (p *process) killedWriting(world *table, marks int) {
 		if i == marks {
 			break
 		}
-		x := f.marks.all[k]
-		if err := f.marks.table.Put(k, kept{Began: x.Began, Sent: x.Sent, Received: x.Received, Retransmits: x.Retransmits, Batch: b.Number}); err != nil {
+		x := f.next[i]
+		x.Batch = b.Number
+		if err := f.marks.ledger.put([]key{k}, []mark{x}); err != nil {
 			p.tb.Fatal(err)
 		}
 	}
@@ -132,7 +136,7 @@ func TestALastBatchOfAnotherFormat(t *testing.T) {
 	world.packet(1, 100, 0)
 	world.show(t, p.f)
 	controller.take(t, p.f)
-	strange, err := p.f.spool.add(&wirepb.FlowBatch{Workload: []uint32{0, 0}})
+	strange, err := p.f.spool.add(&wirepb.FlowBatch{Records: 2, Columns: []byte("of another agent")})
 	if err != nil {
 		t.Fatal(err)
 	}

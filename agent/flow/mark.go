@@ -1,14 +1,9 @@
 package flow
 
 import (
-	"errors"
-	"fmt"
+	"hash/maphash"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"time"
-
-	"github.com/cilium/ebpf"
 
 	"weft/agent/connection"
 	"weft/wire/flowwire"
@@ -18,6 +13,7 @@ import (
 type key struct {
 	Local, Remote         [16]byte // IPv4 as IPv4-mapped IPv6
 	NetNS                 uint64
+	Began                 uint64 // 0: not known
 	LocalPort, RemotePort uint16
 	Protocol              uint8
 	Refused               uint8
@@ -25,39 +21,29 @@ type key struct {
 }
 
 func keyOf(c *connection.Line) key {
-	return newKey(c.Local, c.Remote, c.Protocol, c.NetNS, c.Refused)
+	return newKey(c.Local, c.Remote, c.Protocol, c.NetNS, c.Began, c.Refused)
 }
 
-func newKey(local, remote netip.AddrPort, protocol uint8, netns uint64, refused bool) key {
-	k := key{Local: local.Addr().As16(), Remote: remote.Addr().As16(), NetNS: netns, LocalPort: local.Port(), RemotePort: remote.Port(), Protocol: protocol}
+func newKey(local, remote netip.AddrPort, protocol uint8, netns, began uint64, refused bool) key {
+	k := key{Local: local.Addr().As16(), Remote: remote.Addr().As16(), NetNS: netns, Began: began, LocalPort: local.Port(), RemotePort: remote.Port(), Protocol: protocol}
 	if refused {
 		k.Refused = 1
 	}
 	return k
 }
 
-// kept is what lasts of a mark.
-type kept struct {
-	Began          uint64
+// mark is what a connection's records have said so far.
+type mark struct {
 	Sent, Received flowwire.Count
 	Retransmits    uint32
 	_              [4]byte
 	Batch          uint64 // that had the last record
 }
 
-// mark is what a connection's records have said so far.
-type mark struct {
-	Began          uint64 // 0: not known
-	Sent, Received flowwire.Count
-	Retransmits    uint32
-	pass           uint32        // in which it was last seen
-	batch          uint64        // that had the last record
-	told           time.Duration // when that was, since this process began; 0 where an earlier one did
-}
-
-// continues says whether a line is the connection of the mark.
+// continues says whether a line is the connection of the mark: it may not be where
+// it is not known when it began.
 func (m *mark) continues(c *connection.Line) bool {
-	return (m.Began == 0 || m.Began == c.Began) && c.Sent.Packets >= m.Sent.Packets && c.Received.Packets >= m.Received.Packets
+	return c.Sent.Packets >= m.Sent.Packets && c.Received.Packets >= m.Received.Packets
 }
 
 // account is how far an agent's batches are.
@@ -66,131 +52,110 @@ type account struct {
 	Lost          uint64 // records, of this epoch
 }
 
-// marks are those of all connections in the table, and a copy in the kernel of
-// what records have said, which outlives this process.
+// glimpse is what is remembered of a mark, so that the mark itself is read only
+// where a record is due: a table has a million lines, and most do nothing.
+type glimpse struct {
+	packets uint32 // both ways, the low bits: another number is something new
+	told    uint32 // when the last record was, in milliseconds since this process began
+	pass    uint32 // in which the line was last seen
+}
+
+// marks are those of all connections in the table. What is known by a hash of a
+// key is only what can wait: whether a connection had a record, and what that said,
+// is in the ledger.
 type marks struct {
-	all     map[key]mark
+	ledger  ledger
 	account account
-
-	table, number *ebpf.Map // nil where they are not kept
+	seed    maphash.Seed
+	seen    map[uint64]glimpse
+	ending  []key // seen to end in this pass
+	ended   []key // in the pass before
 }
 
-// maxMarks is as many as the connection table and that of those turned down can
-// have lines.
-const maxMarks = 1 << 20
-
-func openMarks(pinDir string) (*marks, error) {
-	m := &marks{all: map[key]mark{}}
-	if pinDir == "" {
-		return m, nil
-	}
-	if err := os.MkdirAll(pinDir, 0o700); err != nil {
-		return nil, fmt.Errorf("make a directory for the marks of flows: %w; is a BPF file system mounted there? (mount -t bpf bpf /sys/fs/bpf)", err)
-	}
+func newMarks(l ledger) (*marks, error) {
+	m := &marks{ledger: l, seed: maphash.MakeSeed(), seen: map[uint64]glimpse{}}
 	var err error
-	pinned := ebpf.MapOptions{PinPath: pinDir}
-	m.table, err = ebpf.NewMapWithOptions(&ebpf.MapSpec{Name: "marks_v1", Type: ebpf.Hash, KeySize: 48, ValueSize: 56, MaxEntries: maxMarks, Flags: noPreallocate, Pinning: ebpf.PinByName}, pinned)
-	if err == nil {
-		m.number, err = ebpf.NewMapWithOptions(&ebpf.MapSpec{Name: "account_v1", Type: ebpf.Array, KeySize: 4, ValueSize: 24, MaxEntries: 1, Pinning: ebpf.PinByName}, pinned)
+	if m.account, err = l.number(); err != nil {
+		return nil, err
 	}
-	if err == nil {
-		err = m.load()
-	}
-	if err != nil {
-		m.close()
-		return nil, fmt.Errorf("open the marks of flows in %s: %w", filepath.Clean(pinDir), err)
-	}
-	return m, nil
+	return m, l.each(func(k *key, x *mark) { m.seen[m.hash(k)] = glimpse{packets: packets(x.Sent, x.Received)} })
 }
 
-const noPreallocate = 1 // BPF_F_NO_PREALLOC
+func (m *marks) hash(k *key) uint64 { return maphash.Comparable(m.seed, *k) }
 
-func (m *marks) load() error {
-	if err := m.number.Lookup(uint32(0), &m.account); err != nil {
-		return err
-	}
-	var cursor ebpf.MapBatchCursor
-	keys, values := make([]key, 4096), make([]kept, 4096)
-	for {
-		n, err := m.table.BatchLookup(&cursor, keys, values, nil)
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return err
-		}
-		for i, v := range values[:n] {
-			m.all[keys[i]] = mark{Began: v.Began, Sent: v.Sent, Received: v.Received, Retransmits: v.Retransmits, batch: v.Batch}
-		}
-		if err != nil {
-			return nil
-		}
-	}
-}
+func packets(sent, received flowwire.Count) uint32 { return uint32(sent.Packets + received.Packets) }
 
-// redo adds a record to its mark, unless that has been done.
-func (m *marks) redo(r *flowwire.Record, batch uint64) (key, bool) {
-	k := newKey(r.Local, r.Remote, r.Protocol, r.NetNS, r.Refused)
-	x, known := m.all[k]
-	if known && x.batch == batch {
-		return k, false
+func milliseconds(d time.Duration) uint32 { return uint32(d.Milliseconds()) }
+
+// redo gives the mark a record's figures are added to, unless that has been done.
+func (m *marks) redo(r *flowwire.Record, batch uint64) (k key, x mark, needed bool, err error) {
+	k = newKey(r.Local, r.Remote, r.Protocol, r.NetNS, r.Began, r.Refused)
+	x, known, err := m.ledger.lookup(&k)
+	if err != nil || known && x.Batch == batch {
+		return k, x, false, err
 	}
-	if r.New || !known {
-		x = mark{Began: r.Began}
+	if r.New {
+		x = mark{}
 	}
 	x.Sent.Packets += r.Sent.Packets
 	x.Sent.Bytes += r.Sent.Bytes
 	x.Received.Packets += r.Received.Packets
 	x.Received.Bytes += r.Received.Bytes
 	x.Retransmits += r.Retransmits
-	m.all[k] = x
-	return k, true
+	m.seen[m.hash(&k)] = glimpse{packets: packets(x.Sent, x.Received)}
+	return k, x, true, nil
 }
 
 // write keeps the marks of a batch, and then its number.
-func (m *marks) write(touched []key, batch, lost uint64) error {
+func (m *marks) write(keys []key, values []mark, batch, lost uint64) error {
 	m.account.Number, m.account.Lost = batch, lost
-	values := make([]kept, len(touched))
-	for i, k := range touched {
-		x := m.all[k]
-		x.batch = batch
-		m.all[k] = x
-		values[i] = kept{Began: x.Began, Sent: x.Sent, Received: x.Received, Retransmits: x.Retransmits, Batch: batch}
+	for i := range values {
+		values[i].Batch = batch
 	}
-	if m.table == nil {
-		return nil
+	if err := m.ledger.put(keys, values); err != nil {
+		return err
 	}
-	if len(touched) > 0 {
-		if _, err := m.table.BatchUpdate(touched, values, nil); err != nil {
-			return fmt.Errorf("keep the marks of flows: %w", err)
-		}
-	}
-	if err := m.number.Put(uint32(0), m.account); err != nil {
-		return fmt.Errorf("keep the number of a batch of flows: %w", err)
-	}
-	return nil
+	return m.ledger.setNumber(m.account)
 }
 
-// sweep forgets the marks of connections that are no longer in the table.
+// sweep forgets the marks of connections that are no longer in the table: those
+// that had ended, as a rule.
 func (m *marks) sweep(pass uint32) error {
-	var gone []key
-	for k, x := range m.all {
-		if x.pass != pass {
-			gone = append(gone, k)
-			delete(m.all, k)
+	gone := m.ended[:0]
+	for i := range m.ended {
+		h := m.hash(&m.ended[i])
+		if m.seen[h].pass != pass {
+			delete(m.seen, h)
+			gone = append(gone, m.ended[i])
 		}
 	}
-	if m.table == nil {
+	err := m.ledger.drop(gone)
+	m.ended, m.ending = m.ending, m.ended[:0]
+	if err != nil {
+		return err
+	}
+	vanished := false
+	for h, g := range m.seen {
+		if g.pass != pass {
+			delete(m.seen, h)
+			vanished = true
+		}
+	}
+	if !vanished {
 		return nil
 	}
-	for _, k := range gone {
-		if err := m.table.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("forget the marks of flows: %w", err)
-		}
-	}
-	return nil
+	return m.drop()
 }
 
-func (m *marks) close() error {
-	if m.table == nil {
-		return nil
+// drop forgets the marks of which there is no glimpse.
+func (m *marks) drop() error {
+	var gone []key
+	if err := m.ledger.each(func(k *key, _ *mark) {
+		if _, known := m.seen[m.hash(k)]; !known {
+			gone = append(gone, *k)
+		}
+	}); err != nil {
+		return err
 	}
-	return errors.Join(m.table.Close(), m.number.Close())
+	return m.ledger.drop(gone)
 }

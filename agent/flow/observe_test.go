@@ -39,7 +39,7 @@ func TestObservedRecordsGoWithTheOthers(t *testing.T) {
 	if controller.bytes[77] != 120 || controller.bytes[1] != 1110 || controller.began[1] != 1 {
 		t.Errorf("after a restart: bytes %v, begun %v", controller.bytes, controller.began)
 	}
-	if n := len(p.f.marks.all); n != 1 {
+	if n := len(p.f.marks.seen); n != 1 {
 		t.Errorf("%d marks for one connection", n)
 	}
 }

@@ -70,7 +70,7 @@ func openSpool(dir string, room int64) (*spool, error) {
 			}
 			continue
 		}
-		f.size, f.records = size, len(b.Workload)
+		f.size, f.records = size, int(b.Records)
 		s.files, s.size = append(s.files, f), s.size+size
 	}
 	slices.SortFunc(s.files, func(a, b file) int { return a.compare(b.epoch, b.number) })
@@ -107,7 +107,7 @@ func (s *spool) add(b *wirepb.FlowBatch) (*wirepb.FlowBatch, error) {
 			return nil, fmt.Errorf("write flow records: %w", err)
 		}
 	}
-	f := file{epoch: b.Epoch, number: b.Number, records: len(b.Workload), size: int64(len(raw)) + 4}
+	f := file{epoch: b.Epoch, number: b.Number, records: int(b.Records), size: int64(len(raw)) + 4}
 	raw = binary.BigEndian.AppendUint32(raw, crc32.Checksum(raw, castagnoli))
 	path := filepath.Join(s.dir, f.name())
 	if err := os.WriteFile(path+".new", raw, 0o600); err != nil {

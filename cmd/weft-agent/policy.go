@@ -45,7 +45,7 @@ func newSegments(c config, found *discover.Discover, part func(string) *slog.Log
 			return nil, err
 		}
 	}
-	if s.flows, err = flow.Open(flow.Config{Dir: filepath.Join(c.StateDir, "flows"), PinDir: flowPins(c)}, flow.Deps{Log: part("flow")}); err != nil {
+	if s.flows, err = flow.Open(flow.Config{Dir: filepath.Join(c.StateDir, "flows"), PinDir: flowPins(c), Connections: bpf.Room()}, flow.Deps{Log: part("flow")}); err != nil {
 		return nil, err
 	}
 	s.Datapath, err = datapath.New(datapath.Config{CgroupRoot: root, CallerKey: s.callerKey, Now: clock}, datapath.Deps{

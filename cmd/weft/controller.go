@@ -43,7 +43,8 @@ type controllerOptions struct {
 	metrics     string
 	trustDomain string
 	auditFor    time.Duration
-	flowsFor    time.Duration
+	flows       flowstore.Config
+	flowsSecret string
 	debug       bool
 	tokenFile   string
 	agentPort   int
@@ -78,7 +79,11 @@ same machine, root uses the Unix socket without a token.`,
 	f.StringVar(&o.trustDomain, "trust-domain", "weft", "trust domain of every identity; cannot be changed later")
 	f.StringVar(&o.tokenFile, "token-out", "", "write the first admin token to this new file (0600) in place of printing it; where the output is no terminal: admin.token in the data directory")
 	f.DurationVar(&o.auditFor, "audit-keep", 365*24*time.Hour, "how long the audit log is kept; 0 for ever")
-	f.DurationVar(&o.flowsFor, "flows-keep", 7*24*time.Hour, "how long flows are kept")
+	f.DurationVar(&o.flows.Keep, "flows-keep", 7*24*time.Hour, "how long flows are kept as they were reported")
+	f.DurationVar(&o.flows.KeepMinutes, "flows-keep-minutes", 30*24*time.Hour, "how long the sums of flows over each minute are kept")
+	f.DurationVar(&o.flows.KeepHours, "flows-keep-hours", 400*24*time.Hour, "how long the sums of flows over each hour are kept")
+	f.StringVar(&o.flows.ClickHouse, "clickhouse", "", "ClickHouse server that keeps flows in place of the embedded DuckDB, as http://USER@HOST:8123/DATABASE")
+	f.StringVar(&o.flowsSecret, "clickhouse-password-file", "", "file with the password of ClickHouse's user")
 	f.IntVar(&o.agentPort, "agent-port", 0, "port at which agents reach this controller, where it is not that of --listen; no policy can cut them off from it")
 	f.StringSliceVar(&o.sshFrom, "failsafe-ssh-from", nil, "addresses from which no policy can cut off SSH to the hosts, as 10.0.0.0/24")
 	f.StringVar(&o.claims, "claims", model.ClaimAny, "keys of the labels that agents may claim where neither the host nor its join token says: any, none, or KEY,…; a * at a key's end takes what begins so")
@@ -128,7 +133,7 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 	identities := identity.Open(identity.Config{File: filepath.Join(o.data, "identities.json"), Fresh: fresh, Log: log.With("part", "identity")})
 	observer := observe.New(observe.Config{File: filepath.Join(o.data, "observed.json"), Conversations: filepath.Join(o.data, "conversations.json"), Claims: claims},
 		observe.Deps{Groups: storedGroups(st), Log: log.With("part", "observe")})
-	flows, err := flowstore.Open(ctx, flowstore.Config{Dir: o.data, Keep: o.flowsFor})
+	flows, err := o.openFlows(ctx)
 	if err != nil {
 		return err
 	}
@@ -162,13 +167,29 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 		services = append(services, run.Service{Name: "socket", Run: serveAPI(&http.Server{Handler: rest.Handler(), ConnContext: access.ConnContext}, listen)})
 	}
 	if o.metrics != "" {
-		figures := metrics.New(observer, st, log.With("part", "metrics"))
+		figures := metrics.New(observer, st, ingest, log.With("part", "metrics"))
 		services = append(services, run.Service{Name: "metrics", Run: serveHTTP(o.metrics, figures.Handler())})
 	}
 	listen := func() (net.Listener, error) { return net.Listen("tcp", o.listen) }
 	services = append(services, run.Service{Name: "https", Run: serveAPI(&http.Server{Handler: mux, TLSConfig: tlsConfig}, listen)})
 	log.Info("controller starts", "version", version.Version, "listen", o.listen, "names", names, "trustDomain", o.trustDomain, "pin", authority.Pin())
 	return run.All(ctx, log, services...)
+}
+
+func (o *controllerOptions) openFlows(ctx context.Context) (*flowstore.Store, error) {
+	cfg := o.flows
+	cfg.Dir = o.data
+	if o.flowsSecret != "" {
+		if cfg.ClickHouse == "" {
+			return nil, errors.New("--clickhouse-password-file is for --clickhouse")
+		}
+		secret, err := os.ReadFile(o.flowsSecret)
+		if err != nil {
+			return nil, fmt.Errorf("read the password of ClickHouse's user: %w", err)
+		}
+		cfg.Password = strings.TrimSpace(string(secret))
+	}
+	return flowstore.Open(ctx, cfg)
 }
 
 // serverNames are what the controller's certificate is for.

@@ -28,6 +28,8 @@ type flowFlags struct {
 	filter client.FlowFilter
 	output string
 	follow bool
+	// disagree asks for connections whose ends do.
+	disagree bool
 }
 
 func newFlowsCommand(o *options) *cobra.Command {
@@ -50,10 +52,11 @@ server), client.LABEL, server.LABEL. -l asks for labels of either end.`,
   weft flows --group-by app,port --top 10
   weft flows --group-by client,process,server --where 'server.role=db,port=5432'
   weft flows --group-by name --order connections -o json
+  weft flows --disagree --since 24h
   weft flows import capture.pcap`,
 		Args: exactly(0, "no arguments but flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutput(f.output, "table", "json", "csv"); err != nil {
+			if err := checkOutput(f.output, f.outputs()...); err != nil {
 				return err
 			}
 			var err error
@@ -65,6 +68,12 @@ server), client.LABEL, server.LABEL. -l asks for labels of either end.`,
 			cl, err := o.connect()
 			if err != nil {
 				return err
+			}
+			if f.disagree {
+				if f.follow || f.filter.By != "" {
+					return usage(errors.New("--disagree lists connections that are over; it goes with neither --follow nor --group-by"))
+				}
+				return f.disagreements(cmd, cl)
 			}
 			if f.filter.By != "" {
 				if f.follow {
@@ -85,18 +94,31 @@ server), client.LABEL, server.LABEL. -l asks for labels of either end.`,
 	flags.StringVar(&f.filter.Order, "order", "bytes", "what sums are sorted by: bytes, packets or connections")
 	flags.IntVar(&f.filter.Limit, "top", 20, "how many lines")
 	flags.BoolVarP(&f.follow, "follow", "f", false, "go on with flows as they come")
-	flags.StringVarP(&f.output, "output", "o", "table", "table|json|csv")
+	flags.BoolVar(&f.disagree, "disagree", false, "connections of which both ends have told all, and not the same")
+	flags.StringVarP(&f.output, "output", "o", "table", "table|wide|json|csv")
 	words := func(list []string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return list, cobra.ShellCompDirectiveNoFileComp
 		}
 	}
-	for name, list := range map[string][]string{"group-by": flowstore.Fields(), "order": flowstore.Orders(), "output": {"table", "json", "csv"}} {
+	for name, list := range map[string][]string{"group-by": flowstore.Fields(), "order": flowstore.Orders(), "output": {"table", "wide", "json", "csv"}} {
 		if err := c.RegisterFlagCompletionFunc(name, words(list)); err != nil {
 			panic(err) // a flag of that name is above
 		}
 	}
+	c.AddCommand(newFlowsExplainCommand(o))
 	return c
+}
+
+// outputs are the forms that an answer can have.
+func (f *flowFlags) outputs() []string {
+	switch {
+	case f.disagree:
+		return []string{"table", "json"}
+	case f.filter.By != "":
+		return []string{"table", "json", "csv"}
+	}
+	return []string{"table", "wide", "json", "csv"}
 }
 
 func warnLost(cmd *cobra.Command, lost uint64) {
@@ -189,7 +211,9 @@ func (f *flowFlags) list(cmd *cobra.Command, cl *client.Client) error {
 		return nil
 	}
 	first, t := true, &show.Table{Columns: []show.Column{{Title: "LAST"}, {Title: "CLIENT", Flexible: true}, {Title: "SERVER", Flexible: true}, {Title: "SERVICE"}, {Title: "PROCESS", Flexible: true}, {Title: "SENT"}, {Title: "RECEIVED"}, {Title: "ACTION"}}}
-	t.Width, _ = screen(cmd)
+	if t.Width, _ = screen(cmd); f.output == "wide" {
+		t.Columns, t.Width = append([]show.Column{{Title: "ID"}}, t.Columns...), 0
+	}
 	print := func(items []flowstore.Flow) error {
 		defer func() { first = false }()
 		return f.print(cmd, t, items, first)
@@ -251,7 +275,11 @@ func (f *flowFlags) print(cmd *cobra.Command, t *show.Table, items []flowstore.F
 		if x.AtServer && process != "" {
 			process = "<- " + process
 		}
-		t.Row(x.Last.Local().Format("15:04:05"), endName(&x.Client, ""), endName(&x.Server, x.Name), flowService(x), process, show.Bytes(x.Sent.Bytes), show.Bytes(x.Received.Bytes), string(x.Action))
+		row := []string{x.Last.Local().Format("15:04:05"), endName(&x.Client, ""), endName(&x.Server, x.Name), flowService(x), process, show.Bytes(x.Sent.Bytes), show.Bytes(x.Received.Bytes), string(x.Action)}
+		if f.output == "wide" {
+			row = append([]string{strconv.FormatUint(x.ID, 10)}, row...)
+		}
+		t.Row(row...)
 	}
 	return t.Flush(out)
 }

@@ -363,7 +363,10 @@ func keepFlows(cmd *cobra.Command, cl *client.Client, name, digest string, s *co
 		for i := range list {
 			records[i] = recordOf(&list[i])
 		}
-		batch := flowwire.Encode(now, records)
+		batch, err := flowwire.Encode(now, records)
+		if err != nil {
+			return err
+		}
 		batch.Number = number
 		answer, err := cl.ImportFlows(cmd.Context(), name, digest, batch)
 		if err != nil {

@@ -40,7 +40,7 @@ var description = regexp.MustCompile(`^Desc\{fqName: "([^"]+)", help: "([^"]*)",
 func TestMetricsReferenceIsCurrent(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	var ofController, ofRelay, ofAgent recorder
-	ofController.MustRegister(metrics.New(nil, nil, log))
+	ofController.MustRegister(metrics.New(nil, nil, nil, log))
 	dir := t.TempDir()
 	id, err := identity.New(identity.Config{Dir: dir, Controller: "https://localhost:1", Role: model.RoleRelay, Name: "relay"}, identity.Deps{Log: log})
 	if err != nil {

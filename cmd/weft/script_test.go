@@ -19,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"weft/controller/api/apitest"
+	"weft/controller/flowstore"
 	"weft/controller/observe"
 	"weft/model"
 )
@@ -63,7 +64,7 @@ func setup(env *testscript.Env) error {
 	return os.WriteFile(filepath.Join(env.WorkDir, "admin.token"), []byte(s.Token+"\n"), 0o600)
 }
 
-// world add NAME LABELS | address NAME ADDRESS | talk WORKLOAD DIRECTION PEER|NAME|ADDRESS PROTOCOL PORT COUNT ACTION [STAGED] | hit RULE-ID N | remove NAME | join HOST | relay NAME ADDRESS | offline HOST | ledger SEEN DELIVERED SHED | fleet
+// world add NAME LABELS | address NAME ADDRESS | talk WORKLOAD DIRECTION PEER|NAME|ADDRESS PROTOCOL PORT COUNT ACTION [STAGED] | hit RULE-ID N | remove NAME | join HOST | relay NAME ADDRESS | offline HOST | ledger SEEN DELIVERED SHED | flow CLIENT SERVER PORT BYTES LOST | fleet
 func world(ts *testscript.TestScript, neg bool, args []string) {
 	s := ts.Value(serverKey{}).(*apitest.Server)
 	if neg || len(args) == 0 {
@@ -98,6 +99,8 @@ func world(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		count := func(n uint64) model.Count { return model.Count{Packets: n, Bytes: 100 * n} }
 		s.World.SetLedger(model.Ledger{Seen: count(n[0]), Delivered: count(n[1]), Shed: count(n[2])})
+	case "flow":
+		err = connection(s, args)
 	case "fleet":
 		for _, w := range []string{"web-1 os.id=debian", "web-1:front app=web", "web-1:back app=web", "web-2 app=web", "ids role=ids", "ids:probe role=probe"} {
 			name, labels, _ := strings.Cut(w, " ")
@@ -110,6 +113,32 @@ func world(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("world: no verb %q", verb)
 	}
 	ts.Check(err)
+}
+
+// connection keeps what both ends report of a connection that is over.
+func connection(s *apitest.Server, args []string) error {
+	var n [3]uint64
+	for i := range n {
+		var err error
+		if n[i], err = strconv.ParseUint(args[2+i], 10, 64); err != nil {
+			return err
+		}
+	}
+	number := s.Flows.Counts().Batches + 1
+	end := func(name string, port uint16) flowstore.End {
+		out := flowstore.End{Workload: name, Address: netip.MustParseAddr("10.0.0.1"), Port: port, Labels: map[string]string{"app": strings.TrimRight(name, "-0123456789")}}
+		if port < 1024 {
+			out.Address = netip.MustParseAddr("10.0.0.2")
+		}
+		return out
+	}
+	now := time.Now()
+	client := flowstore.Flow{Time: now, First: now.Add(-time.Second), Last: now, Host: args[0], Counted: true, Client: end(args[0], uint16(20_000+number)), Server: end(args[1], uint16(n[0])), Protocol: 6,
+		Process: "/usr/bin/curl", User: "ann", Action: model.ActionAllow, New: true, Ended: true, Sent: model.Count{Packets: 10, Bytes: n[1]}, Received: model.Count{Packets: 10, Bytes: 2 * n[1]}}
+	server := client
+	server.Host, server.AtServer, server.Counted, server.Process, server.User = args[1], true, false, "/usr/sbin/nginx", "www-data"
+	server.Sent.Bytes -= n[2]
+	return s.Flows.Append(context.Background(), []flowstore.Batch{{HostUID: "u", Epoch: 1, Number: number, Flows: []flowstore.Flow{client, server}}})
 }
 
 // waitfor FILE TEXT waits until a file holds a text.

@@ -63,8 +63,10 @@ type Deps struct {
 
 // Flows answers questions about what connections did.
 type Flows interface {
-	Sums(context.Context, flowstore.Query) ([]flowstore.Sum, error)
+	Sums(context.Context, flowstore.Query) (flowstore.Sums, error)
 	List(context.Context, flowstore.Query, flowstore.Cursor) ([]flowstore.Flow, flowstore.Cursor, error)
+	Explain(ctx context.Context, id uint64) (*flowstore.Connection, error)
+	Disagreements(context.Context, flowstore.Query) ([]flowstore.Disagreement, error)
 	Lost() uint64
 	Has(hostUID string, epoch, number uint64) bool
 }

@@ -1,8 +1,10 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -11,6 +13,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"weft/controller/flowstore"
+	"weft/model"
+	"weft/policy"
 )
 
 // FlowList is a page of flows.
@@ -29,7 +33,11 @@ type FlowSums struct {
 	// By are the fields that the rows' keys have.
 	By    []string        `json:"by" nullable:"false"`
 	Items []flowstore.Sum `json:"items" nullable:"false"`
-	Lost  uint64          `json:"lost"`
+	Since time.Time       `json:"since" doc:"What the sums are about: from the whole minute or hour before what was asked, where nothing finer is kept."`
+	Until time.Time       `json:"until,omitzero"`
+	// Next asks for the rows that come after these.
+	Next int    `json:"next,omitempty" doc:"Ask with offset=this for the rows after these."`
+	Lost uint64 `json:"lost"`
 }
 
 // FlowFilter says which flows are asked about.
@@ -49,9 +57,10 @@ type flowsInput struct {
 
 type flowSumsInput struct {
 	FlowFilter
-	By    string `query:"by" doc:"Fields that rows differ in, or labels: KEY is client.KEY and server.KEY." example:"client.app,server.app,port"`
-	Order string `query:"order" enum:"bytes,packets,connections" default:"bytes"`
-	Limit int    `query:"limit" minimum:"1" maximum:"10000" default:"100"`
+	By     string `query:"by" doc:"Fields that rows differ in, or labels: KEY is client.KEY and server.KEY." example:"client.app,server.app,port"`
+	Order  string `query:"order" enum:"bytes,packets,connections" default:"bytes"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"10000" default:"100"`
+	Offset int    `query:"offset" minimum:"0" maximum:"1000000" doc:"How many rows to leave out first."`
 }
 
 // askWithin bounds the time of one question.
@@ -83,20 +92,119 @@ func (a *API) registerFlows() {
 			if err != nil {
 				return nil, err
 			}
-			q.By, q.Order, q.Limit = flowFields(in.By), in.Order, in.Limit
+			q.By, q.Order, q.Limit, q.Offset = flowFields(in.By), in.Order, in.Limit, in.Offset
 			ctx, cancel := context.WithTimeout(ctx, askWithin)
 			defer cancel()
-			items, err := a.flows.Sums(ctx, q)
+			sums, err := a.flows.Sums(ctx, q)
 			if err != nil {
 				return nil, flowProblem(ctx, err)
 			}
-			return &output[FlowSums]{FlowSums{By: q.By, Items: items, Lost: a.flows.Lost()}}, nil
+			out := FlowSums{By: q.By, Items: sums.Items, Since: sums.Since, Until: sums.Until, Lost: a.flows.Lost()}
+			if len(out.Items) == in.Limit {
+				out.Next = in.Offset + in.Limit
+			}
+			return &output[FlowSums]{out}, nil
 		})
 }
+
+// FlowDisagreements are connections of which both ends have told all, and not the
+// same.
+type FlowDisagreements struct {
+	Items []flowstore.Disagreement `json:"items" nullable:"false"`
+}
+
+// ExplainedFlow is the connection that a flow is of, as both ends tell of it.
+type ExplainedFlow struct {
+	flowstore.Connection
+	// RuleAtClient and RuleAtServer are what decided at each end, as
+	// POLICY/RULE; empty where there is no report.
+	RuleAtClient string `json:"ruleAtClient,omitempty"`
+	RuleAtServer string `json:"ruleAtServer,omitempty"`
+}
+
+type flowDisagreementsInput struct {
+	FlowFilter
+	Limit int `query:"limit" minimum:"1" maximum:"10000" default:"100"`
+}
+
+func (a *API) registerFlowEntries() {
+	handle(a, huma.Operation{OperationID: "explainFlow", Method: http.MethodGet, Path: "/api/v1/flows/{id}", Tags: []string{"Flows"}, Summary: "The connection that a flow is of, as both its ends tell of it"},
+		func(ctx context.Context, in *struct {
+			ID uint64 `path:"id"`
+		}) (*output[ExplainedFlow], error) {
+			if a.flows == nil {
+				return nil, noFlows()
+			}
+			ctx, cancel := context.WithTimeout(ctx, askWithin)
+			defer cancel()
+			c, err := a.flows.Explain(ctx, in.ID)
+			if err != nil {
+				return nil, flowProblem(ctx, err)
+			}
+			names, err := a.ruleNames(ctx)
+			if err != nil {
+				return nil, err
+			}
+			out := ExplainedFlow{Connection: *c}
+			if c.AtClient != nil {
+				out.RuleAtClient = names.of(c.AtClient.Rule)
+			}
+			if c.AtServer != nil {
+				out.RuleAtServer = names.of(c.AtServer.Rule)
+			}
+			return &output[ExplainedFlow]{out}, nil
+		})
+	handle(a, huma.Operation{OperationID: "listFlowDisagreements", Method: http.MethodGet, Path: "/api/v1/flows/disagreements", Tags: []string{"Flows"}, Summary: "Connections of which both ends have told all, and not the same; those that differ most first"},
+		func(ctx context.Context, in *flowDisagreementsInput) (*output[FlowDisagreements], error) {
+			q, err := a.flowQuery(&in.FlowFilter)
+			if err != nil {
+				return nil, err
+			}
+			q.Limit = in.Limit
+			ctx, cancel := context.WithTimeout(ctx, askWithin)
+			defer cancel()
+			list, err := a.flows.Disagreements(ctx, q)
+			if err != nil {
+				return nil, flowProblem(ctx, err)
+			}
+			return &output[FlowDisagreements]{FlowDisagreements{Items: list}}, nil
+		})
+}
+
+// ruleNames are names of rules by their ids, as policies are now.
+type ruleNames map[policy.RuleID]string
+
+func (a *API) ruleNames(ctx context.Context) (ruleNames, error) {
+	f, err := a.fleet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := ruleNames{}
+	for _, p := range slices.Concat(f.policies, f.failsafe) {
+		for d, rules := range map[policy.Direction][]model.PolicyRule{policy.Ingress: p.Spec.Ingress, policy.Egress: p.Spec.Egress} {
+			for i := range rules {
+				out[policy.MakeRuleID(p, d, i)] = p.Metadata.Name + "/" + cmp.Or(rules[i].Name, fmt.Sprintf("#%d", i)) + " (" + d.String() + ")"
+			}
+		}
+	}
+	return out, nil
+}
+
+func (n ruleNames) of(id uint64) string {
+	if id == 0 {
+		return "default"
+	}
+	return cmp.Or(n[policy.RuleID(id)], policy.RuleID(id).String()+", of a policy that is no more")
+}
+
+func noFlows() error { return problem(http.StatusNotFound, "this controller keeps no flows") }
 
 func flowProblem(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return problem(http.StatusUnprocessableEntity, "the answer took longer than %s; ask about a shorter time", askWithin)
+	}
+	if errors.Is(err, flowstore.ErrNoFlow) {
+		return problem(http.StatusNotFound, "%v", err)
 	}
 	if errors.Is(err, flowstore.ErrQuery) {
 		return problem(http.StatusUnprocessableEntity, "%v", err)
@@ -123,7 +231,7 @@ func flowFields(text string) []string {
 
 func (a *API) flowQuery(in *FlowFilter) (q flowstore.Query, err error) {
 	if a.flows == nil {
-		return q, problem(http.StatusNotFound, "this controller keeps no flows")
+		return q, noFlows()
 	}
 	if in.Since == "" {
 		in.Since = "1h"

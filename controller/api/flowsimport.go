@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"google.golang.org/protobuf/proto"
@@ -17,7 +18,7 @@ import (
 
 // FlowTaker keeps batches of flows; see flowstore.Ingest.
 type FlowTaker interface {
-	Take(id wire.Identity, b *wirepb.FlowBatch, kept func(*wirepb.FlowAck)) error
+	Take(id wire.Identity, b *wirepb.FlowBatch, kept func(*wirepb.FlowAck), again func()) (taken bool, err error)
 }
 
 // FlowImport is what became of a batch.
@@ -75,20 +76,19 @@ func (a *API) registerFlowImport() {
 			if err := proto.Unmarshal(in.RawBody, &batch); err != nil {
 				return nil, problem(http.StatusBadRequest, "the body is no FlowBatch of wire/agent.proto: %v", err)
 			}
-			// What else a host would say of itself is nothing a file knows.
-			batch.Epoch, batch.Lost = importEpoch, 0
-			batch.Workloads, batch.Processes = nil, nil
-			clear(batch.Workload)
-			clear(batch.Process)
-			clear(batch.Peer)
-			for i := range batch.Flags {
-				batch.Flags[i] &^= flowwire.FlagObserved
+			seen, err := onlySeen(&batch)
+			if err != nil {
+				return nil, problem(http.StatusUnprocessableEntity, "%v", err)
 			}
 			id := wire.Identity{Name: ImportHost + in.Name, UID: ImportHost + strings.ToLower(in.Digest)}
-			out := FlowImport{Host: id.Name, Records: len(batch.Workload), Known: a.flows.Has(id.UID, importEpoch, batch.Number)}
+			out := FlowImport{Host: id.Name, Records: int(seen.Records), Known: a.flows.Has(id.UID, importEpoch, batch.Number)}
 			kept := make(chan struct{})
-			if err := a.take.Take(id, &batch, func(*wirepb.FlowAck) { close(kept) }); err != nil {
+			taken, err := a.take.Take(id, seen, func(*wirepb.FlowAck) { close(kept) }, func() {})
+			if err != nil {
 				return nil, problem(http.StatusUnprocessableEntity, "%v", err)
+			}
+			if !taken {
+				return nil, problem(http.StatusServiceUnavailable, "too many flows wait to be kept; send the batch again in a moment")
 			}
 			ctx, cancel := context.WithTimeout(ctx, askWithin)
 			defer cancel()
@@ -99,4 +99,23 @@ func (a *API) registerFlowImport() {
 				return nil, problem(http.StatusServiceUnavailable, "the batch was not kept within %s; send it again: it will not count twice", askWithin)
 			}
 		})
+}
+
+// onlySeen leaves of a batch what packets show. What else a host would say of
+// itself is nothing a file knows.
+func onlySeen(b *wirepb.FlowBatch) (*wirepb.FlowBatch, error) {
+	records, err := flowwire.Decode(b)
+	if err != nil {
+		return nil, err
+	}
+	for i := range records {
+		r := &records[i]
+		r.Workload, r.Process, r.Peer, r.Observed = "", flowwire.Process{}, 0, false
+	}
+	out, err := flowwire.Encode(time.Unix(0, b.UnixNanos), records)
+	if err != nil {
+		return nil, err
+	}
+	out.Epoch, out.Number = importEpoch, b.Number
+	return out, nil
 }

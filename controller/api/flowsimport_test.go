@@ -18,10 +18,13 @@ import (
 func importBody(t *testing.T, number uint64) string {
 	t.Helper()
 	now := time.Now()
-	b := flowwire.Encode(now, []flowwire.Record{{
+	b, err := flowwire.Encode(now, []flowwire.Record{{
 		Workload: "web-1", Process: flowwire.Process{Exe: "/bin/false"}, Local: netip.MustParseAddrPort("10.0.0.1:40000"), Remote: netip.MustParseAddrPort("192.0.2.7:443"), Protocol: 6,
 		Egress: true, New: true, Action: model.ActionAllow, First: now.Add(-30 * 365 * 24 * time.Hour), Last: now, Sent: flowwire.Count{Packets: 1, Bytes: 60},
 	}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	b.Number, b.Epoch, b.Lost = number, 99, 7
 	out, err := proto.Marshal(b)
 	if err != nil {

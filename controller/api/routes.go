@@ -105,6 +105,7 @@ func (a *API) register() {
 	a.registerConversations()
 	a.registerFlows()
 	a.registerFlowImport()
+	a.registerFlowEntries()
 	a.registerProposal()
 	a.registerConfirmations()
 	a.registerAudit()

@@ -1,7 +1,9 @@
 // Package flowstore keeps what agents report of connections and answers questions
-// about it. A report is kept once: with each batch goes its number, in the same
-// transaction, and a batch that comes again is known by that.
+// about it, with DuckDB or ClickHouse. A report is kept once: what says that it
+// counts goes with the number of its batch, and a batch that comes again is known
+// by that.
 //
 // Both ends of a connection report it. Each report is a row; the one that counts
-// in sums is the caller's, or the other's where the caller has no agent.
+// in sums is the caller's, or the other's where the caller has no agent. Sums over
+// minutes and hours are kept longer than reports are.
 package flowstore

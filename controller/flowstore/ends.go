@@ -91,7 +91,11 @@ func (r reporter) flow(x *flowwire.Record, reported time.Time) Flow {
 		own.Workload, own.Labels = w.Metadata.Name, w.Metadata.Labels
 	}
 	remote := x.Remote
+	var dialled netip.AddrPort
 	if x.Translated.IsValid() {
+		if x.Egress {
+			dialled = remote
+		}
 		remote = x.Translated
 	}
 	peer, known := End{Address: remote.Addr(), Port: remote.Port()}, x.Peer != 0
@@ -100,7 +104,7 @@ func (r reporter) flow(x *flowwire.Record, reported time.Time) Flow {
 	}
 	f := Flow{
 		Time: reported, First: x.First, Last: x.Last, Host: r.host, AtServer: !x.Egress, Client: own, Server: peer, Protocol: x.Protocol,
-		Process: x.Process.Exe, PID: x.Process.PID, User: x.Process.User, Command: x.Process.Comm, Name: x.Name, Action: x.Action, Rule: uint64(x.Rule),
+		Process: x.Process.Exe, PID: x.Process.PID, User: x.Process.User, Command: x.Process.Comm, Name: x.Name, Dialled: dialled, Action: x.Action, Rule: uint64(x.Rule),
 		New: x.New, Ended: x.Ended, Sent: model.Count(x.Sent), Received: model.Count(x.Received), RTT: x.RTT, Retransmits: x.Retransmits,
 		Counted: x.Egress || !known,
 	}

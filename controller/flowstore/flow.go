@@ -25,6 +25,9 @@ type Flow struct {
 	User     string    `json:"user,omitempty"`
 	Command  string    `json:"command,omitempty"`
 	Name     string    `json:"name,omitempty" doc:"By which the server was looked up."`
+	// Dialled is the address that the client used, where its host sends what is
+	// meant for it to the server's; the zero value where nothing is rewritten.
+	Dialled netip.AddrPort `json:"dialled,omitzero" doc:"What the client called, where its host sends that on to the server's address."`
 
 	Action      model.Action  `json:"action"`
 	Rule        uint64        `json:"rule,string" doc:"That decided; 0 is the default."`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"weft/model"
@@ -19,45 +20,30 @@ type Cursor struct {
 // List returns flows of both ends, and the cursor to go on from. By and Order of
 // the query mean nothing here.
 func (s *Store) List(ctx context.Context, q Query, at Cursor) ([]Flow, Cursor, error) {
-	st := &statement{labels: &s.labels}
-	order := "DESC"
-	switch {
-	case at.After > 0:
-		order = "ASC"
-		st.where, st.args = append(st.where, "id > ?"), append(st.args, at.After)
-	case at.Before > 0:
-		st.where, st.args = append(st.where, "id < ?"), append(st.args, at.Before)
-	default:
-		st.where = append(st.where, "TRUE")
-	}
-	if err := st.narrow(q); err != nil {
+	q.Since = later(q.Since, s.now().Add(-s.keep[reports])) // older ones are on their way out
+	places := s.places()
+	parts, _, _, err := s.pieces(places, q.Since, q.Until, true)
+	if err != nil {
 		return nil, at, err
 	}
-	limit := ""
+	p, order := parts[0], " DESC"
+	switch {
+	case at.After > 0:
+		p.above, order = at.After, " ASC"
+	case at.Before > 0:
+		p.upto = min(p.upto, at.Before-1)
+	}
+	st := s.reports().narrow(p, places[reports].fences)
+	if err := s.fulfil(st, q); err != nil {
+		return nil, at, err
+	}
+	st.add(" ORDER BY id" + order)
 	if q.Limit > 0 {
-		limit = fmt.Sprintf(" LIMIT %d", q.Limit)
+		st.add(fmt.Sprintf(" LIMIT %d", q.Limit))
 	}
-	rows, err := s.db.QueryContext(ctx, `SELECT id, time, first, last, host, at_server, counted, client, client_labels, client_address, client_port, server, server_labels, server_address, server_port,
-		protocol, process, pid, username, command, name, action, rule, begun, ended, sent_packets, sent_bytes, received_packets, received_bytes, rtt, retransmits
-		FROM flows f`+st.text()+" ORDER BY id "+order+limit, st.args...)
+	out, err := s.readReports(ctx, st)
 	if err != nil {
-		return nil, at, fmt.Errorf("ask the database of flows: %w", err)
-	}
-	defer rows.Close()
-	out := []Flow{}
-	for rows.Next() {
-		var f Flow
-		var clientLabels, serverLabels, rtt uint32
-		var client, server, action string
-		if err := rows.Scan(&f.ID, &f.Time, &f.First, &f.Last, &f.Host, &f.AtServer, &f.Counted, &f.Client.Workload, &clientLabels, &client, &f.Client.Port, &f.Server.Workload, &serverLabels, &server, &f.Server.Port,
-			&f.Protocol, &f.Process, &f.PID, &f.User, &f.Command, &f.Name, &action, &f.Rule, &f.New, &f.Ended, &f.Sent.Packets, &f.Sent.Bytes, &f.Received.Packets, &f.Received.Bytes, &rtt, &f.Retransmits); err != nil {
-			return nil, at, fmt.Errorf("read the database of flows: %w", err)
-		}
-		f.Client.Labels, f.Server.Labels = s.labels.set(clientLabels), s.labels.set(serverLabels)
-		f.Client.Address, _ = netip.ParseAddr(client)
-		f.Server.Address, _ = netip.ParseAddr(server)
-		f.Action, f.RTT = model.Action(action), time.Duration(rtt)*time.Microsecond
-		out = append(out, f)
+		return nil, at, err
 	}
 	if n := len(out); n > 0 {
 		if at.After > 0 {
@@ -66,5 +52,67 @@ func (s *Store) List(ctx context.Context, q Query, at Cursor) ([]Flow, Cursor, e
 			at = Cursor{Before: out[n-1].ID}
 		}
 	}
-	return out, at, rows.Err()
+	return out, at, nil
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
+// reports begins a question for whole reports, which readReports reads.
+func (s *Store) reports() *statement {
+	st := ask("SELECT ")
+	for i, c := range tables[reports].columns {
+		x := "CAST(" + c.name + " AS String)"
+		if c.kind != text && c.kind != word {
+			x = s.db.dialect().number(c.name)
+		}
+		st.add(comma(i) + x)
+	}
+	return st.add(" FROM " + tables[reports].name + " WHERE ")
+}
+
+func (s *Store) readReports(ctx context.Context, st *statement) ([]Flow, error) {
+	columns := tables[reports].columns
+	kinds := make([]kind, len(columns))
+	for i, c := range columns {
+		if kinds[i] = u64; c.kind == text || c.kind == word {
+			kinds[i] = text
+		}
+	}
+	a, err := s.db.query(ctx, st, kinds...)
+	if err != nil {
+		return nil, fmt.Errorf("ask the database of flows: %w", err)
+	}
+	out := make([]Flow, a.rows)
+	for i := range out {
+		out[i] = readReport(a, i)
+	}
+	return out, nil
+}
+
+// readReport reads a row as addReport wrote it.
+func readReport(a *answer, i int) Flow {
+	column := -1
+	number := func() uint64 { column++; return a.numbers[column][i] }
+	words := func() string { column++; return a.texts[column][i] }
+	address := func() netip.Addr { x, _ := netip.ParseAddr(words()); return x }
+	number() // part
+	var f Flow
+	f.ID, f.Time, f.First, f.Last, f.Counted = number(), instant(number()), instant(number()), instant(number()), number() == 1
+	f.Host, f.AtServer = words(), number() == 1
+	f.Client.Workload, f.Client.Labels, f.Client.Address = words(), readLabels(words()), address()
+	f.Server.Workload, f.Server.Labels, f.Server.Address, f.Server.Port = words(), readLabels(words()), address(), uint16(number())
+	f.Protocol, f.Process, f.User, f.Command, f.Name, f.Action = uint8(number()), words(), words(), words(), words(), model.Action(words())
+	f.Rule, _ = strconv.ParseUint(words(), 10, 64)
+	f.Client.Port, f.PID = uint16(number()), uint32(number())
+	f.Dialled, _ = netip.ParseAddrPort(words())
+	f.New, f.Ended = number() == 1, number() == 1
+	f.Sent = model.Count{Packets: number(), Bytes: number()}
+	f.Received = model.Count{Packets: number(), Bytes: number()}
+	f.RTT, f.Retransmits = time.Duration(number())*time.Microsecond, uint32(number())
+	return f
 }

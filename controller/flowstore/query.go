@@ -1,6 +1,7 @@
 package flowstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,8 +28,9 @@ type Query struct {
 	// Order is what the rows are sorted by, the most first: bytes, packets or
 	// connections; bytes unless given.
 	Order string
-	// Limit is how many rows are returned; all unless given.
-	Limit int
+	// Limit is how many rows are returned, all unless given; Offset how many come
+	// before them.
+	Limit, Offset int
 }
 
 // Sum is what the flows of one row come to. Of a connection that both ends report,
@@ -45,20 +47,30 @@ type Sum struct {
 	Last        time.Time         `json:"last"`
 }
 
-// fields are what can be asked by, and how the database says it. An end that is no
-// workload goes by the name it was looked up by, or by its address.
+// Sums is an answer.
+type Sums struct {
+	Items []Sum
+	// Since and Until are the time that it is about; no Until is no end.
+	Since, Until time.Time
+}
+
+// fields are what can be asked by, and how every database says it. An end that is
+// no workload goes by the name it was looked up by, or by its address.
 var fields = map[string]string{
 	"client": "CASE WHEN client <> '' THEN client ELSE client_address END", "server": "CASE WHEN server <> '' THEN server WHEN name <> '' THEN name ELSE server_address END", "host": "host",
-	"client-address": "client_address", "client-port": "CAST(client_port AS VARCHAR)", "server-address": "server_address", "port": "CAST(server_port AS VARCHAR)",
-	"protocol": "CASE protocol WHEN 6 THEN 'tcp' WHEN 17 THEN 'udp' WHEN 1 THEN 'icmp' WHEN 58 THEN 'icmpv6' WHEN 132 THEN 'sctp' ELSE CAST(protocol AS VARCHAR) END",
-	"process":  "process", "user": "username", "command": "command", "pid": "CAST(pid AS VARCHAR)", "name": "name",
-	"action": "action", "rule": "CAST(rule AS VARCHAR)", "reporter": "CASE WHEN at_server THEN 'server' ELSE 'client' END",
+	"client-address": "client_address", "client-port": "CAST(client_port AS String)", "server-address": "server_address", "port": "CAST(server_port AS String)",
+	"protocol": "CASE protocol WHEN 6 THEN 'tcp' WHEN 17 THEN 'udp' WHEN 1 THEN 'icmp' WHEN 58 THEN 'icmpv6' WHEN 132 THEN 'sctp' ELSE CAST(protocol AS String) END",
+	"process":  "process", "user": "username", "command": "command", "pid": "CAST(pid AS String)", "name": "name",
+	"action": "action", "rule": "rule", "reporter": "CASE WHEN at_server THEN 'server' ELSE 'client' END",
 }
 
 // Fields lists what flows can be asked by besides labels.
 func Fields() []string { return slices.Sorted(maps.Keys(fields)) }
 
-var orders = map[string]string{"bytes": "SUM(f.sent_bytes) + SUM(f.received_bytes)", "packets": "SUM(f.sent_packets) + SUM(f.received_packets)", "connections": "connections"}
+// fine are the fields that sums over minutes and hours do not differ in.
+var fine = []string{"client-port", "pid"}
+
+var orders = map[string]string{"bytes": "sum_sent_bytes + sum_received_bytes", "packets": "sum_sent_packets + sum_received_packets", "connections": "sum_connections"}
 
 // Orders lists what rows can be sorted by.
 func Orders() []string { return slices.Sorted(maps.Keys(orders)) }
@@ -66,84 +78,109 @@ func Orders() []string { return slices.Sorted(maps.Keys(orders)) }
 // ErrQuery marks an error as one of what is asked, not of the database.
 var ErrQuery = errors.New("flows cannot be asked so")
 
-// statement is SQL under way.
-type statement struct {
-	labels *labelsets
-	joins  []string
-	where  []string
-	args   []any // of joins, then of where
-}
+// errTooMuch is of a database that would take more than it may for an answer.
+var errTooMuch = fmt.Errorf("%w: the answer takes more memory or time than it may; ask about a shorter time, narrow it with --where or -l, or sum up by fewer fields", ErrQuery)
 
-// Sums answers a query.
-func (s *Store) Sums(ctx context.Context, q Query) ([]Sum, error) {
-	st := &statement{labels: &s.labels, where: []string{"counted"}}
-	columns := make([]string, len(q.By))
-	for i, f := range q.By {
-		var err error
-		if columns[i], err = st.field(f); err != nil {
-			return nil, err
-		}
-	}
-	if err := st.narrow(q); err != nil {
-		return nil, err
-	}
-	order, ok := orders[q.Order]
-	if q.Order == "" {
-		order, ok = orders["bytes"], true
-	}
+// Sums answers a query. The time that the answer is about is returned with it:
+// see Store.pieces.
+func (s *Store) Sums(ctx context.Context, q Query) (Sums, error) {
+	order, ok := orders[cmp.Or(q.Order, "bytes")]
 	if !ok {
-		return nil, fmt.Errorf("%w: not sorted by %q; take one of %s", ErrQuery, q.Order, strings.Join(Orders(), ", "))
+		return Sums{}, fmt.Errorf("%w: not sorted by %q; take one of %s", ErrQuery, q.Order, strings.Join(Orders(), ", "))
 	}
-	var b strings.Builder
-	b.WriteString("SELECT ")
-	for i, c := range columns {
-		fmt.Fprintf(&b, "%s AS k%d, ", c, i)
+	at := s.places()
+	parts, from, to, err := s.pieces(at, q.Since, q.Until, q.needsReports())
+	if err != nil {
+		return Sums{}, err
 	}
-	b.WriteString(`CAST(SUM(CASE WHEN begun THEN 1 ELSE 0 END) AS UBIGINT) AS connections,
-		CAST(SUM(f.sent_packets) AS UBIGINT) AS sent_packets, CAST(SUM(f.sent_bytes) AS UBIGINT) AS sent_bytes, CAST(SUM(f.received_packets) AS UBIGINT) AS received_packets, CAST(SUM(f.received_bytes) AS UBIGINT) AS received_bytes,
-		CAST(SUM(CAST(f.rtt AS UBIGINT)) AS UBIGINT) AS rtts, CAST(SUM(CASE WHEN f.rtt > 0 THEN 1 ELSE 0 END) AS UBIGINT) AS timed, CAST(SUM(CAST(f.retransmits AS UBIGINT)) AS UBIGINT) AS retransmits, MIN(f.first) AS earliest, MAX(f.last) AS latest
-		FROM flows f` + st.text())
-	if n := len(columns); n > 0 {
-		b.WriteString(" GROUP BY ")
-		for i := range n {
-			fmt.Fprintf(&b, "%sk%d", comma(i), i)
+	st := ask("SELECT ")
+	for i := range q.By {
+		st.add(fmt.Sprintf("k%d, ", i))
+	}
+	for i, m := range measures {
+		st.add(comma(i) + s.db.dialect().number(gather(m.name, "m_"+m.name)) + " AS sum_" + m.name)
+	}
+	st.add(" FROM (")
+	for i, p := range parts {
+		if i > 0 {
+			st.add(" UNION ALL ")
 		}
-	} else {
-		b.WriteString(" HAVING COUNT(*) > 0")
+		if err := s.part(st, q, p, at[p.granularity].fences); err != nil {
+			return Sums{}, err
+		}
 	}
-	fmt.Fprintf(&b, " ORDER BY %s DESC", order)
-	for i := range columns {
-		fmt.Fprintf(&b, ", k%d", i)
+	st.add(") AS pieces")
+	if len(q.By) == 0 {
+		st.add(" HAVING COUNT(*) > 0")
+	}
+	for i := range q.By {
+		st.add(cmp.Or(map[int]string{0: " GROUP BY "}[i], ", ") + fmt.Sprintf("k%d", i))
+	}
+	st.add(" ORDER BY " + order + " DESC")
+	for i := range q.By {
+		st.add(fmt.Sprintf(", k%d", i))
 	}
 	if q.Limit > 0 {
-		fmt.Fprintf(&b, " LIMIT %d", q.Limit)
+		st.add(fmt.Sprintf(" LIMIT %d", q.Limit))
+		if q.Offset > 0 {
+			st.add(fmt.Sprintf(" OFFSET %d", q.Offset))
+		}
 	}
-	rows, err := s.db.QueryContext(ctx, b.String(), st.args...)
+	a, err := s.db.query(ctx, st, slices.Concat(slices.Repeat([]kind{text}, len(q.By)), slices.Repeat([]kind{u64}, len(measures)))...)
 	if err != nil {
-		return nil, fmt.Errorf("ask the database of flows: %w", err)
+		return Sums{}, fmt.Errorf("ask the database of flows: %w", err)
 	}
-	defer rows.Close()
-	out := []Sum{}
-	for rows.Next() {
-		x := Sum{Key: make(map[string]string, len(q.By))}
-		keys := make([]string, len(q.By))
-		var rtts, timed uint64
-		into := make([]any, 0, len(keys)+10)
-		for i := range keys {
-			into = append(into, &keys[i])
-		}
-		if err := rows.Scan(append(into, &x.Connections, &x.Sent.Packets, &x.Sent.Bytes, &x.Received.Packets, &x.Received.Bytes, &rtts, &timed, &x.Retransmits, &x.First, &x.Last)...); err != nil {
-			return nil, fmt.Errorf("read the database of flows: %w", err)
-		}
-		for i, k := range q.By {
-			x.Key[k] = keys[i]
-		}
-		if timed > 0 {
-			x.RTT = time.Duration(rtts/timed) * time.Microsecond
-		}
-		out = append(out, x)
+	out := Sums{Items: make([]Sum, a.rows), Since: instant(from)}
+	if to != forever {
+		out.Until = instant(to)
 	}
-	return out, rows.Err()
+	for i := range out.Items {
+		x := &out.Items[i]
+		x.Key = make(map[string]string, len(q.By))
+		for n, k := range q.By {
+			x.Key[k] = a.texts[n][i]
+		}
+		var m [10]uint64 // of measures
+		for n := range m {
+			m[n] = a.numbers[len(q.By)+n][i]
+		}
+		x.Connections, x.Sent, x.Received, x.Retransmits = m[0], model.Count{Packets: m[1], Bytes: m[2]}, model.Count{Packets: m[3], Bytes: m[4]}, m[7]
+		x.First, x.Last = instant(m[8]), instant(m[9])
+		if m[6] > 0 {
+			x.RTT = time.Duration(m[5]/m[6]) * time.Microsecond
+		}
+	}
+	return out, nil
+}
+
+// part adds what a piece has to an answer.
+func (s *Store) part(st *statement, q Query, p piece, behind []fence) error {
+	st.add("SELECT ")
+	for i, name := range q.By {
+		c, err := s.field(st, name)
+		if err != nil {
+			return err
+		}
+		st.add(fmt.Sprintf("%s AS k%d, ", c, i))
+	}
+	for i, m := range measures {
+		st.add(comma(i) + s.db.dialect().number(measure(p.granularity, i)) + " AS m_" + m.name)
+	}
+	st.add(" FROM "+tables[p.granularity].name+" WHERE ").narrow(p, behind)
+	if p.granularity == reports {
+		st.add(" AND counted = 1")
+	}
+	return s.fulfil(st, q)
+}
+
+// needsReports says whether a question is about what only reports know.
+func (q *Query) needsReports() bool {
+	for _, f := range fine {
+		if slices.Contains(q.By, f) || slices.ContainsFunc(requirements(q.Where), func(r model.Requirement) bool { return r.Key == f }) {
+			return true
+		}
+	}
+	return false
 }
 
 func comma(i int) string {
@@ -153,48 +190,42 @@ func comma(i int) string {
 	return ", "
 }
 
-func (st *statement) text() string {
-	return strings.Join(st.joins, "") + " WHERE " + strings.Join(st.where, " AND ")
-}
-
-// field is the column of what rows differ in.
-func (st *statement) field(name string) (string, error) {
+// field is how the database says what rows differ in; arguments of it are added.
+func (s *Store) field(st *statement, name string) (string, error) {
 	if c, ok := fields[name]; ok {
-		return c, nil
+		return "CAST(" + c + " AS String)", nil
 	}
-	end, key, ok := strings.Cut(name, ".")
-	if !ok || end != "client" && end != "server" || key == "" {
+	end, key, ok := endLabel(name)
+	if !ok {
 		return "", fmt.Errorf("%w: there is no field %q; there are %s, and labels as client.KEY and server.KEY", ErrQuery, name, strings.Join(Fields(), ", "))
 	}
-	alias := fmt.Sprintf("l%d", len(st.joins))
-	st.joins = append(st.joins, fmt.Sprintf(" LEFT JOIN (SELECT id, value FROM labels WHERE key = ?) %s ON %s.id = f.%s_labels", alias, alias, end))
-	st.args = append(st.args, key)
-	return "COALESCE(" + alias + ".value, '')", nil
+	return s.db.dialect().labelled(end+"_labels", st.value(labelEnds+key+labelPairs)), nil
 }
 
-// narrow adds what rows must fulfil.
-func (st *statement) narrow(q Query) error {
-	if !q.Since.IsZero() {
-		st.where, st.args = append(st.where, "f.time >= ?"), append(st.args, q.Since.UTC())
-	}
-	if !q.Until.IsZero() {
-		st.where, st.args = append(st.where, "f.time < ?"), append(st.args, q.Until.UTC())
-	}
+// endLabel reads the name of an end's label.
+func endLabel(name string) (end, key string, ok bool) {
+	end, key, _ = strings.Cut(name, ".")
+	return end, key, key != "" && (end == "client" || end == "server")
+}
+
+// fulfil adds what rows must fulfil.
+func (s *Store) fulfil(st *statement, q Query) error {
 	for _, r := range requirements(q.Where) {
+		st.add(" AND ")
 		if c, ok := fields[r.Key]; ok {
 			st.compare(c, r)
 			continue
 		}
-		end, key, _ := strings.Cut(r.Key, ".")
-		if key != "" && (end == "client" || end == "server") {
+		if end, key, ok := endLabel(r.Key); ok {
 			r.Key = key
-			st.where = append(st.where, st.in(end+"_labels", st.labels.matching(r)))
+			s.label(st, end, r)
 			continue
 		}
-		st.either(r)
+		s.either(st, r)
 	}
 	for _, r := range requirements(q.Labels) {
-		st.either(r)
+		st.add(" AND ")
+		s.either(st, r)
 	}
 	return nil
 }
@@ -206,38 +237,66 @@ func requirements(s *model.Selector) []model.Requirement {
 	return s.Requirements
 }
 
+func negative(o model.Operator) bool { return o == model.OpNotIn || o == model.OpDoesNotExist }
+
 // either asks for an end's label, or that neither end has it.
-func (st *statement) either(r model.Requirement) {
-	ids, word := st.labels.matching(r), " OR "
-	if r.Operator == model.OpNotIn || r.Operator == model.OpDoesNotExist {
-		word = " AND "
+func (s *Store) either(st *statement, r model.Requirement) {
+	st.add("(")
+	s.label(st, "client", r)
+	if negative(r.Operator) {
+		st.add(" AND ")
+	} else {
+		st.add(" OR ")
 	}
-	st.where = append(st.where, "("+st.in("client_labels", ids)+word+st.in("server_labels", ids)+")")
+	s.label(st, "server", r)
+	st.add(")")
 }
 
-func (st *statement) compare(column string, r model.Requirement) {
+// label asks for a label of an end.
+func (s *Store) label(st *statement, end string, r model.Requirement) {
+	pieces := []string{labelEnds + r.Key + labelPairs}
+	if r.Operator == model.OpIn || r.Operator == model.OpNotIn {
+		pieces = nil
+		for _, v := range r.Values {
+			pieces = append(pieces, labelEnds+r.Key+labelPairs+v+labelEnds)
+		}
+	}
+	if negative(r.Operator) {
+		st.add("NOT ")
+	}
+	st.add("(")
+	for i, p := range pieces {
+		if i > 0 {
+			st.add(" OR ")
+		}
+		st.add(s.db.dialect().contains(end+"_labels", st.value(p)))
+	}
+	if len(pieces) == 0 {
+		st.add("1 = 0")
+	}
+	st.add(")")
+}
+
+func (s *statement) compare(column string, r model.Requirement) {
 	switch r.Operator {
 	case model.OpExists:
-		st.where = append(st.where, column+" <> ''")
+		s.add(column + " <> ''")
 	case model.OpDoesNotExist:
-		st.where = append(st.where, column+" = ''")
+		s.add(column + " = ''")
 	default:
-		values := make([]any, len(r.Values))
-		for i, v := range r.Values {
-			values[i] = v
-		}
-		in := st.in(column, values)
 		if r.Operator == model.OpNotIn {
-			in = "NOT (" + in + ")"
+			s.add("NOT ")
 		}
-		st.where = append(st.where, in)
+		s.add("(")
+		for i, v := range r.Values {
+			if i > 0 {
+				s.add(" OR ")
+			}
+			s.add(column+" = ?", v)
+		}
+		if len(r.Values) == 0 {
+			s.add("1 = 0")
+		}
+		s.add(")")
 	}
-}
-
-func (st *statement) in(column string, values []any) string {
-	if len(values) == 0 {
-		return "FALSE"
-	}
-	st.args = append(st.args, values...)
-	return column + " IN (?" + strings.Repeat(", ?", len(values)-1) + ")"
 }

@@ -1,123 +1,119 @@
 package flowstore
 
 import (
+	"cmp"
 	"context"
-	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
-
-	"github.com/duckdb/duckdb-go/v2"
 )
 
 // Config of a Store. Zero values take the defaults.
 type Config struct {
-	// Dir is where the database is; empty keeps it in memory.
+	// Dir is where the embedded database is; empty keeps it in memory.
 	Dir string
-	// Keep is how long flows are kept; 7 days unless given.
-	Keep time.Duration
+	// ClickHouse is the address of a server that is used in place of the embedded
+	// database, as http://USER@HOST:8123/DATABASE, and Password the user's.
+	ClickHouse, Password string
+	// Keep is how long reports are kept, 7 days unless given; KeepMinutes and
+	// KeepHours how long sums over each minute and hour are, 30 and 400 days unless
+	// given, and at least as long as what they are made of.
+	Keep, KeepMinutes, KeepHours time.Duration
+	// Now is the clock; the machine's unless given.
+	Now func() time.Time
 }
 
-// Store is a database of flows.
+// Store is a database of flows. One goroutine writes: Append, Roll and Prune are
+// not called at the same time.
 type Store struct {
-	cfg    Config
-	db     *sql.DB
-	writer *sql.Conn
-	labels labelsets
-	last   uint64 // id that was given
+	db   backend
+	keep [len(tables)]time.Duration
+	now  func() time.Time
+
+	// Of the goroutine that writes.
+	unsure   bool   // a write failed: what is there is to be read again
+	snapshot uint32 // part of the progress that begins with all hosts
 
 	mu       sync.Mutex
+	at       [len(tables)]place // what counts
 	progress map[account]reached
+	counts   Counts
 }
+
+// place is how far a table is filled.
+type place struct {
+	last   uint64 // id up to which rows count
+	upto   uint64 // id of the finer table up to which its rows are in these sums
+	fences []fence
+}
+
+// fence is ids whose rows do not count: those above one, up to another.
+type fence struct{ above, upto uint64 }
 
 type account struct {
 	host  string
 	epoch uint64
 }
 
-type reached struct{ number, lost uint64 }
+type reached struct {
+	number, lost uint64
+	seen         uint64 // when, in milliseconds
+}
 
-// memory is how much the database may take.
-const memory = "1GB"
-
-// schema of the database. Rows are wide and compress well: most columns have few
-// values.
-const schema = `
-CREATE TABLE IF NOT EXISTS flows (
-	id UBIGINT NOT NULL, time TIMESTAMP_MS NOT NULL, first TIMESTAMP_MS NOT NULL, last TIMESTAMP_MS NOT NULL,
-	host VARCHAR NOT NULL, at_server BOOLEAN NOT NULL, counted BOOLEAN NOT NULL,
-	client VARCHAR NOT NULL, client_labels UINTEGER NOT NULL, client_address VARCHAR NOT NULL, client_port USMALLINT NOT NULL,
-	server VARCHAR NOT NULL, server_labels UINTEGER NOT NULL, server_address VARCHAR NOT NULL, server_port USMALLINT NOT NULL,
-	protocol UTINYINT NOT NULL, process VARCHAR NOT NULL, pid UINTEGER NOT NULL, username VARCHAR NOT NULL, command VARCHAR NOT NULL, name VARCHAR NOT NULL,
-	action VARCHAR NOT NULL, rule UBIGINT NOT NULL, begun BOOLEAN NOT NULL, ended BOOLEAN NOT NULL,
-	sent_packets UBIGINT NOT NULL, sent_bytes UBIGINT NOT NULL, received_packets UBIGINT NOT NULL, received_bytes UBIGINT NOT NULL,
-	rtt UINTEGER NOT NULL, retransmits UINTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS labels (id UINTEGER NOT NULL, key VARCHAR NOT NULL, value VARCHAR NOT NULL);
-CREATE TABLE IF NOT EXISTS progress (host VARCHAR NOT NULL, epoch UBIGINT NOT NULL, number UBIGINT NOT NULL, lost UBIGINT NOT NULL, seen TIMESTAMP_MS NOT NULL, PRIMARY KEY (host, epoch));`
+// Counts is what a Store has done since it was opened.
+type Counts struct{ Batches, Flows uint64 }
 
 // Open opens the database, or makes it.
 func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
-	if cfg.Keep == 0 {
-		cfg.Keep = 7 * 24 * time.Hour
+	s := &Store{now: cfg.Now, progress: map[account]reached{}}
+	if s.now == nil {
+		s.now = time.Now
 	}
-	path := ""
-	if cfg.Dir != "" {
-		path = filepath.Join(cfg.Dir, "flows.duckdb")
+	const day = 24 * time.Hour
+	s.keep[reports] = cmp.Or(cfg.Keep, 7*day)
+	s.keep[minutes] = max(cmp.Or(cfg.KeepMinutes, 30*day), s.keep[reports])
+	s.keep[hours] = max(cmp.Or(cfg.KeepHours, 400*day), s.keep[minutes])
+	switch {
+	case cfg.ClickHouse != "":
+		s.db, err = openClickHouse(ctx, cfg.ClickHouse, cfg.Password)
+	case cfg.Dir != "":
+		s.db, err = openDuckDB(filepath.Join(cfg.Dir, "flows.duckdb"))
+	default:
+		s.db, err = openDuckDB("")
 	}
-	// Nothing is to be fetched from anywhere, whatever a query names.
-	connector, err := duckdb.NewConnector(path+"?autoinstall_known_extensions=false&autoload_known_extensions=false&memory_limit="+memory, nil)
 	if err != nil {
-		return nil, fmt.Errorf("open the database of flows %s: %w", path, err)
-	}
-	s := &Store{cfg: cfg, db: sql.OpenDB(connector), progress: map[account]reached{}}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.Close())
-		}
-	}()
-	if s.writer, err = s.db.Conn(ctx); err != nil {
-		return nil, fmt.Errorf("open the database of flows: %w", err)
-	}
-	if _, err := s.writer.ExecContext(ctx, schema); err != nil {
-		return nil, fmt.Errorf("prepare the database of flows: %w", err)
-	}
-	if err := s.labels.load(ctx, s.writer); err != nil {
 		return nil, err
 	}
-	if err := s.writer.QueryRowContext(ctx, "SELECT COALESCE(MAX(id), 0) FROM flows").Scan(&s.last); err != nil {
-		return nil, fmt.Errorf("read the database of flows: %w", err)
+	if err := s.prepare(ctx); err != nil {
+		return nil, errors.Join(err, s.db.close())
 	}
-	return s, s.loadProgress(ctx)
+	return s, nil
 }
 
-func (s *Store) loadProgress(ctx context.Context) error {
-	rows, err := s.writer.QueryContext(ctx, "SELECT host, epoch, number, lost FROM progress")
-	if err != nil {
-		return fmt.Errorf("read how far hosts are: %w", err)
+// prepare makes what tables there are not, and reads how far they are.
+func (s *Store) prepare(ctx context.Context) error {
+	all := append(slices.Clone(tables[:]), progress, rolls, fences)
+	if err := s.db.ensure(ctx, all...); err != nil {
+		return fmt.Errorf("prepare the database of flows: %w", err)
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var a account
-		var r reached
-		if err := rows.Scan(&a.host, &a.epoch, &r.number, &r.lost); err != nil {
-			return fmt.Errorf("read how far hosts are: %w", err)
+	for _, t := range all {
+		var names []string
+		for _, c := range t.columns {
+			names = append(names, c.name)
 		}
-		s.progress[a] = r
+		if _, err := s.db.query(ctx, ask("SELECT "+strings.Join(names, ", ")+" FROM "+t.name+" LIMIT 0")); err != nil {
+			return fmt.Errorf("the database of flows is not of this version of weft; move it away, or name another: %w", err)
+		}
 	}
-	return rows.Err()
+	return s.recover(ctx)
 }
 
 // Close closes the database.
-func (s *Store) Close() error {
-	var err error
-	if s.writer != nil {
-		err = s.writer.Close()
-	}
-	return errors.Join(err, s.db.Close())
-}
+func (s *Store) Close() error { return s.db.close() }
 
 // Has says whether a batch is kept.
 func (s *Store) Has(hostUID string, epoch, number uint64) bool {
@@ -136,33 +132,60 @@ func (s *Store) Lost() (n uint64) {
 	return n
 }
 
-// Append keeps batches, all or none; those it has are left out. It is called by
-// one goroutine at a time.
+// Counts returns what was kept.
+func (s *Store) Counts() Counts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counts
+}
+
+// places are how far each table is filled, at one moment.
+func (s *Store) places() [len(tables)]place {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at
+}
+
+// Append keeps batches, all or none; those it has are left out.
 func (s *Store) Append(ctx context.Context, batches []Batch) error {
+	if err := s.sure(ctx); err != nil {
+		return err
+	}
 	fresh, reachedNow := s.fresh(batches)
 	if len(fresh) == 0 {
 		return nil
 	}
-	tx, err := s.writer.BeginTx(ctx, nil)
-	if err != nil {
+	total := 0
+	for _, b := range fresh {
+		total += len(b.Flows)
+	}
+	now := millis(s.now())
+	rows, id := newBlock(tables[reports], total), s.at[reports].last
+	known := newTexts()
+	for _, b := range fresh {
+		for i := range b.Flows {
+			id++
+			addReport(rows, &b.Flows[i], id, part(now), known)
+		}
+	}
+	id++
+	var steps []step
+	if total > 0 {
+		steps = append(steps, step{rows: rows})
+	}
+	steps = append(steps, step{rows: s.progressRows(reachedNow, id, now)})
+	if err := s.db.write(ctx, steps...); err != nil {
+		s.unsure = true
 		return fmt.Errorf("keep flows: %w", err)
 	}
-	last, sets := s.last, s.labels.len()
-	if err = s.append(ctx, fresh, reachedNow); err != nil {
-		err = errors.Join(err, tx.Rollback())
-	} else {
-		err = tx.Commit()
-	}
-	if err != nil {
-		s.last = last
-		s.labels.undo(sets)
-		return fmt.Errorf("keep flows: %w", err)
-	}
+	s.snapshot = progressPart(now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.at[reports].last = id
 	for a, r := range reachedNow {
 		s.progress[a] = r
 	}
+	s.counts.Batches, s.counts.Flows = s.counts.Batches+uint64(len(fresh)), s.counts.Flows+uint64(total)
 	return nil
 }
 
@@ -171,6 +194,7 @@ func (s *Store) fresh(batches []Batch) (out []*Batch, now map[account]reached) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now = map[account]reached{}
+	seen := millis(s.now())
 	for i := range batches {
 		b := &batches[i]
 		a := account{b.HostUID, b.Epoch}
@@ -181,61 +205,47 @@ func (s *Store) fresh(batches []Batch) (out []*Batch, now map[account]reached) {
 		if b.Number <= last.number {
 			continue
 		}
-		now[a] = reached{b.Number, max(b.Lost, last.lost)}
+		now[a] = reached{b.Number, max(b.Lost, last.lost), seen}
 		out = append(out, b)
 	}
 	return out, now
 }
 
-func (s *Store) append(ctx context.Context, batches []*Batch, now map[account]reached) error {
-	first := s.labels.len()
-	if err := s.rows(batches); err != nil {
-		return err
-	}
-	if err := s.labels.save(ctx, s.writer, first); err != nil {
-		return err
+// progressRows are how far hosts are: those that are further now, and all where a
+// part begins.
+func (s *Store) progressRows(now map[account]reached, id, at uint64) *block {
+	b := newBlock(progress, len(now))
+	add := func(a account, r reached) {
+		x := b.row()
+		put(&x, progressPart(at))
+		put(&x, id)
+		put(&x, a.host)
+		put(&x, a.epoch)
+		put(&x, r.number)
+		put(&x, r.lost)
+		put(&x, r.seen)
 	}
 	for a, r := range now {
-		if _, err := s.writer.ExecContext(ctx, "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?)", a.host, a.epoch, r.number, r.lost, time.Now().UTC()); err != nil {
-			return err
-		}
+		add(a, r)
 	}
-	return nil
-}
-
-// rows writes the flows; the transaction is that of the writer's connection.
-func (s *Store) rows(batches []*Batch) error {
-	return s.writer.Raw(func(raw any) error {
-		a, err := duckdb.NewAppenderFromConn(raw.(driver.Conn), "", "flows")
-		if err != nil {
-			return err
-		}
-		row := make([]driver.Value, 0, 32)
-		for _, b := range batches {
-			for i := range b.Flows {
-				f := &b.Flows[i]
-				s.last++
-				row = append(row[:0], s.last, f.Time.UTC(), f.First.UTC(), f.Last.UTC(), f.Host, f.AtServer, f.Counted,
-					f.Client.Workload, s.labels.id(f.Client.Labels), f.Client.Address.String(), f.Client.Port,
-					f.Server.Workload, s.labels.id(f.Server.Labels), f.Server.Address.String(), f.Server.Port,
-					f.Protocol, f.Process, f.PID, f.User, f.Command, f.Name, string(f.Action), f.Rule, f.New, f.Ended,
-					f.Sent.Packets, f.Sent.Bytes, f.Received.Packets, f.Received.Bytes, uint32(f.RTT.Microseconds()), f.Retransmits)
-				if err := a.AppendRow(row...); err != nil {
-					return errors.Join(err, a.Close())
-				}
+	if s.snapshot != progressPart(at) {
+		for a, r := range s.progress {
+			if _, further := now[a]; !further {
+				add(a, r)
 			}
 		}
-		return a.Close()
-	})
+	}
+	return b
 }
 
-// Prune forgets flows that are older than is asked for, and accounts of hosts
-// that have not been heard of for as long.
-func (s *Store) Prune(ctx context.Context, now time.Time) error {
-	for _, table := range []string{"flows WHERE time", "progress WHERE seen"} {
-		if _, err := s.db.ExecContext(ctx, "DELETE FROM "+table+" < ?", now.Add(-s.cfg.Keep).UTC()); err != nil {
-			return fmt.Errorf("forget old flows: %w", err)
-		}
-	}
-	return nil
-}
+func millis(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }
+
+func instant(ms uint64) time.Time { return time.UnixMilli(int64(ms)).UTC() }
+
+const dayMillis = 24 * 3_600_000
+
+// part is of flows and sums a day, that on which they were kept.
+func part(ms uint64) uint32 { return uint32(ms / dayMillis) }
+
+// progressPart is an hour: hosts are many and say much.
+func progressPart(ms uint64) uint32 { return uint32(ms / spans[hours]) }

@@ -2,27 +2,85 @@ package flowstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"weft/internal/clickhousetest"
+	"weft/internal/testreq"
 	"weft/model"
 )
 
 var noon = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 
-func open(t *testing.T, dir string) *Store {
+// backends runs a test on each database. Stores that a test opens by the same
+// name are the same.
+func backends(t *testing.T, test func(t *testing.T, open func(t *testing.T, cfg Config) *Store)) {
 	t.Helper()
-	s, err := Open(context.Background(), Config{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
+	run := func(name string, where func(t *testing.T) Config) {
+		t.Run(name, func(t *testing.T) {
+			place := where(t)
+			test(t, func(t *testing.T, cfg Config) *Store {
+				t.Helper()
+				if cfg.Now == nil {
+					cfg.Now = func() time.Time { return noon.Add(time.Second) }
+				}
+				cfg.Dir, cfg.ClickHouse = place.Dir, place.ClickHouse
+				s, err := Open(context.Background(), cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { s.Close() })
+				return s
+			})
+		})
 	}
-	t.Cleanup(func() { s.Close() })
-	return s
+	run("DuckDB", func(t *testing.T) Config { return Config{Dir: t.TempDir()} })
+	run("ClickHouse", func(t *testing.T) Config {
+		testreq.Need(t, clickhousetest.Program)
+		return Config{ClickHouse: sharedServer(t) + "/" + fmt.Sprintf("t%d", databases.Add(1))}
+	})
+}
+
+var (
+	databases atomic.Int64
+	server    struct {
+		sync.Mutex
+		*clickhousetest.Server
+	}
+)
+
+// sharedServer is one server for all tests, which TestMain ends.
+func sharedServer(t *testing.T) string {
+	t.Helper()
+	server.Lock()
+	defer server.Unlock()
+	if server.Server == nil {
+		dir, err := os.MkdirTemp("", "weft-flowstore")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if server.Server, err = clickhousetest.Start(context.Background(), dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return server.URL
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if server.Server != nil {
+		server.Remove()
+	}
+	os.Exit(code)
 }
 
 func flow(client, server string, port uint16, bytes uint64) Flow {
@@ -55,11 +113,13 @@ func sums(t *testing.T, s *Store, where string, q Query) []Sum {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return out
+	return out.Items
 }
 
-func TestSumsByFieldsAndLabels(t *testing.T) {
-	s := open(t, "")
+func TestSumsByFieldsAndLabels(t *testing.T) { backends(t, testSumsByFieldsAndLabels) }
+
+func testSumsByFieldsAndLabels(t *testing.T, open func(*testing.T, Config) *Store) {
+	s := open(t, Config{})
 	twice := flow("web", "db", 5432, 1000)
 	twice.Counted, twice.AtServer, twice.Host = false, true, "db"
 	world := flow("web", "", 443, 10)
@@ -97,22 +157,26 @@ func TestSumsByFieldsAndLabels(t *testing.T) {
 }
 
 // What is asked goes to the database as values, never as its language.
-func TestNothingAskedIsSQL(t *testing.T) {
-	s := open(t, "")
+func TestNothingAskedIsSQL(t *testing.T) { backends(t, testNothingAskedIsSQL) }
+
+func testNothingAskedIsSQL(t *testing.T, open func(*testing.T, Config) *Store) {
+	s := open(t, Config{})
 	appendTo(t, s, Batch{HostUID: "u", Epoch: 1, Number: 1, Flows: []Flow{flow("web", "db", 5432, 1)}})
-	evil := "x'; DROP TABLE flows; --"
-	where := &model.Selector{Requirements: []model.Requirement{{Key: "client", Operator: model.OpIn, Values: []string{evil}}, {Key: evil, Operator: model.OpExists}}}
-	if got, err := s.Sums(context.Background(), Query{Where: where, By: []string{"client." + evil}}); err != nil || len(got) != 0 {
-		t.Errorf("%v, %v", got, err)
+	for _, evil := range []string{"x'; DROP TABLE reports; --", `x\'; DROP TABLE reports; --`, "?", `\`, "''", "\x00"} {
+		where := &model.Selector{Requirements: []model.Requirement{{Key: "client", Operator: model.OpIn, Values: []string{evil}}, {Key: evil, Operator: model.OpExists}}}
+		if got, err := s.Sums(context.Background(), Query{Where: where, By: []string{"client." + evil}}); err != nil || len(got.Items) != 0 {
+			t.Errorf("%v, %v", got, err)
+		}
 	}
 	if got := sums(t, s, "", Query{}); len(got) != 1 {
 		t.Error("the flow is gone")
 	}
 }
 
-func TestBatchesAreKeptOnce(t *testing.T) {
-	dir := t.TempDir()
-	s := open(t, dir)
+func TestBatchesAreKeptOnce(t *testing.T) { backends(t, testBatchesAreKeptOnce) }
+
+func testBatchesAreKeptOnce(t *testing.T, open func(*testing.T, Config) *Store) {
+	s := open(t, Config{})
 	batch := func(host string, epoch, number uint64) Batch {
 		return Batch{HostUID: host, Epoch: epoch, Number: number, Lost: 3, Flows: []Flow{flow("web", fmt.Sprint(host, epoch, number), 80, 1)}}
 	}
@@ -122,7 +186,7 @@ func TestBatchesAreKeptOnce(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s = open(t, dir)
+	s = open(t, Config{})
 	appendTo(t, s, batch("a", 1, 3), batch("a", 2, 1), batch("b", 1, 1))
 	if got := sums(t, s, "", Query{}); got[0].Connections != 5 {
 		t.Errorf("%d connections, want 5", got[0].Connections)
@@ -139,8 +203,10 @@ func TestBatchesAreKeptOnce(t *testing.T) {
 	}
 }
 
-func TestListPages(t *testing.T) {
-	s := open(t, "")
+func TestListPages(t *testing.T) { backends(t, testListPages) }
+
+func testListPages(t *testing.T, open func(*testing.T, Config) *Store) {
+	s := open(t, Config{})
 	var flows []Flow
 	for n := range 10 {
 		flows = append(flows, flow("web", "db", uint16(n), uint64(n)))
@@ -168,20 +234,50 @@ func TestListPages(t *testing.T) {
 	}
 	want := flow("web", "db", 9, 9)
 	want.ID = newest[0].ID
-	if d := cmp.Diff(want, newest[0], cmpopts.EquateComparable(netip.Addr{})); d != "" {
+	if d := cmp.Diff(want, newest[0], cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})); d != "" {
 		t.Error(d)
 	}
 }
 
-func TestPrune(t *testing.T) {
-	s := open(t, "")
+func TestPrune(t *testing.T) { backends(t, testPrune) }
+
+func testPrune(t *testing.T, open func(*testing.T, Config) *Store) {
+	now := noon
+	s := open(t, Config{Now: func() time.Time { return now }})
 	old := flow("web", "db", 1, 1)
 	old.Time = noon.Add(-8 * 24 * time.Hour)
 	appendTo(t, s, Batch{HostUID: "u", Epoch: 1, Number: 1, Flows: []Flow{old, flow("web", "db", 1, 1)}})
-	if err := s.Prune(context.Background(), noon); err != nil {
+	if err := s.Prune(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if got := sums(t, s, "", Query{}); got[0].Connections != 1 {
-		t.Errorf("%d connections are left, want 1", got[0].Connections)
+	if got, _, err := s.List(context.Background(), Query{}, Cursor{}); err != nil || len(got) != 1 {
+		t.Errorf("%d reports are left, want 1; %v", len(got), err)
+	}
+	if got := sums(t, s, "", Query{}); got[0].Connections != 2 {
+		t.Errorf("sums know of %d connections, want both", got[0].Connections)
+	}
+	now = now.Add(24 * 24 * time.Hour) // 32 days after the older one, 24 after the other
+	if err := s.Prune(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	before, recent := noon.Add(-9*24*time.Hour), noon.Add(-24*time.Hour)
+	for since, want := range map[time.Time]uint64{{}: 2, before: 2, recent: 1} {
+		if got := sums(t, s, "", Query{Since: since}); got[0].Connections != want {
+			t.Errorf("since %s: %d connections, want %d", since, got[0].Connections, want)
+		}
+	}
+	a, err := s.Sums(context.Background(), Query{Since: before.Add(time.Minute)})
+	if err != nil || !a.Since.Equal(before) {
+		t.Errorf("asked about a minute past %s, the answer is about the time from %s, %v", before, a.Since, err)
+	}
+	if _, err := s.Sums(context.Background(), Query{Since: before, By: []string{"pid"}}); !errors.Is(err, ErrQuery) {
+		t.Errorf("by pid, of what is forgotten: %v", err)
+	}
+	now = now.Add(400 * 24 * time.Hour)
+	if err := s.Prune(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if got := sums(t, s, "", Query{}); len(got) != 0 {
+		t.Errorf("after all that time: %v", got)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"weft/controller/flowstore"
 	"weft/controller/observe"
 	"weft/model"
 )
@@ -29,18 +30,27 @@ type Lister interface {
 	List(ctx context.Context, kind model.Kind) ([]model.Resource, int64, error)
 }
 
+// Flows tells what becomes of the flows that agents report.
+type Flows interface {
+	Counts() flowstore.Counts
+	Lost() uint64
+	Queue() flowstore.Queue
+}
+
 // Metrics is a prometheus.Collector over a Source.
 type Metrics struct {
 	source Source
 	store  Lister
+	flows  Flows
 	log    *slog.Logger
 
 	hosts, silent, alerts, workloads, tapPackets, tapBytes, tapState, policyState, ruleConnections *prometheus.Desc
+	flowsKept, flowBatches, flowsLost, flowQueue, flowQueueBytes, flowLag, flowsRefused            *prometheus.Desc
 }
 
 // New makes the collector; it reads nothing yet.
-func New(source Source, store Lister, log *slog.Logger) *Metrics {
-	return &Metrics{source: source, store: store, log: log,
+func New(source Source, store Lister, flows Flows, log *slog.Logger) *Metrics {
+	return &Metrics{source: source, store: store, flows: flows, log: log,
 		hosts:      prometheus.NewDesc("weft_hosts", "Hosts by state of their agent's session.", []string{"state"}, nil),
 		silent:     prometheus.NewDesc("weft_hosts_silent", "Hosts whose agent should be heard and is not.", nil, nil),
 		alerts:     prometheus.NewDesc("weft_alerts", "Things that are wrong with hosts, by the type of the condition and its severity.", []string{"type", "severity"}, nil),
@@ -51,12 +61,21 @@ func New(source Source, store Lister, log *slog.Logger) *Metrics {
 
 		policyState:     prometheus.NewDesc("weft_policy_state", "1 for the state the policy is in.", []string{"policy", "state"}, nil),
 		ruleConnections: prometheus.NewDesc("weft_policy_rule_connections", "Connections that the rule has decided; of a staged policy, would have decided of those remembered.", []string{"policy", "direction", "rule"}, nil),
+
+		flowsKept:      prometheus.NewDesc("weft_flows_total", "Flows that were kept since the controller started.", nil, nil),
+		flowBatches:    prometheus.NewDesc("weft_flow_batches_total", "Batches of flows that were kept since the controller started.", nil, nil),
+		flowsLost:      prometheus.NewDesc("weft_flows_lost", "Flows that agents could not keep while the controller, or its database, was away; of those heard of within --flows-keep.", nil, nil),
+		flowQueue:      prometheus.NewDesc("weft_flow_queue_batches", "Batches of flows that wait to be kept.", nil, nil),
+		flowQueueBytes: prometheus.NewDesc("weft_flow_queue_bytes", "Memory of what waits, and of what is being kept.", nil, nil),
+		flowLag:        prometheus.NewDesc("weft_flow_queue_seconds", "How long the first of those batches has waited.", nil, nil),
+		flowsRefused:   prometheus.NewDesc("weft_flow_sessions_refused", "Agents that were told to hold their flows until there is room.", nil, nil),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.hosts, m.silent, m.alerts, m.workloads, m.tapPackets, m.tapBytes, m.tapState, m.policyState, m.ruleConnections} {
+	for _, d := range []*prometheus.Desc{m.hosts, m.silent, m.alerts, m.workloads, m.tapPackets, m.tapBytes, m.tapState, m.policyState, m.ruleConnections,
+		m.flowsKept, m.flowBatches, m.flowsLost, m.flowQueue, m.flowQueueBytes, m.flowLag, m.flowsRefused} {
 		ch <- d
 	}
 }
@@ -93,6 +112,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	for kind, n := range kinds {
 		ch <- prometheus.MustNewConstMetric(m.workloads, prometheus.GaugeValue, float64(n), string(kind))
 	}
+	m.collectFlows(ch)
 	for _, r := range m.list(ctx, model.KindTap) {
 		tap := r.(*model.Tap)
 		status := m.source.TapStatus(tap)
@@ -109,6 +129,20 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 			ch <- prometheus.MustNewConstMetric(m.ruleConnections, prometheus.GaugeValue, float64(rule.Connections), policy.Metadata.Name, rule.Direction, rule.Name)
 		}
 	}
+}
+
+func (m *Metrics) collectFlows(ch chan<- prometheus.Metric) {
+	if m.flows == nil {
+		return
+	}
+	kept, queue := m.flows.Counts(), m.flows.Queue()
+	ch <- prometheus.MustNewConstMetric(m.flowsKept, prometheus.CounterValue, float64(kept.Flows))
+	ch <- prometheus.MustNewConstMetric(m.flowBatches, prometheus.CounterValue, float64(kept.Batches))
+	ch <- prometheus.MustNewConstMetric(m.flowsLost, prometheus.GaugeValue, float64(m.flows.Lost()))
+	ch <- prometheus.MustNewConstMetric(m.flowQueue, prometheus.GaugeValue, float64(queue.Batches))
+	ch <- prometheus.MustNewConstMetric(m.flowQueueBytes, prometheus.GaugeValue, float64(queue.Bytes))
+	ch <- prometheus.MustNewConstMetric(m.flowLag, prometheus.GaugeValue, queue.Lag.Seconds())
+	ch <- prometheus.MustNewConstMetric(m.flowsRefused, prometheus.GaugeValue, float64(queue.Refused))
 }
 
 func (m *Metrics) ledger(ch chan<- prometheus.Metric, tap string, p model.TapPath) {

@@ -7,7 +7,9 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
+	"weft/controller/flowstore"
 	"weft/model"
 )
 
@@ -35,6 +37,12 @@ func (world) PolicyStatus(*model.Policy) model.PolicyStatus {
 	return model.PolicyStatus{State: model.PolicyActive, Rules: []model.PolicyRuleStatus{{Name: "web", Direction: "ingress", Connections: 12}}}
 }
 
+func (world) Counts() flowstore.Counts { return flowstore.Counts{Batches: 3, Flows: 70} }
+func (world) Lost() uint64             { return 5 }
+func (world) Queue() flowstore.Queue {
+	return flowstore.Queue{Batches: 2, Bytes: 4096, Refused: 1, Lag: 1500 * time.Millisecond}
+}
+
 func (world) List(_ context.Context, kind model.Kind) ([]model.Resource, int64, error) {
 	r := model.MustKind(kind).New()
 	r.Meta().Name = "one"
@@ -43,7 +51,7 @@ func (world) List(_ context.Context, kind model.Kind) ([]model.Resource, int64, 
 
 func TestMetricsShowTheLedger(t *testing.T) {
 	rec := httptest.NewRecorder()
-	New(world{}, world{}, slog.New(slog.DiscardHandler)).Handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	New(world{}, world{}, world{}, slog.New(slog.DiscardHandler)).Handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
 	body, err := io.ReadAll(rec.Result().Body)
 	if err != nil {
 		t.Fatal(err)
@@ -52,6 +60,13 @@ func TestMetricsShowTheLedger(t *testing.T) {
 		`weft_hosts{state="Online"} 1`,
 		`weft_workloads{kind="container"} 1`,
 		`weft_hosts_silent 1`,
+		`weft_flows_total 70`,
+		`weft_flow_batches_total 3`,
+		`weft_flows_lost 5`,
+		`weft_flow_queue_batches 2`,
+		`weft_flow_queue_bytes 4096`,
+		`weft_flow_queue_seconds 1.5`,
+		`weft_flow_sessions_refused 1`,
 		`weft_alerts{severity="Critical",type="AgentSilent"} 1`,
 		`weft_alerts{severity="Warning",type="ClockSkew"} 1`,
 		`weft_tap_state{state="Active",tap="one"} 1`,

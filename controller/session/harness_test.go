@@ -108,6 +108,12 @@ type house struct {
 
 func newHouse(t *testing.T, cfg Config) *house {
 	t.Helper()
+	return newHouseWith(t, cfg, Deps{})
+}
+
+// newHouseWith takes what else the service works with.
+func newHouseWith(t *testing.T, cfg Config, deps Deps) *house {
+	t.Helper()
 	st, err := store.Open(t.Context(), store.Config{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +122,9 @@ func newHouse(t *testing.T, cfg Config) *house {
 	obs := observe.New(observe.Config{}, observe.Deps{})
 	ca := newAuthority(t)
 	cfg.TrustDomain, cfg.Version = domain, "test"
-	s := New(cfg, Deps{Store: st, Observer: obs, Authority: ca, Filter: func(string) (plan.Filter, error) { return plan.Filter{}, errors.New("bad filter") }})
+	deps.Store, deps.Observer, deps.Authority = st, obs, ca
+	deps.Filter = func(string) (plan.Filter, error) { return plan.Filter{}, errors.New("bad filter") }
+	s := New(cfg, deps)
 	h := &house{Service: s, t: t, ca: ca, store: st, obs: obs, pool: x509.NewCertPool()}
 	h.pool.AddCert(ca.cert)
 	h.listen()

@@ -37,6 +37,8 @@ type live struct {
 	has      map[string]string          // digest of what was sent or is applied, by name
 	acks     []*wirepb.FlowAck          // of flows that are kept, not sent yet
 	underway int                        // batches of flows that are not kept yet
+
+	full bool // flows are not taken from this session any more; of the goroutine that reads
 }
 
 // maxUnderway is how many batches of flows one session may have under way: twice
@@ -268,8 +270,8 @@ func (s *Service) report(l *live, m *wirepb.AgentMessage) error {
 
 // flows takes a batch. It is acknowledged once it is kept.
 func (s *Service) flows(l *live, b *wirepb.FlowBatch) error {
-	if s.deps.Flows == nil {
-		return nil // never acknowledged: the agent holds it for a controller that keeps flows
+	if s.deps.Flows == nil || l.full {
+		return nil // never acknowledged: the agent holds it, and sends it again in another session
 	}
 	l.mu.Lock()
 	l.underway++
@@ -285,7 +287,13 @@ func (s *Service) flows(l *live, b *wirepb.FlowBatch) error {
 		l.mu.Unlock()
 		l.poke()
 	}
-	if err := s.deps.Flows(l.id, b, kept); err != nil {
+	again := func() {
+		l.end(refuse(connect.CodeUnavailable, "", "there is room for flows again; connect anew and send them"))
+	}
+	switch taken, err := s.deps.Flows(l.id, b, kept, again); {
+	case err == nil:
+		l.full = !taken
+	default:
 		// It would come again and again: what cannot be read is lost, and said.
 		s.deps.Log.Error("flows of a host cannot be read and are lost", "identity", l.id.String(), "error", err)
 		kept(&wirepb.FlowAck{Epoch: b.GetEpoch(), Number: b.GetNumber()})

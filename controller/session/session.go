@@ -70,8 +70,9 @@ type Deps struct {
 	// Filter compiles a tap's filter; nil refuses every filter.
 	Filter func(expression string) (plan.Filter, error)
 	// Flows takes what hosts report of connections, and calls kept once it is kept;
-	// nil takes and keeps nothing.
-	Flows func(id wire.Identity, b *wirepb.FlowBatch, kept func(*wirepb.FlowAck)) error
+	// nil takes and keeps nothing. A batch that is not taken, and what the session
+	// sends after it, the host is to send in another, when again is called.
+	Flows func(id wire.Identity, b *wirepb.FlowBatch, kept func(*wirepb.FlowAck), again func()) (taken bool, err error)
 	// Number numbers identities for good; nil numbers them for this Service.
 	Number plan.Number
 	Log    *slog.Logger

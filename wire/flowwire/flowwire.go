@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"weft/model"
@@ -68,16 +69,35 @@ const (
 	flagNew
 	flagEnded
 	flagRefused
-	// FlagObserved is Record.Observed in a batch.
-	FlagObserved
+	flagObserved
 )
 
 var actions = []model.Action{model.ActionAllow, model.ActionDeny, model.ActionReject}
 
 // Encode writes records as a batch without its number; when is the time that
 // theirs are counted from.
-func Encode(when time.Time, records []Record) *wirepb.FlowBatch {
-	b := &wirepb.FlowBatch{UnixNanos: when.UnixNano(), Local: make([]byte, 0, 16*len(records)), Remote: make([]byte, 0, 16*len(records))}
+func Encode(when time.Time, records []Record) (*wirepb.FlowBatch, error) {
+	packed, err := pack(columns(when, records))
+	if err != nil {
+		return nil, err
+	}
+	return &wirepb.FlowBatch{UnixNanos: when.UnixNano(), Records: uint32(len(records)), Columns: packed}, nil
+}
+
+// Decode reads the records of a batch. An error names the column that is wrong.
+func Decode(b *wirepb.FlowBatch) ([]Record, error) {
+	c, err := unpack(b.GetColumns())
+	if err != nil {
+		return nil, err
+	}
+	if len(c.Workload) != int(b.GetRecords()) {
+		return nil, fmt.Errorf("records: %d are announced, and %d are there", b.GetRecords(), len(c.Workload))
+	}
+	return read(time.Unix(0, b.GetUnixNanos()), c)
+}
+
+func columns(when time.Time, records []Record) *wirepb.FlowColumns {
+	b := &wirepb.FlowColumns{Local: make([]byte, 0, 16*len(records)), Remote: make([]byte, 0, 16*len(records))}
 	workloads, names := list[string]{}, list[string]{}
 	processes, translations := list[Process]{}, list[netip.AddrPort]{}
 	for i := range records {
@@ -98,14 +118,24 @@ func Encode(when time.Time, records []Record) *wirepb.FlowBatch {
 		b.Retransmits, b.Netns = append(b.Retransmits, r.Retransmits), append(b.Netns, r.NetNS)
 		b.Began = append(b.Began, r.Began)
 	}
-	b.Workloads, b.Names = workloads.items, names.items
+	b.Workloads, b.Names = valid(workloads.items), valid(names.items)
 	for _, p := range processes.items {
-		b.Processes = append(b.Processes, &wirepb.FlowProcess{Pid: p.PID, Exe: p.Exe, User: p.User, Comm: p.Comm})
+		// What is no UTF-8 does not travel, and whoever runs a program names it.
+		b.Processes = append(b.Processes, &wirepb.FlowProcess{Pid: p.PID, Exe: utf8(p.Exe), User: utf8(p.User), Comm: utf8(p.Comm)})
 	}
 	for _, a := range translations.items {
 		b.Translations = append(b.Translations, &wirepb.FlowAddress{Address: a.Addr().AsSlice(), Port: uint32(a.Port())})
 	}
 	return b
+}
+
+func utf8(s string) string { return strings.ToValidUTF8(s, "\ufffd") }
+
+func valid(list []string) []string {
+	for i, s := range list {
+		list[i] = utf8(s)
+	}
+	return list
 }
 
 func flags(r *Record) (out uint32) {
@@ -141,8 +171,7 @@ func (l *list[T]) place(x T) uint32 {
 	return n
 }
 
-// Decode reads the records of a batch. An error names the column that is wrong.
-func Decode(b *wirepb.FlowBatch) ([]Record, error) {
+func read(when time.Time, b *wirepb.FlowColumns) ([]Record, error) {
 	n := len(b.GetWorkload())
 	if err := check(b, n); err != nil {
 		return nil, err
@@ -159,13 +188,12 @@ func Decode(b *wirepb.FlowBatch) ([]Record, error) {
 		}
 		translations[i] = netip.AddrPortFrom(a.Unmap(), uint16(t.GetPort()))
 	}
-	when := time.Unix(0, b.UnixNanos)
 	out := make([]Record, n)
 	for i := range out {
 		r := Record{
 			Workload: at(b.Workloads, b.Workload[i]), Process: at(processes, b.Process[i]), Name: at(b.Names, b.Name[i]), Translated: at(translations, b.Translation[i]),
 			Local: endpoint(b.Local, b.LocalPort, i), Remote: endpoint(b.Remote, b.RemotePort, i), Protocol: uint8(b.Protocol[i]),
-			Egress: b.Flags[i]&flagEgress != 0, New: b.Flags[i]&flagNew != 0, Ended: b.Flags[i]&flagEnded != 0, Refused: b.Flags[i]&flagRefused != 0, Observed: b.Flags[i]&FlagObserved != 0, NetNS: b.Netns[i], Began: b.Began[i],
+			Egress: b.Flags[i]&flagEgress != 0, New: b.Flags[i]&flagNew != 0, Ended: b.Flags[i]&flagEnded != 0, Refused: b.Flags[i]&flagRefused != 0, Observed: b.Flags[i]&flagObserved != 0, NetNS: b.Netns[i], Began: b.Began[i],
 			Action: at(actions, b.Action[i]), Rule: policy.RuleID(b.Rule[i]), Peer: policy.Identity(b.Peer[i]),
 			Sent: Count{b.SentPackets[i], b.SentBytes[i]}, Received: Count{b.ReceivedPackets[i], b.ReceivedBytes[i]},
 			RTT: time.Duration(b.RttMicros[i]) * time.Microsecond, Retransmits: b.Retransmits[i],
@@ -205,7 +233,7 @@ func at[T any](list []T, place uint32) (out T) {
 }
 
 // check says whether every column has n values that Decode can take.
-func check(b *wirepb.FlowBatch, n int) error {
+func check(b *wirepb.FlowColumns, n int) error {
 	if n > MaxRecords {
 		return fmt.Errorf("%d records, %d at most", n, MaxRecords)
 	}

@@ -28,10 +28,19 @@ func sample(when time.Time) []Record {
 	}
 }
 
+func encode(tb testing.TB, when time.Time, records []Record) *wirepb.FlowBatch {
+	tb.Helper()
+	b, err := Encode(when, records)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return b
+}
+
 func TestRecordsComeBack(t *testing.T) {
 	when := time.Unix(1_700_000_000, 123_000_000)
 	want := sample(when)
-	raw, err := proto.Marshal(Encode(when, want))
+	raw, err := proto.Marshal(encode(t, when, want))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,46 +55,86 @@ func TestRecordsComeBack(t *testing.T) {
 	if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.AddrPort{})); d != "" {
 		t.Error(d)
 	}
-	if len(b.Workloads) != 2 || len(b.Processes) != 1 {
-		t.Errorf("%d workloads and %d processes are listed; each once is 2 and 1", len(b.Workloads), len(b.Processes))
+	if c := columns(when, want); len(c.Workloads) != 2 || len(c.Processes) != 1 {
+		t.Errorf("%d workloads and %d processes are listed; each once is 2 and 1", len(c.Workloads), len(c.Processes))
 	}
 }
 
 func TestBadBatchesNameTheColumn(t *testing.T) {
-	for name, spoil := range map[string]func(*wirepb.FlowBatch){
-		"local":       func(b *wirepb.FlowBatch) { b.Local = b.Local[:20] },
-		"remote_port": func(b *wirepb.FlowBatch) { b.RemotePort[1] = 70_000 },
-		"workload":    func(b *wirepb.FlowBatch) { b.Workload[2] = 3 },
-		"sent_bytes":  func(b *wirepb.FlowBatch) { b.SentBytes = append(b.SentBytes, 1) },
-		"action":      func(b *wirepb.FlowBatch) { b.Action[0] = 4 },
-		"first":       func(b *wirepb.FlowBatch) { b.First[0] = 1 << 62 },
-		"translation": func(b *wirepb.FlowBatch) { b.Translations[0].Address = []byte{1} },
-		"records":     func(b *wirepb.FlowBatch) { b.Workload = make([]uint32, MaxRecords+1) },
+	for name, spoil := range map[string]func(*wirepb.FlowColumns){
+		"local":       func(c *wirepb.FlowColumns) { c.Local = c.Local[:20] },
+		"remote_port": func(c *wirepb.FlowColumns) { c.RemotePort[1] = 70_000 },
+		"workload":    func(c *wirepb.FlowColumns) { c.Workload[2] = 3 },
+		"sent_bytes":  func(c *wirepb.FlowColumns) { c.SentBytes = append(c.SentBytes, 1) },
+		"action":      func(c *wirepb.FlowColumns) { c.Action[0] = 4 },
+		"first":       func(c *wirepb.FlowColumns) { c.First[0] = 1 << 62 },
+		"translation": func(c *wirepb.FlowColumns) { c.Translations[0].Address = []byte{1} },
+		"records":     func(c *wirepb.FlowColumns) { c.Workload = make([]uint32, MaxRecords+1) },
 	} {
-		b := Encode(time.Unix(1, 0), sample(time.Unix(1, 0)))
-		spoil(b)
-		if _, err := Decode(b); err == nil || !strings.Contains(err.Error(), name) {
+		when := time.Unix(1, 0)
+		c := columns(when, sample(when))
+		spoil(c)
+		packed, err := pack(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Decode(&wirepb.FlowBatch{Records: uint32(len(c.Workload)), UnixNanos: when.UnixNano(), Columns: packed}); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s spoilt: %v", name, err)
 		}
+	}
+	when := time.Unix(1, 0)
+	short := encode(t, when, sample(when))
+	short.Records--
+	if _, err := Decode(short); err == nil || !strings.Contains(err.Error(), "announced") {
+		t.Errorf("one record too many: %v", err)
+	}
+}
+
+// Little that is sent must not become much that is kept.
+func TestABombIsNotUnpacked(t *testing.T) {
+	packed, err := pack(&wirepb.FlowColumns{Local: make([]byte, 4*maxUnpacked)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(packed) > 1<<16 {
+		t.Fatalf("%d bytes packed", len(packed))
+	}
+	if _, err := Decode(&wirepb.FlowBatch{Columns: packed}); err == nil {
+		t.Error("it was unpacked")
+	}
+}
+
+// A program can have any name.
+func TestNamesThatAreNoText(t *testing.T) {
+	when := time.Unix(1, 0)
+	r := sample(when)[:1]
+	r[0].Process.Comm, r[0].Process.Exe, r[0].Name = "a\xffb", "/tmp/\xc3", "\x80.org"
+	got, err := Decode(encode(t, when, r))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := got[0].Process; p.Comm != "a\ufffdb" || p.Exe != "/tmp/\ufffd" || got[0].Name != "\ufffd.org" {
+		t.Errorf("%+v", got[0])
 	}
 }
 
 func FuzzDecode(f *testing.F) {
-	raw, err := proto.Marshal(Encode(time.Unix(1, 0), sample(time.Unix(1, 0))))
+	raw, err := proto.Marshal(columns(time.Unix(1, 0), sample(time.Unix(1, 0))))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(raw)
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		var b wirepb.FlowBatch
-		if proto.Unmarshal(raw, &b) != nil {
+	f.Add(raw, int64(0))
+	f.Fuzz(func(t *testing.T, raw []byte, nanos int64) {
+		var c wirepb.FlowColumns
+		if proto.Unmarshal(raw, &c) != nil {
 			return
 		}
-		records, err := Decode(&b)
+		when := time.Unix(0, nanos)
+		records, err := read(when, &c)
 		if err != nil {
 			return
 		}
-		again, err := Decode(Encode(time.Unix(0, b.UnixNanos), records))
+		again, err := Decode(encode(t, when, records))
 		if err != nil {
 			t.Fatalf("what was read cannot be written: %v", err)
 		}

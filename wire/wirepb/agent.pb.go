@@ -3810,44 +3810,16 @@ func (x *FlowSection) GetExempt() []string {
 // receiver keeps a batch, with its number, as one, and then acknowledges it: what
 // is sent again is known by its number. Numbers go up by one within an epoch; a
 // later epoch is a larger number, and no batch of an earlier one follows it.
-//
-// Records are columns: the i-th value of each is the i-th record's. What a column
-// takes from a list is the place in that list plus one, 0 for nothing.
 type FlowBatch struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Epoch           uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Number          uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
-	UnixNanos       int64                  `protobuf:"varint,3,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"` // when the table was read, by the sender's clock
-	Lost            uint64                 `protobuf:"varint,4,opt,name=lost,proto3" json:"lost,omitempty"`                            // records that could not be kept, of this epoch in total
-	Workloads       []string               `protobuf:"bytes,5,rep,name=workloads,proto3" json:"workloads,omitempty"`
-	Processes       []*FlowProcess         `protobuf:"bytes,6,rep,name=processes,proto3" json:"processes,omitempty"`
-	Names           []string               `protobuf:"bytes,7,rep,name=names,proto3" json:"names,omitempty"`
-	Translations    []*FlowAddress         `protobuf:"bytes,8,rep,name=translations,proto3" json:"translations,omitempty"`
-	Local           []byte                 `protobuf:"bytes,10,opt,name=local,proto3" json:"local,omitempty"` // 16 bytes each, IPv4 as IPv4-mapped IPv6
-	Remote          []byte                 `protobuf:"bytes,11,opt,name=remote,proto3" json:"remote,omitempty"`
-	LocalPort       []uint32               `protobuf:"varint,12,rep,packed,name=local_port,json=localPort,proto3" json:"local_port,omitempty"`
-	RemotePort      []uint32               `protobuf:"varint,13,rep,packed,name=remote_port,json=remotePort,proto3" json:"remote_port,omitempty"`
-	Protocol        []uint32               `protobuf:"varint,14,rep,packed,name=protocol,proto3" json:"protocol,omitempty"`
-	Workload        []uint32               `protobuf:"varint,15,rep,packed,name=workload,proto3" json:"workload,omitempty"`
-	Process         []uint32               `protobuf:"varint,16,rep,packed,name=process,proto3" json:"process,omitempty"`
-	Name            []uint32               `protobuf:"varint,17,rep,packed,name=name,proto3" json:"name,omitempty"`               // that the workload had looked the peer up by
-	Translation     []uint32               `protobuf:"varint,18,rep,packed,name=translation,proto3" json:"translation,omitempty"` // where this host sends what is meant for remote
-	Flags           []uint32               `protobuf:"varint,19,rep,packed,name=flags,proto3" json:"flags,omitempty"`             // of flowwire
-	Action          []uint32               `protobuf:"varint,20,rep,packed,name=action,proto3" json:"action,omitempty"`           // of flowwire
-	Rule            []uint64               `protobuf:"fixed64,21,rep,packed,name=rule,proto3" json:"rule,omitempty"`
-	Peer            []uint32               `protobuf:"varint,22,rep,packed,name=peer,proto3" json:"peer,omitempty"`                                  // identity
-	First           []int64                `protobuf:"varint,23,rep,packed,name=first,proto3" json:"first,omitempty"`                                // milliseconds before unix_nanos, of the connection's first packet
-	Last            []int64                `protobuf:"varint,24,rep,packed,name=last,proto3" json:"last,omitempty"`                                  // of its last one
-	SentPackets     []uint64               `protobuf:"varint,25,rep,packed,name=sent_packets,json=sentPackets,proto3" json:"sent_packets,omitempty"` // since the record before of this connection
-	SentBytes       []uint64               `protobuf:"varint,26,rep,packed,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
-	ReceivedPackets []uint64               `protobuf:"varint,27,rep,packed,name=received_packets,json=receivedPackets,proto3" json:"received_packets,omitempty"`
-	ReceivedBytes   []uint64               `protobuf:"varint,28,rep,packed,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
-	RttMicros       []uint32               `protobuf:"varint,29,rep,packed,name=rtt_micros,json=rttMicros,proto3" json:"rtt_micros,omitempty"` // 0: not known
-	Retransmits     []uint32               `protobuf:"varint,30,rep,packed,name=retransmits,proto3" json:"retransmits,omitempty"`              // since the record before
-	Began           []uint64               `protobuf:"fixed64,32,rep,packed,name=began,proto3" json:"began,omitempty"`                         // when the connection did, by a clock of the host that nobody sets; 0: not known
-	Netns           []uint64               `protobuf:"fixed64,31,rep,packed,name=netns,proto3" json:"netns,omitempty"`                         // cookie of the network namespace, as the host's kernel counts them
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	UnixNanos     int64                  `protobuf:"varint,3,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"` // when the table was read, by the sender's clock
+	Lost          uint64                 `protobuf:"varint,4,opt,name=lost,proto3" json:"lost,omitempty"`                            // records that could not be kept, of this epoch in total
+	Records       uint32                 `protobuf:"varint,5,opt,name=records,proto3" json:"records,omitempty"`                      // how many there are
+	Columns       []byte                 `protobuf:"bytes,6,opt,name=columns,proto3" json:"columns,omitempty"`                       // FlowColumns, compressed by zstd (RFC 8878)
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FlowBatch) Reset() {
@@ -3908,191 +3880,270 @@ func (x *FlowBatch) GetLost() uint64 {
 	return 0
 }
 
-func (x *FlowBatch) GetWorkloads() []string {
+func (x *FlowBatch) GetRecords() uint32 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *FlowBatch) GetColumns() []byte {
+	if x != nil {
+		return x.Columns
+	}
+	return nil
+}
+
+// FlowColumns are records: the i-th value of each column is the i-th record's. What
+// a column takes from a list is the place in that list plus one, 0 for nothing.
+type FlowColumns struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Workloads       []string               `protobuf:"bytes,1,rep,name=workloads,proto3" json:"workloads,omitempty"`
+	Processes       []*FlowProcess         `protobuf:"bytes,2,rep,name=processes,proto3" json:"processes,omitempty"`
+	Names           []string               `protobuf:"bytes,3,rep,name=names,proto3" json:"names,omitempty"`
+	Translations    []*FlowAddress         `protobuf:"bytes,4,rep,name=translations,proto3" json:"translations,omitempty"`
+	Local           []byte                 `protobuf:"bytes,5,opt,name=local,proto3" json:"local,omitempty"` // 16 bytes each, IPv4 as IPv4-mapped IPv6
+	Remote          []byte                 `protobuf:"bytes,6,opt,name=remote,proto3" json:"remote,omitempty"`
+	LocalPort       []uint32               `protobuf:"varint,7,rep,packed,name=local_port,json=localPort,proto3" json:"local_port,omitempty"`
+	RemotePort      []uint32               `protobuf:"varint,8,rep,packed,name=remote_port,json=remotePort,proto3" json:"remote_port,omitempty"`
+	Protocol        []uint32               `protobuf:"varint,9,rep,packed,name=protocol,proto3" json:"protocol,omitempty"`
+	Workload        []uint32               `protobuf:"varint,10,rep,packed,name=workload,proto3" json:"workload,omitempty"`
+	Process         []uint32               `protobuf:"varint,11,rep,packed,name=process,proto3" json:"process,omitempty"`
+	Name            []uint32               `protobuf:"varint,12,rep,packed,name=name,proto3" json:"name,omitempty"`               // that the workload had looked the peer up by
+	Translation     []uint32               `protobuf:"varint,13,rep,packed,name=translation,proto3" json:"translation,omitempty"` // where this host sends what is meant for remote
+	Flags           []uint32               `protobuf:"varint,14,rep,packed,name=flags,proto3" json:"flags,omitempty"`             // of flowwire
+	Action          []uint32               `protobuf:"varint,15,rep,packed,name=action,proto3" json:"action,omitempty"`           // of flowwire
+	Rule            []uint64               `protobuf:"fixed64,16,rep,packed,name=rule,proto3" json:"rule,omitempty"`
+	Peer            []uint32               `protobuf:"varint,17,rep,packed,name=peer,proto3" json:"peer,omitempty"`                                  // identity
+	First           []int64                `protobuf:"varint,18,rep,packed,name=first,proto3" json:"first,omitempty"`                                // milliseconds before unix_nanos, of the connection's first packet
+	Last            []int64                `protobuf:"varint,19,rep,packed,name=last,proto3" json:"last,omitempty"`                                  // of its last one
+	SentPackets     []uint64               `protobuf:"varint,20,rep,packed,name=sent_packets,json=sentPackets,proto3" json:"sent_packets,omitempty"` // since the record before of this connection
+	SentBytes       []uint64               `protobuf:"varint,21,rep,packed,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
+	ReceivedPackets []uint64               `protobuf:"varint,22,rep,packed,name=received_packets,json=receivedPackets,proto3" json:"received_packets,omitempty"`
+	ReceivedBytes   []uint64               `protobuf:"varint,23,rep,packed,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
+	RttMicros       []uint32               `protobuf:"varint,24,rep,packed,name=rtt_micros,json=rttMicros,proto3" json:"rtt_micros,omitempty"` // 0: not known
+	Retransmits     []uint32               `protobuf:"varint,25,rep,packed,name=retransmits,proto3" json:"retransmits,omitempty"`              // since the record before
+	Netns           []uint64               `protobuf:"fixed64,26,rep,packed,name=netns,proto3" json:"netns,omitempty"`                         // cookie of the network namespace, as the host's kernel counts them
+	Began           []uint64               `protobuf:"fixed64,27,rep,packed,name=began,proto3" json:"began,omitempty"`                         // when the connection did, by a clock of the host that nobody sets; 0: not known
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *FlowColumns) Reset() {
+	*x = FlowColumns{}
+	mi := &file_wire_agent_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowColumns) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowColumns) ProtoMessage() {}
+
+func (x *FlowColumns) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowColumns.ProtoReflect.Descriptor instead.
+func (*FlowColumns) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *FlowColumns) GetWorkloads() []string {
 	if x != nil {
 		return x.Workloads
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetProcesses() []*FlowProcess {
+func (x *FlowColumns) GetProcesses() []*FlowProcess {
 	if x != nil {
 		return x.Processes
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetNames() []string {
+func (x *FlowColumns) GetNames() []string {
 	if x != nil {
 		return x.Names
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetTranslations() []*FlowAddress {
+func (x *FlowColumns) GetTranslations() []*FlowAddress {
 	if x != nil {
 		return x.Translations
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetLocal() []byte {
+func (x *FlowColumns) GetLocal() []byte {
 	if x != nil {
 		return x.Local
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetRemote() []byte {
+func (x *FlowColumns) GetRemote() []byte {
 	if x != nil {
 		return x.Remote
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetLocalPort() []uint32 {
+func (x *FlowColumns) GetLocalPort() []uint32 {
 	if x != nil {
 		return x.LocalPort
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetRemotePort() []uint32 {
+func (x *FlowColumns) GetRemotePort() []uint32 {
 	if x != nil {
 		return x.RemotePort
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetProtocol() []uint32 {
+func (x *FlowColumns) GetProtocol() []uint32 {
 	if x != nil {
 		return x.Protocol
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetWorkload() []uint32 {
+func (x *FlowColumns) GetWorkload() []uint32 {
 	if x != nil {
 		return x.Workload
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetProcess() []uint32 {
+func (x *FlowColumns) GetProcess() []uint32 {
 	if x != nil {
 		return x.Process
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetName() []uint32 {
+func (x *FlowColumns) GetName() []uint32 {
 	if x != nil {
 		return x.Name
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetTranslation() []uint32 {
+func (x *FlowColumns) GetTranslation() []uint32 {
 	if x != nil {
 		return x.Translation
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetFlags() []uint32 {
+func (x *FlowColumns) GetFlags() []uint32 {
 	if x != nil {
 		return x.Flags
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetAction() []uint32 {
+func (x *FlowColumns) GetAction() []uint32 {
 	if x != nil {
 		return x.Action
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetRule() []uint64 {
+func (x *FlowColumns) GetRule() []uint64 {
 	if x != nil {
 		return x.Rule
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetPeer() []uint32 {
+func (x *FlowColumns) GetPeer() []uint32 {
 	if x != nil {
 		return x.Peer
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetFirst() []int64 {
+func (x *FlowColumns) GetFirst() []int64 {
 	if x != nil {
 		return x.First
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetLast() []int64 {
+func (x *FlowColumns) GetLast() []int64 {
 	if x != nil {
 		return x.Last
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetSentPackets() []uint64 {
+func (x *FlowColumns) GetSentPackets() []uint64 {
 	if x != nil {
 		return x.SentPackets
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetSentBytes() []uint64 {
+func (x *FlowColumns) GetSentBytes() []uint64 {
 	if x != nil {
 		return x.SentBytes
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetReceivedPackets() []uint64 {
+func (x *FlowColumns) GetReceivedPackets() []uint64 {
 	if x != nil {
 		return x.ReceivedPackets
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetReceivedBytes() []uint64 {
+func (x *FlowColumns) GetReceivedBytes() []uint64 {
 	if x != nil {
 		return x.ReceivedBytes
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetRttMicros() []uint32 {
+func (x *FlowColumns) GetRttMicros() []uint32 {
 	if x != nil {
 		return x.RttMicros
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetRetransmits() []uint32 {
+func (x *FlowColumns) GetRetransmits() []uint32 {
 	if x != nil {
 		return x.Retransmits
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetBegan() []uint64 {
+func (x *FlowColumns) GetNetns() []uint64 {
 	if x != nil {
-		return x.Began
+		return x.Netns
 	}
 	return nil
 }
 
-func (x *FlowBatch) GetNetns() []uint64 {
+func (x *FlowColumns) GetBegan() []uint64 {
 	if x != nil {
-		return x.Netns
+		return x.Began
 	}
 	return nil
 }
@@ -4109,7 +4160,7 @@ type FlowProcess struct {
 
 func (x *FlowProcess) Reset() {
 	*x = FlowProcess{}
-	mi := &file_wire_agent_proto_msgTypes[50]
+	mi := &file_wire_agent_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4121,7 +4172,7 @@ func (x *FlowProcess) String() string {
 func (*FlowProcess) ProtoMessage() {}
 
 func (x *FlowProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[50]
+	mi := &file_wire_agent_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4134,7 +4185,7 @@ func (x *FlowProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowProcess.ProtoReflect.Descriptor instead.
 func (*FlowProcess) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{50}
+	return file_wire_agent_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *FlowProcess) GetPid() uint32 {
@@ -4175,7 +4226,7 @@ type FlowAddress struct {
 
 func (x *FlowAddress) Reset() {
 	*x = FlowAddress{}
-	mi := &file_wire_agent_proto_msgTypes[51]
+	mi := &file_wire_agent_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4187,7 +4238,7 @@ func (x *FlowAddress) String() string {
 func (*FlowAddress) ProtoMessage() {}
 
 func (x *FlowAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[51]
+	mi := &file_wire_agent_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4200,7 +4251,7 @@ func (x *FlowAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowAddress.ProtoReflect.Descriptor instead.
 func (*FlowAddress) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{51}
+	return file_wire_agent_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *FlowAddress) GetAddress() []byte {
@@ -4228,7 +4279,7 @@ type FlowAck struct {
 
 func (x *FlowAck) Reset() {
 	*x = FlowAck{}
-	mi := &file_wire_agent_proto_msgTypes[52]
+	mi := &file_wire_agent_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4240,7 +4291,7 @@ func (x *FlowAck) String() string {
 func (*FlowAck) ProtoMessage() {}
 
 func (x *FlowAck) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[52]
+	mi := &file_wire_agent_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4253,7 +4304,7 @@ func (x *FlowAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowAck.ProtoReflect.Descriptor instead.
 func (*FlowAck) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{52}
+	return file_wire_agent_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FlowAck) GetEpoch() uint64 {
@@ -4587,45 +4638,48 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\bentities\x18\x11 \x03(\tR\bentities\";\n" +
 	"\vFlowSection\x12\x14\n" +
 	"\x05meter\x18\x01 \x01(\bR\x05meter\x12\x16\n" +
-	"\x06exempt\x18\x02 \x03(\tR\x06exempt\"\x8f\a\n" +
+	"\x06exempt\x18\x02 \x03(\tR\x06exempt\"\xa0\x01\n" +
 	"\tFlowBatch\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1d\n" +
 	"\n" +
 	"unix_nanos\x18\x03 \x01(\x03R\tunixNanos\x12\x12\n" +
-	"\x04lost\x18\x04 \x01(\x04R\x04lost\x12\x1c\n" +
-	"\tworkloads\x18\x05 \x03(\tR\tworkloads\x127\n" +
-	"\tprocesses\x18\x06 \x03(\v2\x19.weft.wire.v1.FlowProcessR\tprocesses\x12\x14\n" +
-	"\x05names\x18\a \x03(\tR\x05names\x12=\n" +
-	"\ftranslations\x18\b \x03(\v2\x19.weft.wire.v1.FlowAddressR\ftranslations\x12\x14\n" +
-	"\x05local\x18\n" +
-	" \x01(\fR\x05local\x12\x16\n" +
-	"\x06remote\x18\v \x01(\fR\x06remote\x12\x1d\n" +
+	"\x04lost\x18\x04 \x01(\x04R\x04lost\x12\x18\n" +
+	"\arecords\x18\x05 \x01(\rR\arecords\x12\x18\n" +
+	"\acolumns\x18\x06 \x01(\fR\acolumns\"\xb0\x06\n" +
+	"\vFlowColumns\x12\x1c\n" +
+	"\tworkloads\x18\x01 \x03(\tR\tworkloads\x127\n" +
+	"\tprocesses\x18\x02 \x03(\v2\x19.weft.wire.v1.FlowProcessR\tprocesses\x12\x14\n" +
+	"\x05names\x18\x03 \x03(\tR\x05names\x12=\n" +
+	"\ftranslations\x18\x04 \x03(\v2\x19.weft.wire.v1.FlowAddressR\ftranslations\x12\x14\n" +
+	"\x05local\x18\x05 \x01(\fR\x05local\x12\x16\n" +
+	"\x06remote\x18\x06 \x01(\fR\x06remote\x12\x1d\n" +
 	"\n" +
-	"local_port\x18\f \x03(\rR\tlocalPort\x12\x1f\n" +
-	"\vremote_port\x18\r \x03(\rR\n" +
+	"local_port\x18\a \x03(\rR\tlocalPort\x12\x1f\n" +
+	"\vremote_port\x18\b \x03(\rR\n" +
 	"remotePort\x12\x1a\n" +
-	"\bprotocol\x18\x0e \x03(\rR\bprotocol\x12\x1a\n" +
-	"\bworkload\x18\x0f \x03(\rR\bworkload\x12\x18\n" +
-	"\aprocess\x18\x10 \x03(\rR\aprocess\x12\x12\n" +
-	"\x04name\x18\x11 \x03(\rR\x04name\x12 \n" +
-	"\vtranslation\x18\x12 \x03(\rR\vtranslation\x12\x14\n" +
-	"\x05flags\x18\x13 \x03(\rR\x05flags\x12\x16\n" +
-	"\x06action\x18\x14 \x03(\rR\x06action\x12\x12\n" +
-	"\x04rule\x18\x15 \x03(\x06R\x04rule\x12\x12\n" +
-	"\x04peer\x18\x16 \x03(\rR\x04peer\x12\x14\n" +
-	"\x05first\x18\x17 \x03(\x03R\x05first\x12\x12\n" +
-	"\x04last\x18\x18 \x03(\x03R\x04last\x12!\n" +
-	"\fsent_packets\x18\x19 \x03(\x04R\vsentPackets\x12\x1d\n" +
+	"\bprotocol\x18\t \x03(\rR\bprotocol\x12\x1a\n" +
+	"\bworkload\x18\n" +
+	" \x03(\rR\bworkload\x12\x18\n" +
+	"\aprocess\x18\v \x03(\rR\aprocess\x12\x12\n" +
+	"\x04name\x18\f \x03(\rR\x04name\x12 \n" +
+	"\vtranslation\x18\r \x03(\rR\vtranslation\x12\x14\n" +
+	"\x05flags\x18\x0e \x03(\rR\x05flags\x12\x16\n" +
+	"\x06action\x18\x0f \x03(\rR\x06action\x12\x12\n" +
+	"\x04rule\x18\x10 \x03(\x06R\x04rule\x12\x12\n" +
+	"\x04peer\x18\x11 \x03(\rR\x04peer\x12\x14\n" +
+	"\x05first\x18\x12 \x03(\x03R\x05first\x12\x12\n" +
+	"\x04last\x18\x13 \x03(\x03R\x04last\x12!\n" +
+	"\fsent_packets\x18\x14 \x03(\x04R\vsentPackets\x12\x1d\n" +
 	"\n" +
-	"sent_bytes\x18\x1a \x03(\x04R\tsentBytes\x12)\n" +
-	"\x10received_packets\x18\x1b \x03(\x04R\x0freceivedPackets\x12%\n" +
-	"\x0ereceived_bytes\x18\x1c \x03(\x04R\rreceivedBytes\x12\x1d\n" +
+	"sent_bytes\x18\x15 \x03(\x04R\tsentBytes\x12)\n" +
+	"\x10received_packets\x18\x16 \x03(\x04R\x0freceivedPackets\x12%\n" +
+	"\x0ereceived_bytes\x18\x17 \x03(\x04R\rreceivedBytes\x12\x1d\n" +
 	"\n" +
-	"rtt_micros\x18\x1d \x03(\rR\trttMicros\x12 \n" +
-	"\vretransmits\x18\x1e \x03(\rR\vretransmits\x12\x14\n" +
-	"\x05began\x18  \x03(\x06R\x05began\x12\x14\n" +
-	"\x05netns\x18\x1f \x03(\x06R\x05netns\"Y\n" +
+	"rtt_micros\x18\x18 \x03(\rR\trttMicros\x12 \n" +
+	"\vretransmits\x18\x19 \x03(\rR\vretransmits\x12\x14\n" +
+	"\x05netns\x18\x1a \x03(\x06R\x05netns\x12\x14\n" +
+	"\x05began\x18\x1b \x03(\x06R\x05began\"Y\n" +
 	"\vFlowProcess\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x10\n" +
 	"\x03exe\x18\x02 \x01(\tR\x03exe\x12\x12\n" +
@@ -4655,7 +4709,7 @@ func file_wire_agent_proto_rawDescGZIP() []byte {
 	return file_wire_agent_proto_rawDescData
 }
 
-var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_wire_agent_proto_goTypes = []any{
 	(*JoinRequest)(nil),       // 0: weft.wire.v1.JoinRequest
 	(*JoinResponse)(nil),      // 1: weft.wire.v1.JoinResponse
@@ -4707,12 +4761,13 @@ var file_wire_agent_proto_goTypes = []any{
 	(*Conversation)(nil),      // 47: weft.wire.v1.Conversation
 	(*FlowSection)(nil),       // 48: weft.wire.v1.FlowSection
 	(*FlowBatch)(nil),         // 49: weft.wire.v1.FlowBatch
-	(*FlowProcess)(nil),       // 50: weft.wire.v1.FlowProcess
-	(*FlowAddress)(nil),       // 51: weft.wire.v1.FlowAddress
-	(*FlowAck)(nil),           // 52: weft.wire.v1.FlowAck
-	nil,                       // 53: weft.wire.v1.HostFacts.LabelsEntry
-	nil,                       // 54: weft.wire.v1.HostFacts.CapabilitiesEntry
-	nil,                       // 55: weft.wire.v1.Workload.LabelsEntry
+	(*FlowColumns)(nil),       // 50: weft.wire.v1.FlowColumns
+	(*FlowProcess)(nil),       // 51: weft.wire.v1.FlowProcess
+	(*FlowAddress)(nil),       // 52: weft.wire.v1.FlowAddress
+	(*FlowAck)(nil),           // 53: weft.wire.v1.FlowAck
+	nil,                       // 54: weft.wire.v1.HostFacts.LabelsEntry
+	nil,                       // 55: weft.wire.v1.HostFacts.CapabilitiesEntry
+	nil,                       // 56: weft.wire.v1.Workload.LabelsEntry
 }
 var file_wire_agent_proto_depIdxs = []int32{
 	6,  // 0: weft.wire.v1.AgentMessage.hello:type_name -> weft.wire.v1.Hello
@@ -4727,13 +4782,13 @@ var file_wire_agent_proto_depIdxs = []int32{
 	7,  // 9: weft.wire.v1.ControllerMessage.welcome:type_name -> weft.wire.v1.Welcome
 	14, // 10: weft.wire.v1.ControllerMessage.section:type_name -> weft.wire.v1.Section
 	8,  // 11: weft.wire.v1.ControllerMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
-	52, // 12: weft.wire.v1.ControllerMessage.flows:type_name -> weft.wire.v1.FlowAck
+	53, // 12: weft.wire.v1.ControllerMessage.flows:type_name -> weft.wire.v1.FlowAck
 	15, // 13: weft.wire.v1.Hello.sections:type_name -> weft.wire.v1.SectionStatus
 	9,  // 14: weft.wire.v1.HostFacts.interfaces:type_name -> weft.wire.v1.Interface
-	53, // 15: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
-	54, // 16: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
+	54, // 15: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
+	55, // 16: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
 	11, // 17: weft.wire.v1.HostFacts.conditions:type_name -> weft.wire.v1.Condition
-	55, // 18: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
+	56, // 18: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
 	12, // 19: weft.wire.v1.WorkloadUpdate.upserts:type_name -> weft.wire.v1.Workload
 	20, // 20: weft.wire.v1.Section.capture:type_name -> weft.wire.v1.CaptureSection
 	23, // 21: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
@@ -4779,8 +4834,8 @@ var file_wire_agent_proto_depIdxs = []int32{
 	46, // 61: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
 	47, // 62: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
 	35, // 63: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
-	50, // 64: weft.wire.v1.FlowBatch.processes:type_name -> weft.wire.v1.FlowProcess
-	51, // 65: weft.wire.v1.FlowBatch.translations:type_name -> weft.wire.v1.FlowAddress
+	51, // 64: weft.wire.v1.FlowColumns.processes:type_name -> weft.wire.v1.FlowProcess
+	52, // 65: weft.wire.v1.FlowColumns.translations:type_name -> weft.wire.v1.FlowAddress
 	0,  // 66: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
 	2,  // 67: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
 	4,  // 68: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
@@ -4830,7 +4885,7 @@ func file_wire_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_agent_proto_rawDesc), len(file_wire_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   56,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -152,11 +152,11 @@ static __always_inline void count_packet(struct conn *c, const struct packet *p,
 {
 	c->last_ns = bpf_ktime_get_boot_ns();
 	if (egress) {
-		__sync_fetch_and_add(&c->sent_packets, 1);
-		__sync_fetch_and_add(&c->sent_bytes, p->length);
+		__sync_fetch_and_add(&c->sent_packets, p->packets);
+		__sync_fetch_and_add(&c->sent_bytes, p->bytes);
 	} else {
-		__sync_fetch_and_add(&c->received_packets, 1);
-		__sync_fetch_and_add(&c->received_bytes, p->length);
+		__sync_fetch_and_add(&c->received_packets, p->packets);
+		__sync_fetch_and_add(&c->received_bytes, p->bytes);
 	}
 	if (p->protocol == IPPROTO_TCP)
 		follow_tcp(c, p, egress);
@@ -164,10 +164,30 @@ static __always_inline void count_packet(struct conn *c, const struct packet *p,
 		__sync_fetch_and_or(&c->flags, CONN_TCP_ANSWERED);
 }
 
+// keep_line puts a connection into the table, with its first packet.
+static __always_inline void keep_line(const struct conn_key *k, struct conn *c, const struct packet *p, int egress)
+{
+	count_packet(c, p, egress);
+	if (!bpf_map_update_elem(&conns, k, c, BPF_NOEXIST))
+		return;
+	struct conn *there = bpf_map_lookup_elem(&conns, k);
+	if (there && there->direction == c->direction) { // another CPU was first
+		count_packet(there, p, egress);
+		return;
+	}
+	if (there) {
+		make_way(k, there);
+		if (!bpf_map_update_elem(&conns, k, c, BPF_ANY))
+			return;
+	}
+	TROUBLE(table_full);
+	count_rule(c->rule, 0, p->packets, p->bytes);
+}
+
 // turned_down remembers a connection that does not pass.
 static __always_inline void turned_down(const struct conn_key *k, struct conn *c, const struct packet *p, int egress)
 {
-	count_rule(c->rule, 0, 1, p->length);
+	count_rule(c->rule, 0, p->packets, p->bytes);
 	struct conn *old = bpf_map_lookup_elem(&denied, k);
 	if (old && old->rule == c->rule && old->direction == c->direction) {
 		old->revision = c->revision;

@@ -13,6 +13,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"weft/agent/connection"
 	"weft/agent/datapath"
 	"weft/agent/datapath/bpf/lookup"
 	"weft/model"
@@ -29,7 +30,7 @@ type Config struct {
 	PinDir string
 	// NamesFile keeps what was learned of names over restarts; empty for not.
 	NamesFile string
-	// Connections is how many lines the connection table holds; 262,144 unless given.
+	// Connections is how many lines the connection table holds; Room unless given.
 	Connections uint32
 	// Clsact holds guests' programs by clsact filters also where the kernel has tcx.
 	Clsact bool
@@ -80,12 +81,19 @@ type Driver struct {
 	// addressBook is the number of the book of addresses in force.
 	addressBook uint32
 
-	visiting sync.Mutex         // one at a time reads the connection table
-	ending   [2][]policyConnKey // lines of conns and denied that were last visited as ended
+	visiting       sync.Mutex // one at a time reads the connection table
+	lines, refused lines
+	past           []policyPastKey // lines that made way, and were visited
+	reader         *reader[policyConnKey]
+	pastReader     *reader[policyPastKey]
+	line           connection.Line // that is shown
+	live           tally
 
 	mu        sync.Mutex
 	workloads map[uint32]string // by slot, also of those that are gone
+	byCgroup  map[uint64]string // as workloads
 	paths     map[uint32]string
+	comms     map[[16]int8]string
 }
 
 var _ datapath.Driver = (*Driver)(nil)
@@ -263,7 +271,7 @@ func (d *Driver) place(x *datapath.Subject, want *wanted) error {
 		want.badges[c.id] = slot.Identity
 	}
 	d.mu.Lock()
-	d.workloads[n] = x.Workload
+	d.workloads[n], d.byCgroup[c.id] = x.Workload, x.Workload
 	d.mu.Unlock()
 	if err := d.placeNames(x, n, slot, want); err != nil {
 		return err

@@ -17,7 +17,12 @@ import (
 	"weft/model"
 )
 
-func TestMain(m *testing.M) { datapathtest.Main(m) }
+func TestMain(m *testing.M) {
+	if what := os.Getenv(trafficEnv); what != "" {
+		os.Exit(say(what))
+	}
+	datapathtest.Main(m)
+}
 
 // mountBPF returns a directory for pins, on a BPF file system of the test's own.
 func mountBPF(t testing.TB) string {

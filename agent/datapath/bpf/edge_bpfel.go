@@ -88,6 +88,7 @@ type edgeConn struct {
 	TranslatedPort  uint16
 	PolicyPort      uint16
 	Translated      [16]uint8
+	Cgroup          uint64
 	Process         edgeProcess
 	PeerExe         uint32
 	PeerUid         uint32
@@ -187,6 +188,12 @@ type edgeNameKey struct {
 	Pad     [3]uint8
 }
 
+type edgePastKey struct {
+	_       structs.HostLayout
+	Key     edgeConnKey
+	FirstNs uint64
+}
+
 type edgePath struct {
 	_    structs.HostLayout
 	Name [256]int8
@@ -253,6 +260,7 @@ type edgeTrouble struct {
 	NoSubject   uint64
 	NoFrame     uint64
 	LookupsLost uint64
+	PastFull    uint64
 }
 
 type edgeVerdict struct {
@@ -285,6 +293,7 @@ const (
 	edgeMapNames      = "names"
 	edgeMapNamespaces = "namespaces"
 	edgeMapOwners     = "owners"
+	edgeMapPastConns  = "past_conns"
 	edgeMapPathNumber = "path_number"
 	edgeMapPaths      = "paths"
 	edgeMapPorts      = "ports"
@@ -367,6 +376,7 @@ type edgeMapSpecs struct {
 	Names      *ebpf.MapSpec `ebpf:"names"`
 	Namespaces *ebpf.MapSpec `ebpf:"namespaces"`
 	Owners     *ebpf.MapSpec `ebpf:"owners"`
+	PastConns  *ebpf.MapSpec `ebpf:"past_conns"`
 	PathNumber *ebpf.MapSpec `ebpf:"path_number"`
 	Paths      *ebpf.MapSpec `ebpf:"paths"`
 	Ports      *ebpf.MapSpec `ebpf:"ports"`
@@ -425,6 +435,7 @@ type edgeMaps struct {
 	Names      *ebpf.Map `ebpf:"names"`
 	Namespaces *ebpf.Map `ebpf:"namespaces"`
 	Owners     *ebpf.Map `ebpf:"owners"`
+	PastConns  *ebpf.Map `ebpf:"past_conns"`
 	PathNumber *ebpf.Map `ebpf:"path_number"`
 	Paths      *ebpf.Map `ebpf:"paths"`
 	Ports      *ebpf.Map `ebpf:"ports"`
@@ -457,6 +468,7 @@ func (m *edgeMaps) Close() error {
 		m.Names,
 		m.Namespaces,
 		m.Owners,
+		m.PastConns,
 		m.PathNumber,
 		m.Paths,
 		m.Ports,

@@ -130,14 +130,10 @@ static __always_inline int judge_first(struct frame *f, struct __sk_buff *skb, s
 	}
 	count_rule(c->rule, begins, 0, 0);
 	if (c->stateless) {
-		count_rule(c->rule, 0, 1, p->length);
+		count_rule(c->rule, 0, p->packets, p->bytes);
 		return 1;
 	}
-	count_packet(c, p, v->egress);
-	if (bpf_map_update_elem(&conns, &v->key, c, BPF_ANY)) {
-		TROUBLE(table_full);
-		count_rule(c->rule, 0, 1, p->length);
-	}
+	keep_line(&v->key, c, p, v->egress);
 	return 1;
 }
 
@@ -270,6 +266,7 @@ static __noinline int read_frame(struct __sk_buff *skb, struct visit *v)
 {
 	int bad = read_packet(skb, &v->packet);
 	v->packet.length -= ETH_HLEN;
+	weigh(skb, &v->packet);
 	return bad;
 }
 
@@ -284,7 +281,7 @@ static __always_inline int by_table(struct __sk_buff *skb, struct visit *v)
 		return first_frame(skb, v);
 	if (p->protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
 		if (c->flags & (CONN_CLOSED | CONN_TCP_RESET | CONN_TCP_FIN_SENT | CONN_TCP_FIN_RECEIVED)) {
-			bpf_map_delete_elem(&conns, &v->key); // the same ports for another connection
+			make_way(&v->key, c); // the same ports for another connection
 			return first_frame(skb, v);
 		}
 		if (v->egress != (c->direction == DIR_EGRESS))
@@ -294,7 +291,7 @@ static __always_inline int by_table(struct __sk_buff *skb, struct visit *v)
 	if (c->revision != revision && !afresh(skb, &v->key, v->slot, revision))
 		return 0;
 	if (c->action != ACT_ALLOW) {
-		count_rule(c->rule, 0, 1, p->length);
+		count_rule(c->rule, 0, p->packets, p->bytes);
 		return 0;
 	}
 	count_packet(c, p, v->egress);

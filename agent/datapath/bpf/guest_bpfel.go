@@ -88,6 +88,7 @@ type guestConn struct {
 	TranslatedPort  uint16
 	PolicyPort      uint16
 	Translated      [16]uint8
+	Cgroup          uint64
 	Process         guestProcess
 	PeerExe         uint32
 	PeerUid         uint32
@@ -220,6 +221,12 @@ type guestNameKey struct {
 	Pad     [3]uint8
 }
 
+type guestPastKey struct {
+	_       structs.HostLayout
+	Key     guestConnKey
+	FirstNs uint64
+}
+
 type guestPath struct {
 	_    structs.HostLayout
 	Name [256]int8
@@ -286,6 +293,7 @@ type guestTrouble struct {
 	NoSubject   uint64
 	NoFrame     uint64
 	LookupsLost uint64
+	PastFull    uint64
 }
 
 type guestVerdict struct {
@@ -313,8 +321,12 @@ type guestVisit struct {
 		Pad             [2]uint8
 		Length          uint32
 		Transport       uint32
+		Header          uint32
+		Packets         uint32
+		Bytes           uint32
 	}
 	Busy   uint32
+	_      [4]byte
 	Key    guestConnKey
 	Slot   uint32
 	Flags  uint32
@@ -348,6 +360,7 @@ const (
 	guestMapNames             = "names"
 	guestMapNamespaces        = "namespaces"
 	guestMapOwners            = "owners"
+	guestMapPastConns         = "past_conns"
 	guestMapPathNumber        = "path_number"
 	guestMapPaths             = "paths"
 	guestMapPorts             = "ports"
@@ -438,6 +451,7 @@ type guestMapSpecs struct {
 	Names        *ebpf.MapSpec `ebpf:"names"`
 	Namespaces   *ebpf.MapSpec `ebpf:"namespaces"`
 	Owners       *ebpf.MapSpec `ebpf:"owners"`
+	PastConns    *ebpf.MapSpec `ebpf:"past_conns"`
 	PathNumber   *ebpf.MapSpec `ebpf:"path_number"`
 	Paths        *ebpf.MapSpec `ebpf:"paths"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
@@ -502,6 +516,7 @@ type guestMaps struct {
 	Names        *ebpf.Map `ebpf:"names"`
 	Namespaces   *ebpf.Map `ebpf:"namespaces"`
 	Owners       *ebpf.Map `ebpf:"owners"`
+	PastConns    *ebpf.Map `ebpf:"past_conns"`
 	PathNumber   *ebpf.Map `ebpf:"path_number"`
 	Paths        *ebpf.Map `ebpf:"paths"`
 	Ports        *ebpf.Map `ebpf:"ports"`
@@ -539,6 +554,7 @@ func (m *guestMaps) Close() error {
 		m.Names,
 		m.Namespaces,
 		m.Owners,
+		m.PastConns,
 		m.PathNumber,
 		m.Paths,
 		m.Ports,

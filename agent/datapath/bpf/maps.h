@@ -40,7 +40,7 @@ struct {
 
 // trouble counts what could not be done as it should; one line per CPU.
 struct trouble {
-	__u64 table_full;   // judged without a line in the connection table
+	__u64 table_full;   // packets judged without a line in the connection table
 	__u64 malformed;    // headers that do not parse
 	__u64 fragments;    // turned down for want of ports
 	__u64 no_steps;     // a verdict took more steps than there are
@@ -48,6 +48,7 @@ struct trouble {
 	__u64 no_subject;   // a socket of no subject
 	__u64 no_frame;	    // turned down for want of room to think
 	__u64 lookups_lost; // answers of resolvers that nobody has read
+	__u64 past_full;    // lines that made way and found no place to wait
 };
 
 struct {
@@ -383,6 +384,7 @@ struct conn {
 	__be16 translated_port;
 	__be16 policy_port; // network order
 	__u8 translated[16];
+	__u64 cgroup; // of the socket
 	struct process process;
 	__u32 peer_exe;
 	__u32 peer_uid;
@@ -397,6 +399,21 @@ struct {
 	__type(key, struct conn_key);
 	__type(value, struct conn);
 } conns SEC(".maps");
+
+// past_conns: lines whose ports have become another connection's before user space
+// has read them for the last time.
+struct past_key {
+	struct conn_key key;
+	__u64 first_ns;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 16);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct past_key);
+	__type(value, struct conn);
+} past_conns SEC(".maps");
 
 // denied: connections turned down, the latest of them.
 struct {

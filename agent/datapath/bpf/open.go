@@ -16,13 +16,13 @@ import (
 
 // layout names the directory of our pins. A new number for every change of a
 // map's shape.
-const layout = "policy-v1"
+const layout = "policy-v2"
 
 // Open takes over what is pinned, or makes it. It changes nothing of what is in
 // force; the first Apply does.
 func Open(cfg Config, deps Deps) (*Driver, error) {
 	if cfg.Connections == 0 {
-		cfg.Connections = 1 << 18
+		cfg.Connections = Room()
 	}
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
@@ -30,7 +30,8 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 	if _, err := findCgroup(cfg.CgroupRoot); err != nil {
 		return nil, err
 	}
-	d := &Driver{cfg: cfg, log: deps.Log, workloads: map[uint32]string{}, paths: map[uint32]string{}, cookies: cookies{}, links: map[string]link.Link{}}
+	d := &Driver{cfg: cfg, log: deps.Log, workloads: map[uint32]string{}, byCgroup: map[uint64]string{}, paths: map[uint32]string{}, comms: map[[16]int8]string{}, cookies: cookies{}, links: map[string]link.Link{},
+		reader: newReader[policyConnKey](), pastReader: newReader[policyPastKey]()}
 	var err error
 	if d.clock, err = readClock(); err != nil {
 		return nil, err
@@ -41,6 +42,7 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 	if err := firstError(d.load, d.read); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
+	d.lines, d.refused = lines{table: d.objects.Conns}, lines{table: d.objects.Denied, refused: true}
 	d.loadNames()
 	if d.edge, err = d.openEdge(); err != nil {
 		d.log.Warn("ICMP requests and what else no socket sees are not judged here; Linux 6.4 is needed", "error", err)
@@ -49,6 +51,21 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 		d.log.Warn("guests' ports are not judged here", "error", d.portsMissing)
 	}
 	return d, nil
+}
+
+// lineSize is what a line of the connection table takes, its place in the map
+// included.
+const lineSize = 512
+
+// Room is how many lines of the connection table this machine has room for: a
+// sixteenth of its memory, from 65,536 to 1,048,576.
+func Room() uint32 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 1 << 18
+	}
+	memory := info.Totalram * uint64(info.Unit)
+	return uint32(min(max(memory/16/lineSize, 1<<16), 1<<20))
 }
 
 // lockPins makes the directory, and keeps two agents from it.

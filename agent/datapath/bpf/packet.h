@@ -16,6 +16,9 @@ struct packet {
 	__u8 pad[2];
 	__u32 length; // from the network header on
 	__u32 transport; // where its header begins
+	__u32 header;	 // that header's length, where it can be cut into several
+	// What it is on a wire: a super-frame is cut there, and each piece has headers.
+	__u32 packets, bytes;
 };
 
 #define EXTENSIONS 8
@@ -30,12 +33,14 @@ static __always_inline int read_transport(struct __sk_buff *skb, __u32 at, struc
 		p->source_port = tcp.source;
 		p->destination_port = tcp.dest;
 		p->tcp_flags = ((__u8 *)&tcp)[13];
+		p->header = (((__u8 *)&tcp)[12] >> 4) * 4;
 	} else if (p->protocol == IPPROTO_UDP || p->protocol == IPPROTO_SCTP || p->protocol == IPPROTO_UDPLITE) {
 		__be16 ports[2];
 		if (bpf_skb_load_bytes_relative(skb, at, ports, sizeof(ports), BPF_HDR_START_NET))
 			return -1;
 		p->source_port = ports[0];
 		p->destination_port = ports[1];
+		p->header = 8;
 	} else if (p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6) {
 		__u8 icmp[8];
 		if (bpf_skb_load_bytes_relative(skb, at, icmp, sizeof(icmp), BPF_HDR_START_NET))
@@ -104,6 +109,19 @@ static __always_inline int read_packet(struct __sk_buff *skb, struct packet *p)
 		next = head[0];
 	}
 	return -1; // a chain that does not end
+}
+
+// weigh says what a packet is on a wire. The kernel cuts what has a segment size
+// at the latest there, or has put it together from what came.
+static __always_inline void weigh(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 size = skb->gso_size, headers = p->transport + p->header;
+	p->packets = 1;
+	p->bytes = p->length;
+	if (!size || !p->header || p->length <= headers)
+		return;
+	p->packets = (p->length - headers + size - 1) / size;
+	p->bytes += (p->packets - 1) * headers;
 }
 
 // policy_port is what rules' ports are matched against, in network order.

@@ -94,6 +94,7 @@ static __always_inline int judge_first(struct frame *f, struct __sk_buff *skb, s
 	// not pass for one of the new.
 	c->revision = *(volatile __u32 *)&now->revision;
 	c->slot = subject_of_packet(skb, q, k->netns);
+	c->cgroup = bpf_skb_cgroup_id(skb);
 	struct bpf_sock *sk = skb->sk ? bpf_sk_fullsock(skb->sk) : 0;
 	struct process *made = sk ? bpf_sk_storage_get(&processes, sk, 0, 0) : 0;
 	if (egress && !made && is_icmp_error(p))
@@ -166,14 +167,10 @@ static __always_inline int judge_first(struct frame *f, struct __sk_buff *skb, s
 	}
 	count_rule(c->rule, begins, 0, 0);
 	if (c->stateless) {
-		count_rule(c->rule, 0, 1, p->length);
+		count_rule(c->rule, 0, p->packets, p->bytes);
 		return 1;
 	}
-	count_packet(c, p, egress);
-	if (bpf_map_update_elem(&conns, k, c, BPF_ANY)) {
-		TROUBLE(table_full);
-		count_rule(c->rule, 0, 1, p->length);
-	}
+	keep_line(k, c, p, egress);
 	return 1;
 }
 
@@ -258,6 +255,7 @@ static __always_inline int handle(struct __sk_buff *skb, int egress)
 		TROUBLE(malformed);
 		return 0;
 	}
+	weigh(skb, &p);
 	struct bpf_sock *sk = skb->sk ? bpf_sk_fullsock(skb->sk) : 0;
 	name_connection(&k, &p, sk, egress);
 	struct process *made = !netns_helper && sk ? bpf_sk_storage_get(&processes, sk, 0, 0) : 0;
@@ -269,7 +267,7 @@ static __always_inline int handle(struct __sk_buff *skb, int egress)
 	    (c->flags & (CONN_CLOSED | CONN_TCP_RESET | CONN_TCP_FIN_SENT | CONN_TCP_FIN_RECEIVED) || egress != (c->direction == DIR_EGRESS))) {
 		// The same ports for another connection, or a call against the one that the
 		// line says there is: who may open raw sockets can make such lines.
-		bpf_map_delete_elem(&conns, &k);
+		make_way(&k, c);
 		return first_packet(skb, &p, &k, egress);
 	}
 	struct control *now = bpf_map_lookup_elem(&control, &zero);
@@ -277,7 +275,7 @@ static __always_inline int handle(struct __sk_buff *skb, int egress)
 	if (c->revision != revision && !again(skb, &k, revision))
 		return 0;
 	if (c->action != ACT_ALLOW) {
-		count_rule(c->rule, 0, 1, p.length);
+		count_rule(c->rule, 0, p.packets, p.bytes);
 		return 0;
 	}
 	count_packet(c, &p, egress);

@@ -106,6 +106,7 @@ type policyConn struct {
 	TranslatedPort  uint16
 	PolicyPort      uint16
 	Translated      [16]uint8
+	Cgroup          uint64
 	Process         policyProcess
 	PeerExe         uint32
 	PeerUid         uint32
@@ -233,6 +234,12 @@ type policyOptionCounts struct {
 	Replayed    uint64
 }
 
+type policyPastKey struct {
+	_       structs.HostLayout
+	Key     policyConnKey
+	FirstNs uint64
+}
+
 type policyPath struct {
 	_    structs.HostLayout
 	Name [256]int8
@@ -317,6 +324,7 @@ type policyTrouble struct {
 	NoSubject   uint64
 	NoFrame     uint64
 	LookupsLost uint64
+	PastFull    uint64
 }
 
 type policyVerdict struct {
@@ -353,6 +361,7 @@ const (
 	policyMapNamespaces    = "namespaces"
 	policyMapOptions       = "options"
 	policyMapOwners        = "owners"
+	policyMapPastConns     = "past_conns"
 	policyMapPathNumber    = "path_number"
 	policyMapPaths         = "paths"
 	policyMapPorts         = "ports"
@@ -472,6 +481,7 @@ type policyMapSpecs struct {
 	Namespaces   *ebpf.MapSpec `ebpf:"namespaces"`
 	Options      *ebpf.MapSpec `ebpf:"options"`
 	Owners       *ebpf.MapSpec `ebpf:"owners"`
+	PastConns    *ebpf.MapSpec `ebpf:"past_conns"`
 	PathNumber   *ebpf.MapSpec `ebpf:"path_number"`
 	Paths        *ebpf.MapSpec `ebpf:"paths"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
@@ -539,6 +549,7 @@ type policyMaps struct {
 	Namespaces   *ebpf.Map `ebpf:"namespaces"`
 	Options      *ebpf.Map `ebpf:"options"`
 	Owners       *ebpf.Map `ebpf:"owners"`
+	PastConns    *ebpf.Map `ebpf:"past_conns"`
 	PathNumber   *ebpf.Map `ebpf:"path_number"`
 	Paths        *ebpf.Map `ebpf:"paths"`
 	Ports        *ebpf.Map `ebpf:"ports"`
@@ -578,6 +589,7 @@ func (m *policyMaps) Close() error {
 		m.Namespaces,
 		m.Options,
 		m.Owners,
+		m.PastConns,
 		m.PathNumber,
 		m.Paths,
 		m.Ports,

@@ -17,16 +17,18 @@ func (d *Driver) Troubles() (map[string]uint64, error) {
 		sum.PathsFull += t.PathsFull
 		sum.NoFrame += t.NoFrame
 		sum.LookupsLost += t.LookupsLost
+		sum.PastFull += t.PastFull
 	}
 	out := map[string]uint64{}
 	for what, n := range map[string]uint64{
-		"the connection table is full: connections are judged packet by packet":               sum.TableFull,
+		"the connection table is full: packets were judged one by one, and are in no flow":    sum.TableFull,
 		"packets whose headers do not parse were dropped":                                     sum.Malformed,
 		"fragments without their first were judged without ports":                             sum.Fragments,
 		"verdicts that took too many rules were denied":                                       sum.NoSteps,
 		"too many executables: those beyond have no number, and rules by process deny them":   sum.PathsFull,
 		"packets were dropped for want of room to judge them":                                 sum.NoFrame,
 		"answers of resolvers were not read in time: rules by name learn of them at the next": sum.LookupsLost,
+		"connections whose ports came again too fast: their last figures are in no flow":      sum.PastFull,
 	} {
 		if n > 0 {
 			out[what] = n

@@ -35,6 +35,7 @@ var ControllerAddress = netip.MustParseAddr("10.9.9.9")
 type Server struct {
 	World  *World
 	Store  *store.Store
+	Flows  *flowstore.Store // in memory
 	API    *api.API
 	Socket string // path; use the URL unix://PATH
 	URL    string // https://127.0.0.1:PORT
@@ -53,9 +54,13 @@ func Start(ctx context.Context, dir string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Store: st, World: newWorld(st), Socket: filepath.Join(dir, "api.sock")}
-	if err := s.listen(ctx); err != nil {
+	flows, err := flowstore.Open(ctx, flowstore.Config{})
+	if err != nil {
 		return nil, errors.Join(err, st.Close())
+	}
+	s := &Server{Store: st, Flows: flows, World: newWorld(st), Socket: filepath.Join(dir, "api.sock")}
+	if err := s.listen(ctx); err != nil {
+		return nil, errors.Join(err, flows.Close(), st.Close())
 	}
 	return s, nil
 }
@@ -70,11 +75,8 @@ func (s *Server) listen(ctx context.Context) error {
 	if s.Token, _, err = access.Bootstrap(ctx, s.Store, pin); err != nil {
 		return err
 	}
-	if s.flows, err = flowstore.Open(ctx, flowstore.Config{}); err != nil {
-		return err
-	}
-	take := flowstore.NewIngest(s.flows, s.World, slog.New(slog.DiscardHandler))
-	if s.API, err = api.New(api.Config{CAPin: pin, Heartbeat: time.Second, Failsafe: policy.FailsafeOptions{ControllerPort: 7443}, Addresses: func() []netip.Addr { return []netip.Addr{ControllerAddress} }}, api.Deps{Store: s.Store, Observer: s.World, Flows: s.flows, Take: take, Log: slog.New(slog.DiscardHandler)}); err != nil {
+	take := flowstore.NewIngest(s.Flows, s.World, slog.New(slog.DiscardHandler))
+	if s.API, err = api.New(api.Config{CAPin: pin, Heartbeat: time.Second, Failsafe: policy.FailsafeOptions{ControllerPort: 7443}, Addresses: func() []netip.Addr { return []netip.Addr{ControllerAddress} }}, api.Deps{Store: s.Store, Observer: s.World, Flows: s.Flows, Take: take, Log: slog.New(slog.DiscardHandler)}); err != nil {
 		return err
 	}
 	unix, err := net.Listen("unix", s.Socket)
@@ -114,8 +116,7 @@ func (s *Server) Close() error {
 	for _, h := range s.http {
 		errs = append(errs, h.Close())
 	}
-	errs = append(errs, s.flows.Close())
-	return errors.Join(append(errs, s.Store.Close())...)
+	return errors.Join(append(errs, s.Flows.Close(), s.Store.Close())...)
 }
 
 // Authority makes a certificate authority and a certificate of one role by it,

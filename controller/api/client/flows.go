@@ -19,7 +19,7 @@ type FlowFilter struct {
 	Where, Selector string
 	After, Before   uint64 // of Flows alone
 	By, Order       string // of FlowSums alone
-	Limit           int
+	Limit, Offset   int
 }
 
 func (f FlowFilter) query() url.Values {
@@ -29,7 +29,7 @@ func (f FlowFilter) query() url.Values {
 			q.Set(k, v)
 		}
 	}
-	for k, v := range map[string]uint64{"after": f.After, "before": f.Before, "limit": uint64(f.Limit)} {
+	for k, v := range map[string]uint64{"after": f.After, "before": f.Before, "limit": uint64(f.Limit), "offset": uint64(f.Offset)} {
 		if v > 0 {
 			q.Set(k, strconv.FormatUint(v, 10))
 		}
@@ -62,5 +62,20 @@ func (c *Client) ImportFlows(ctx context.Context, name, digest string, batch *wi
 	}
 	var out api.FlowImport
 	_, err = c.do(ctx, http.MethodPost, "/api/v1/flows/import", url.Values{"name": {name}, "digest": {digest}}, body, &out)
+	return &out, err
+}
+
+// FlowDisagreements returns connections whose ends disagree.
+func (c *Client) FlowDisagreements(ctx context.Context, f FlowFilter) (*api.FlowDisagreements, error) {
+	f.After, f.Before, f.By, f.Order = 0, 0, "", ""
+	var out api.FlowDisagreements
+	_, err := c.do(ctx, http.MethodGet, "/api/v1/flows/disagreements", f.query(), nil, &out)
+	return &out, err
+}
+
+// ExplainFlow returns the connection that a flow is of.
+func (c *Client) ExplainFlow(ctx context.Context, id uint64) (*api.ExplainedFlow, error) {
+	var out api.ExplainedFlow
+	_, err := c.do(ctx, http.MethodGet, "/api/v1/flows/"+strconv.FormatUint(id, 10), nil, nil, &out)
 	return &out, err
 }

@@ -1,0 +1,99 @@
+package flowstore
+
+import (
+	"math"
+	"net/netip"
+	"reflect"
+	"strconv"
+)
+
+// texts remembers what is written of things that come again and again: of the
+// labels of workloads, which are never changed, of addresses and of rules.
+type texts struct {
+	labels    map[uintptr]string
+	addresses map[netip.Addr]string
+	rules     map[uint64]string
+}
+
+func newTexts() texts {
+	return texts{map[uintptr]string{}, map[netip.Addr]string{}, map[uint64]string{}}
+}
+
+func (t texts) of(labels map[string]string) string {
+	if len(labels) == 0 {
+		return ""
+	}
+	at := reflect.ValueOf(labels).Pointer()
+	s, ok := t.labels[at]
+	if !ok {
+		s = labelText(labels)
+		t.labels[at] = s
+	}
+	return s
+}
+
+// rule is text, for an id is 64 bits that nothing makes shorter, and few differ.
+func (t texts) rule(id uint64) string {
+	s, ok := t.rules[id]
+	if !ok {
+		s = strconv.FormatUint(id, 10)
+		t.rules[id] = s
+	}
+	return s
+}
+
+func (t texts) address(a netip.Addr) string {
+	s, ok := t.addresses[a]
+	if !ok {
+		s = a.String()
+		t.addresses[a] = s
+	}
+	return s
+}
+
+// addReport writes a flow as a row.
+func addReport(b *block, f *Flow, id uint64, part uint32, t texts) {
+	r := b.row()
+	put(&r, part)
+	put(&r, id)
+	put(&r, millis(f.Time))
+	put(&r, millis(f.First))
+	put(&r, millis(f.Last))
+	put(&r, truth(f.Counted))
+
+	put(&r, f.Host)
+	put(&r, truth(f.AtServer))
+	put(&r, f.Client.Workload)
+	put(&r, t.of(f.Client.Labels))
+	put(&r, t.address(f.Client.Address))
+	put(&r, f.Server.Workload)
+	put(&r, t.of(f.Server.Labels))
+	put(&r, t.address(f.Server.Address))
+	put(&r, f.Server.Port)
+	put(&r, f.Protocol)
+	put(&r, f.Process)
+	put(&r, f.User)
+	put(&r, f.Command)
+	put(&r, f.Name)
+	put(&r, string(f.Action))
+	put(&r, t.rule(f.Rule))
+
+	put(&r, f.Client.Port)
+	put(&r, f.PID)
+	put(&r, dialled(f))
+	put(&r, truth(f.New))
+	put(&r, truth(f.Ended))
+	put(&r, f.Sent.Packets)
+	put(&r, f.Sent.Bytes)
+	put(&r, f.Received.Packets)
+	put(&r, f.Received.Bytes)
+	put(&r, uint32(min(f.RTT.Microseconds(), math.MaxUint32)))
+	put(&r, f.Retransmits)
+}
+
+func dialled(f *Flow) string {
+	if !f.Dialled.IsValid() {
+		return ""
+	}
+	return f.Dialled.String()
+}

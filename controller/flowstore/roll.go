@@ -1,0 +1,144 @@
+package flowstore
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+const (
+	// together is how many reports are summed up at once, more or less.
+	rollTogether = 2_000_000
+	// hourAfter is how many sums of minutes are made before they are summed up by
+	// hours: one is made every few minutes.
+	hourAfter = 12
+)
+
+// Roll sums up what has been kept since it did last: reports by minutes, and now
+// and then those by hours. Questions take what is not summed up yet from where it
+// is, so that answers do not depend on when this is done. whole does not wait for
+// an hour's worth.
+func (s *Store) Roll(ctx context.Context, whole bool) error {
+	if err := s.sure(ctx); err != nil {
+		return err
+	}
+	for s.at[minutes].upto < s.at[reports].last {
+		if err := s.roll(ctx, minutes, rollTogether); err != nil {
+			return err
+		}
+	}
+	for s.at[hours].upto < s.at[minutes].last && (whole || s.at[minutes].last-s.at[hours].upto >= hourAfter) {
+		if err := s.roll(ctx, hours, 10*hourAfter); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// roll sums up at most so many ids of the finer table.
+func (s *Store) roll(ctx context.Context, g granularity, many uint64) error {
+	finer, to := s.at[g-1], s.at[g]
+	from := to.upto
+	for _, f := range finer.fences {
+		if f.above <= from && from < f.upto {
+			from = f.upto
+		}
+	}
+	upto, id, now := min(from+many, finer.last), to.last+1, millis(s.now())
+	done := newBlock(rolls, 1)
+	r := done.row()
+	put(&r, part(now))
+	put(&r, uint8(g))
+	put(&r, id)
+	put(&r, upto)
+	var steps []step
+	if upto > from {
+		steps = append(steps, step{into: tables[g], from: rollUp(g, part(now), id, from, upto, finer.fences)})
+	}
+	if err := s.db.write(ctx, append(steps, step{rows: done})...); err != nil {
+		s.unsure = true
+		return fmt.Errorf("sum up flows: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at[g].last, s.at[g].upto = id, upto
+	return nil
+}
+
+// measures are what sums are made of, by what they are called: as a table of
+// reports, and one of sums, says it. Those are to be added up; of first and last
+// the least and the most are taken.
+var measures = []struct{ name, report, sum string }{
+	{"connections", "begun", "connections"}, {"sent_packets", "sent_packets", "sent_packets"}, {"sent_bytes", "sent_bytes", "sent_bytes"}, {"received_packets", "received_packets", "received_packets"}, {"received_bytes", "received_bytes", "received_bytes"},
+	{"rtts", "rtt", "rtts"}, {"timed", "CASE WHEN rtt > 0 THEN 1 ELSE 0 END", "timed"}, {"retransmits", "retransmits", "retransmits"}, {"first", "first", "first"}, {"last", "last", "last"},
+}
+
+// gather is how a measure is added up.
+func gather(name, expression string) string {
+	switch name {
+	case "first":
+		return "MIN(" + expression + ")"
+	case "last":
+		return "MAX(" + expression + ")"
+	}
+	return "SUM(" + expression + ")"
+}
+
+// measure is how a table says a measure.
+func measure(g granularity, i int) string {
+	if g == reports {
+		return measures[i].report
+	}
+	return measures[i].sum
+}
+
+// rollUp finds the sums over a finer table's rows above an id, up to another.
+func rollUp(g granularity, part uint32, id, above, upto uint64, behind []fence) *statement {
+	start := fmt.Sprintf("time - time %% %d", spans[g])
+	q := ask("SELECT ?, ?, "+start, uint64(part), id)
+	var keys []string
+	for _, d := range dimensions {
+		keys = append(keys, d.name)
+	}
+	q.add(", " + strings.Join(keys, ", "))
+	for i, m := range measures {
+		q.add(", " + gather(m.name, measure(g-1, i)))
+	}
+	q.add(" FROM "+tables[g-1].name+" WHERE id > ? AND id <= ?", above, upto)
+	if g-1 == reports {
+		q.add(" AND counted = 1")
+	}
+	return q.outside(behind).add(" GROUP BY " + start + ", " + strings.Join(keys, ", "))
+}
+
+// Prune forgets what is older than is asked for. What goes has been summed up.
+func (s *Store) Prune(ctx context.Context) error {
+	if err := s.Roll(ctx, true); err != nil {
+		return err
+	}
+	now := s.now()
+	for g, t := range tables {
+		if err := s.db.forget(ctx, t, part(s.oldest(granularity(g), now))); err != nil {
+			return fmt.Errorf("forget old flows: %w", err)
+		}
+	}
+	if s.snapshot > 0 { // of which the part begins with all hosts
+		if err := s.db.forget(ctx, progress, s.snapshot); err != nil {
+			return fmt.Errorf("forget how far hosts were: %w", err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for a, r := range s.progress {
+		if r.seen < s.oldest(reports, now) {
+			delete(s.progress, a)
+		}
+	}
+	return nil
+}
+
+// oldest is the time before which a table's rows are not asked for any more.
+func (s *Store) oldest(g granularity, now time.Time) uint64 {
+	return millis(now.Add(-s.keep[g]))
+}

@@ -1,0 +1,78 @@
+package flowstore
+
+// kind is the type of a column.
+type kind uint8
+
+const (
+	u8 kind = iota
+	u16
+	u32
+	u64
+	text // UTF-8
+	word // text of which few differ
+)
+
+// column of a table. There are no others than numbers without a sign and text:
+// times are milliseconds since 1970, and truth is 1.
+type column struct {
+	name string
+	kind kind
+}
+
+// table says what a table holds. All have a column part: what is in one part of
+// them is forgotten together.
+type table struct {
+	name    string
+	columns []column
+	order   string // of rows, where the database wants to know
+}
+
+// granularity of what is kept: reports, or sums of them.
+type granularity int
+
+const (
+	reports granularity = iota
+	minutes
+	hours
+)
+
+// span of each granularity, in milliseconds.
+var spans = [...]uint64{reports: 1, minutes: 60_000, hours: 3_600_000}
+
+// dimensions are what sums differ in: what can be asked of reports, without what
+// makes each connection another.
+var dimensions = []column{
+	{"host", word}, {"at_server", u8}, {"client", word}, {"client_labels", word}, {"client_address", text}, {"server", word}, {"server_labels", word}, {"server_address", text}, {"server_port", u16},
+	{"protocol", u8}, {"process", word}, {"username", word}, {"command", word}, {"name", word}, {"action", word}, {"rule", word},
+}
+
+var amounts = []column{{"sent_packets", u64}, {"sent_bytes", u64}, {"received_packets", u64}, {"received_bytes", u64}}
+
+// tables of flows by granularity. id grows with each row that is kept; of sums,
+// all rows that were made at once have the same, and upto is the last id of the
+// finer table that they hold.
+var tables = [...]*table{
+	reports: {"reports", columns([]column{{"part", u32}, {"id", u64}, {"time", u64}, {"first", u64}, {"last", u64}, {"counted", u8}}, dimensions,
+		[]column{{"client_port", u16}, {"pid", u32}, {"dialled", word}, {"begun", u8}, {"ended", u8}}, amounts, []column{{"rtt", u32}, {"retransmits", u32}}), "id"},
+	minutes: {"minutes", sumColumns, "id, time"},
+	hours:   {"hours", sumColumns, "id, time"},
+}
+
+var sumColumns = columns([]column{{"part", u32}, {"id", u64}, {"time", u64}}, dimensions, []column{{"connections", u64}}, amounts, []column{{"rtts", u64}, {"timed", u64}, {"retransmits", u64}, {"first", u64}, {"last", u64}})
+
+var (
+	// progress says how far hosts are. A part begins with all of them. Reports up to
+	// the id are kept: what is written last makes what was written before it count.
+	progress = &table{"progress", []column{{"part", u32}, {"id", u64}, {"host", text}, {"epoch", u64}, {"number", u64}, {"lost", u64}, {"seen", u64}}, "id"}
+	// rolls says the same of sums.
+	rolls = &table{"rolls", []column{{"part", u32}, {"granularity", u8}, {"id", u64}, {"upto", u64}}, "id"}
+	// fences are ranges of ids that do not count; see decision 81.
+	fences = &table{"fences", []column{{"part", u32}, {"granularity", u8}, {"above", u64}, {"upto", u64}}, "above"}
+)
+
+func columns(lists ...[]column) (out []column) {
+	for _, l := range lists {
+		out = append(out, l...)
+	}
+	return out
+}

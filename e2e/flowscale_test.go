@@ -1,0 +1,119 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"weft/lab"
+)
+
+const crowdTopology = `apiVersion: weft/v1
+kind: Topology
+metadata: {name: crowd}
+spec:
+  switches:
+  - {name: net, subnet: 10.53.0.0/24}
+  - {name: home, subnet: 10.54.0.0/24}
+  routers:
+  - {name: nat, uplink: net, downlinks: home, nat: port-restricted}
+  hosts:
+  - {name: controller, attach: net}
+  - {name: left, attach: home}
+  - name: right
+    attach: net
+    containers:
+    - {name: one}
+    - {name: two}
+`
+
+// What flows say is what the generator counted, also where there are very many:
+// through a NAT, between containers and over loopback, while agents are killed and
+// the controller is away.
+func TestFlowsAddUpInCrowds(t *testing.T) {
+	f := newFleetFor(t, crowdTopology, 8*time.Minute)
+	f.controller()
+	f.agents("left", "right")
+	left, right := f.lab.Host("left"), f.lab.Host("right")
+	one, two := right.Container("one"), right.Container("two")
+	f.metered("left", "right")
+	listen := func(name, address string, at lab.Runner) {
+		f.helper(name, "sink", at, address, "7000")
+		f.wait(20*time.Second, name+" listens", func() error {
+			if n := strings.Count(f.run(at, "ss", "-Hlnu"), ":7"); n < sinkPorts {
+				return fmt.Errorf("%d ports", n)
+			}
+			return nil
+		})
+	}
+	listen("right-sink", "0.0.0.0", right)
+	listen("two-sink", "0.0.0.0", two)
+	listen("left-sink", "127.0.0.1", left)
+
+	var natted, bridged, looped said
+	port := 20_000
+	crowd := func(flows int) {
+		n, from := fmt.Sprint(flows), fmt.Sprint(port)
+		port += flows/sinkPorts + 1
+		inParallel(func() {
+			// One conntrack table serves all namespaces of a machine.
+			natted.add(f.generate(left, "scatter", fmt.Sprint(right.Addresses()[0], ":7000"), fmt.Sprint(20_000+port), fmt.Sprint(min(flows, 100_000)), "7000"))
+		}, func() {
+			bridged.add(f.generate(one, "scatter", fmt.Sprint(two.Address(), ":7000"), from, n, "50000"))
+			looped.add(f.generate(left, "scatter", "127.0.0.1:7000", from, n, "50000"))
+		})
+	}
+	restart := func() {
+		for _, host := range []string{"left", "right"} {
+			time.Sleep(700 * time.Millisecond)
+			f.procs[host].kill()
+			f.startAgent(host)
+		}
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(f.weft("flows", "--group-by", "client,server,protocol,reporter,host"))
+		}
+	})
+	crowd(10_000)
+	inParallel(restart, func() { crowd(100_000) })
+	f.online("left", "right")
+	f.procs[controllerHost].kill()
+	inParallel(restart, func() { crowd(1_000_000) })
+	f.controller()
+	f.online("left", "right")
+
+	same := func(what, where string, want said) {
+		f.wait(4*time.Minute, what+" adds up", func() error {
+			list, err := f.flows("client", where)
+			if err != nil {
+				return err
+			}
+			var got said
+			for _, x := range list {
+				got.add(said{x.Connections, x.Sent.Packets, x.Sent.Bytes, x.Received.Packets, x.Received.Bytes})
+			}
+			if got != want {
+				return fmt.Errorf("flows say %+v, the generator %+v", got, want)
+			}
+			return nil
+		})
+		t.Logf("%s: %d flows, %d packets, %d bytes", what, want.Flows, want.SentPackets, want.SentBytes)
+	}
+	same("the NAT", "client=left,server=right,protocol=udp,reporter=client", natted)
+	same("the bridge", "client=right:one,server=right:two,protocol=udp", bridged)
+	same("loopback", "client=left,server=left,protocol=udp", looped)
+	for _, host := range []string{"left", "right"} {
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", f.procs[host].cmd.Process.Pid))
+		for _, line := range strings.Split(string(status), "\n") {
+			if strings.HasPrefix(line, "VmHWM") || strings.HasPrefix(line, "VmRSS") {
+				t.Log(host, line)
+			}
+		}
+		if out := f.ok("describe", "host", host); strings.Contains(out, "in no flow") {
+			t.Errorf("%s:\n%s", host, out)
+		}
+	}
+}
