@@ -54,6 +54,8 @@ type Flow struct {
 	failed  error
 
 	mu      sync.Mutex
+	pending []flowwire.Record // of what was observed
+	missed  uint64            // for want of room there
 	spool   *spool
 	arrived chan struct{} // closed when there is another batch
 }
@@ -129,6 +131,9 @@ func (f *Flow) redo() error {
 	var keys []key
 	var values []mark
 	for i := range records {
+		if records[i].Observed {
+			continue // no line of the table
+		}
 		k, x, needed, err := m.redo(&records[i], last.Number)
 		if err != nil {
 			return err
@@ -224,10 +229,46 @@ func (f *Flow) record(c *connection.Line, m *mark, fresh bool) flowwire.Record {
 // Where it was the whole table, connections that were not in it are forgotten.
 func (f *Flow) End(whole bool) error {
 	f.flush()
+	f.flushObserved()
 	if f.failed != nil || !whole {
 		return f.failed
 	}
 	return f.marks.sweep(f.pass)
+}
+
+// maxPending is how many records of what was observed wait for a reading of the
+// table; there is one each second.
+const maxPending = 4 * flowwire.MaxRecords
+
+// Observe takes records of what is no line of the table: packets of others. They
+// are on disk after the next reading. It keeps no reference to them.
+func (f *Flow) Observe(records []flowwire.Record) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	room := maxPending - len(f.pending)
+	if room < len(records) {
+		f.missed += uint64(len(records) - room)
+		records = records[:room]
+	}
+	f.pending = append(f.pending, records...)
+}
+
+// flushObserved writes what was observed, in batches of its own.
+func (f *Flow) flushObserved() {
+	if f.marks == nil {
+		return // nothing can be numbered yet
+	}
+	f.mu.Lock()
+	records := f.pending
+	f.pending = nil
+	f.spool.lost += f.missed
+	f.missed = 0
+	f.mu.Unlock()
+	for len(records) > 0 {
+		n := min(len(records), flowwire.MaxRecords)
+		f.records, records = append(f.records, records[:n]...), records[n:]
+		f.flush()
+	}
 }
 
 // flush writes a batch and then its marks.

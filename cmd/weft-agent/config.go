@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -59,12 +60,54 @@ type config struct {
 	DockerSockets []string `yaml:"dockerSockets"`
 	// ContainerdSocket is where containerd may answer.
 	ContainerdSocket string `yaml:"containerdSocket"`
+	// Mirrors are interfaces at which this machine hears what others say to one
+	// another: a switch's mirror port, or where a cloud's mirror arrives. Each has
+	// interface, its name, and may have unwrap: true, to look into the VXLAN, GENEVE,
+	// GRE, ERSPAN or IP in IP that a mirror comes in.
+	Mirrors []mirrorConfig `yaml:"mirrors,omitempty"`
+	// Collectors are UDP ports at which routers, switches and probes report flows:
+	// NetFlow 5 and 9, IPFIX, sFlow 5. Each has listen, [ADDRESS]:PORT, and from, the
+	// addresses or CIDR blocks of those who may report: anybody who can send from one of
+	// these is believed.
+	Collectors []collectorConfig `yaml:"collectors,omitempty"`
 	// Sandbox is on or off; on unless given. On, the agent gives up all that its
 	// work does not need: capabilities, and system calls. Off is for finding out
 	// whether that is what is in the way.
 	Sandbox string `yaml:"sandbox,omitempty"`
 	// Log is debug, info, warn or error.
 	Log string `yaml:"log"`
+}
+
+// mirrorConfig is an interface that is listened to, in promiscuous mode.
+type mirrorConfig struct {
+	Interface string `yaml:"interface"`
+	Unwrap    bool   `yaml:"unwrap,omitempty"`
+}
+
+// collectorConfig is a port at which flows are reported.
+type collectorConfig struct {
+	Listen string   `yaml:"listen"`
+	From   []string `yaml:"from"`
+}
+
+// exporters reads From.
+func (c collectorConfig) exporters() ([]netip.Prefix, error) {
+	out := make([]netip.Prefix, len(c.From))
+	for i, text := range c.From {
+		if a, err := netip.ParseAddr(text); err == nil {
+			out[i] = netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen())
+			continue
+		}
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("%q: want an address or a CIDR block, as 10.0.0.0/8", text)
+		}
+		out[i] = p.Masked()
+	}
+	if len(out) == 0 {
+		return nil, errors.New("is missing; name those who may report, as [10.0.0.0/8]")
+	}
+	return out, nil
 }
 
 func defaultConfig() config {
@@ -194,6 +237,26 @@ func (c config) check() error {
 	}
 	if c.Sandbox != "" && c.Sandbox != "on" && c.Sandbox != "off" {
 		fault("sandbox", "%q is none of on, off", c.Sandbox)
+	}
+	for i, l := range c.Collectors {
+		if _, _, err := net.SplitHostPort(l.Listen); err != nil {
+			fault(fmt.Sprintf("collectors[%d].listen", i), "%q: want [ADDRESS]:PORT", l.Listen)
+		}
+		if _, err := l.exporters(); err != nil {
+			fault(fmt.Sprintf("collectors[%d].from", i), "%v", err)
+		}
+	}
+	heard := map[string]bool{}
+	for i, m := range c.Mirrors {
+		switch {
+		case m.Interface == "":
+			fault(fmt.Sprintf("mirrors[%d].interface", i), "is missing; name an interface, as ip link shows them")
+		case len(m.Interface) > 15 || strings.ContainsAny(m.Interface, "/ \t\n"):
+			fault(fmt.Sprintf("mirrors[%d].interface", i), "%q can be no interface's name", m.Interface)
+		case heard[m.Interface]:
+			fault(fmt.Sprintf("mirrors[%d].interface", i), "%s is named before, and would be counted twice", m.Interface)
+		}
+		heard[m.Interface] = true
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		fault("listen", "%q: want [ADDRESS]:PORT", c.Listen)

@@ -20,9 +20,15 @@ func confine(c config, log *slog.Logger) sandbox.Report {
 		return sandbox.Off("off in the configuration")
 	}
 	keep := needs
-	if _, port, err := net.SplitHostPort(c.Listen); err == nil {
-		if n, err := strconv.Atoi(port); err == nil && n > 0 && n < 1024 {
-			keep = append([]string{"net_bind_service"}, needs...)
+	ports := []string{c.Listen}
+	for _, l := range c.Collectors {
+		ports = append(ports, l.Listen)
+	}
+	for _, address := range ports {
+		if _, port, err := net.SplitHostPort(address); err == nil {
+			if n, err := strconv.Atoi(port); err == nil && n > 0 && n < 1024 {
+				keep = append([]string{"net_bind_service"}, needs...)
+			}
 		}
 	}
 	r := sandbox.Enter(keep...)

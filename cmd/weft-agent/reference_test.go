@@ -82,6 +82,8 @@ func typeWord(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.String:
 		return "text"
+	case reflect.Struct:
+		return "objects"
 	case reflect.Slice:
 		return "list of " + typeWord(t.Elem())
 	case reflect.Map:

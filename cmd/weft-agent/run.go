@@ -12,7 +12,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"weft/agent"
+	"weft/agent/collector"
 	"weft/agent/discover"
+	"weft/agent/mirror"
 	"weft/agent/transport"
 	"weft/internal/identity"
 	"weft/internal/run"
@@ -103,6 +105,25 @@ func buildAgent(c config, confined sandbox.Report, state *agent.State, log *slog
 	if err != nil {
 		return nil, err
 	}
+	listen := make([]mirror.Interface, len(c.Mirrors))
+	for i, m := range c.Mirrors {
+		listen[i] = mirror.Interface{Name: m.Interface, Unwrap: m.Unwrap}
+	}
+	mirrors, err := mirror.New(mirror.Config{Interfaces: listen}, mirror.Deps{Records: segments.flows.Observe, Log: part("mirror")})
+	if err != nil {
+		return nil, err
+	}
+	ports := make([]collector.Listener, len(c.Collectors))
+	for i, l := range c.Collectors {
+		ports[i].Address = l.Listen
+		if ports[i].From, err = l.exporters(); err != nil {
+			return nil, err
+		}
+	}
+	reports, err := collector.New(collector.Config{Listeners: ports}, collector.Deps{Records: segments.flows.Observe, Log: part("collector")})
+	if err != nil {
+		return nil, err
+	}
 	id, err := identity.New(identity.Config{Dir: c.StateDir, Controller: c.Controller, TokenFile: c.TokenFile, Role: model.RoleHost, Name: c.Name, Now: clock},
 		identity.Deps{Log: part("identity"), Track: lines.own})
 	if err != nil {
@@ -152,5 +173,11 @@ func buildAgent(c config, confined sandbox.Report, state *agent.State, log *slog
 	}
 	services = append(services, lines.services()...)
 	services = append(services, run.Service{Name: "datapath", Run: segments.Run})
+	if len(c.Mirrors) > 0 {
+		services = append(services, run.Service{Name: "mirror", Run: mirrors.Run})
+	}
+	if len(c.Collectors) > 0 {
+		services = append(services, run.Service{Name: "collector", Run: reports.Run})
+	}
 	return append(services, run.Service{Name: "sync", Run: sync.Run}), nil
 }

@@ -110,7 +110,7 @@ func onlySeen(b *wirepb.FlowBatch) (*wirepb.FlowBatch, error) {
 	}
 	for i := range records {
 		r := &records[i]
-		r.Workload, r.Process, r.Peer = "", flowwire.Process{}, 0
+		r.Workload, r.Process, r.Peer, r.Observed = "", flowwire.Process{}, 0, false
 	}
 	out, err := flowwire.Encode(time.Unix(0, b.UnixNanos), records)
 	if err != nil {

@@ -80,10 +80,14 @@ func (e *ends) of(host, uid string, records []flowwire.Record) reporter {
 // flow reads a record of a host.
 func (r reporter) flow(x *flowwire.Record, reported time.Time) Flow {
 	own := End{Address: x.Local.Addr(), Port: x.Local.Port()}
-	if x.Workload != "" {
+	w := r.byUID[plan.WorkloadUID(r.uid, x.Workload)]
+	switch {
+	case x.Observed:
+		w = r.directory.Anywhere(own.Address)
+	case x.Workload != "":
 		own.Workload = r.host + ":" + x.Workload
 	}
-	if w := r.byUID[plan.WorkloadUID(r.uid, x.Workload)]; w != nil {
+	if w != nil {
 		own.Workload, own.Labels = w.Metadata.Name, w.Metadata.Labels
 	}
 	remote := x.Remote
@@ -104,6 +108,9 @@ func (r reporter) flow(x *flowwire.Record, reported time.Time) Flow {
 		New: x.New, Ended: x.Ended, Sent: model.Count(x.Sent), Received: model.Count(x.Received), RTT: x.RTT, Retransmits: x.Retransmits,
 		Counted: x.Egress || !known,
 	}
+	if x.Observed { // the hosts of its ends have the connection too
+		f.Counted = w == nil && !known
+	}
 	if !x.Egress {
 		f.Client, f.Server = peer, own
 		f.Sent, f.Received = f.Received, f.Sent
@@ -113,6 +120,9 @@ func (r reporter) flow(x *flowwire.Record, reported time.Time) Flow {
 
 // peer is the workload at the other end, nil where it is none or cannot be told.
 func (r reporter) peer(own *End, a netip.Addr, x *flowwire.Record) *model.Workload {
+	if x.Observed {
+		return r.directory.Anywhere(a)
+	}
 	if x.Workload == "" {
 		return nil // whoever reports is neither end, and cannot say whose they were
 	}

@@ -357,3 +357,24 @@ func FuzzCryptoFrames(f *testing.F) {
 		PathTemplate(id)
 	})
 }
+
+func TestNames(t *testing.T) {
+	a, b, server := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("192.0.2.7")
+	n := NewNames(8)
+	n.Learn(a, []Answer{{Name: "one.example", Address: server}})
+	n.Learn(b, []Answer{{Name: "two.example", Address: server}})
+	for client, want := range map[netip.Addr]string{a: "one.example", b: "two.example", netip.MustParseAddr("10.0.0.3"): "two.example"} {
+		if got := n.Of(client, server); got != want {
+			t.Errorf("%s: %q", client, got)
+		}
+	}
+	for i := range byte(100) {
+		n.Learn(a, []Answer{{Name: "x.example", Address: netip.AddrFrom4([4]byte{198, 51, 100, i})}})
+		if len(n.young)+len(n.old) > 8 {
+			t.Fatalf("%d names", len(n.young)+len(n.old))
+		}
+	}
+	if got := n.Of(a, server); got != "" {
+		t.Errorf("still %q", got)
+	}
+}

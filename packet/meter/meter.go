@@ -46,6 +46,7 @@ type Meter struct {
 	counters  Counters
 	table     table
 	fragments fragments
+	expired   time.Time // when Expire was called last
 }
 
 // New makes a Meter. Its memory grows with its flows, up to what Config says.
@@ -302,9 +303,12 @@ func (m *Meter) age(now time.Time) {
 // for times at which no packet comes.
 func (m *Meter) Expire(now time.Time) {
 	m.age(now)
-	for f := m.table.at(m.table.open.tail); f != nil && now.Sub(f.Last) < m.cfg.Active; f = m.table.at(f.before) {
+	// What had its last packet before that was due at the last time already.
+	before := m.expired.Add(-m.cfg.Active)
+	for f := m.table.at(m.table.open.tail); f != nil && m.cfg.Active > 0 && !f.Last.Before(before); f = m.table.at(f.before) {
 		m.due(now, f)
 	}
+	m.expired = now
 }
 
 // due reports a flow that goes on, where it is time to.

@@ -192,6 +192,16 @@ func TestRecordsAddUp(t *testing.T) {
 10.0.0.3:1 -> 10.0.0.4:2 17: 1/29, 0/0 end 4 new`)
 }
 
+// What is quiet but not over is reported when it is due, and once.
+func TestQuietFlowIsReported(t *testing.T) {
+	s := newScript(t, Config{Idle: time.Minute, Active: time.Second})
+	s.add(0, datagramOf("10.0.0.1:5000", "10.0.0.2:53", "x"))
+	for _, ms := range []int{500, 900, 1400, 2500, 9000} {
+		s.Expire(at(ms))
+	}
+	s.want("10.0.0.1:5000 -> 10.0.0.2:53 17: 1/29, 0/0 end 2 new\n10.0.0.1:5000 -> 10.0.0.2:53 17: 0/0, 0/0 end 4")
+}
+
 // A flood ends quiet flows early, and no packet goes uncounted.
 func TestFloodLosesNoCount(t *testing.T) {
 	var packets, bytes, records uint64

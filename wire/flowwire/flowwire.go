@@ -36,12 +36,15 @@ type Record struct {
 	// where it is not known.
 	Began   uint64
 	Refused bool // of those turned down, which the host counts apart
-	Egress  bool // the workload began the connection
-	New     bool // the first record of it
-	Ended   bool // the last
-	Action  model.Action
-	Rule    policy.RuleID   // that decided; 0: the default
-	Peer    policy.Identity // 0: not known
+	// Observed is set where the host has seen packets of others, as in a mirror: what
+	// is known of an end is its address, and they may report the connection too.
+	Observed bool
+	Egress   bool // the workload began the connection
+	New      bool // the first record of it
+	Ended    bool // the last
+	Action   model.Action
+	Rule     policy.RuleID   // that decided; 0: the default
+	Peer     policy.Identity // 0: not known
 	// First and Last are when its packets were, to the millisecond, by the host's
 	// clock.
 	First, Last    time.Time
@@ -80,6 +83,7 @@ const (
 	flagNew
 	flagEnded
 	flagRefused
+	flagObserved
 )
 
 var actions = []model.Action{model.ActionAllow, model.ActionDeny, model.ActionReject}
@@ -155,7 +159,7 @@ func valid(list []string) []string {
 }
 
 func flags(r *Record) (out uint32) {
-	for i, set := range []bool{r.Egress, r.New, r.Ended, r.Refused} {
+	for i, set := range []bool{r.Egress, r.New, r.Ended, r.Refused, r.Observed} {
 		if set {
 			out |= 1 << i
 		}
@@ -216,7 +220,7 @@ func read(when time.Time, b *wirepb.FlowColumns) ([]Record, error) {
 		r := Record{
 			Workload: at(b.Workloads, b.Workload[i]), Process: at(processes, b.Process[i]), Name: at(b.Names, b.Name[i]), Translated: at(translations, b.Translation[i]),
 			Local: endpoint(b.Local, b.LocalPort, i), Remote: endpoint(b.Remote, b.RemotePort, i), Protocol: uint8(b.Protocol[i]),
-			Egress: b.Flags[i]&flagEgress != 0, New: b.Flags[i]&flagNew != 0, Ended: b.Flags[i]&flagEnded != 0, Refused: b.Flags[i]&flagRefused != 0, NetNS: b.Netns[i], Began: b.Began[i],
+			Egress: b.Flags[i]&flagEgress != 0, New: b.Flags[i]&flagNew != 0, Ended: b.Flags[i]&flagEnded != 0, Refused: b.Flags[i]&flagRefused != 0, Observed: b.Flags[i]&flagObserved != 0, NetNS: b.Netns[i], Began: b.Began[i],
 			Action: at(actions, b.Action[i]), Rule: policy.RuleID(b.Rule[i]), Peer: policy.Identity(b.Peer[i]),
 			Sent: Count{b.SentPackets[i], b.SentBytes[i]}, Received: Count{b.ReceivedPackets[i], b.ReceivedBytes[i]},
 			RTT: time.Duration(b.RttMicros[i]) * time.Microsecond, Retransmits: b.Retransmits[i],

@@ -25,6 +25,7 @@ func sample(when time.Time) []Record {
 			Action: model.ActionDeny, First: when.Add(-time.Hour), Last: when.Add(-time.Minute), Received: Count{1, 80}},
 		{Workload: "host", Local: netip.MustParseAddrPort("10.0.0.1:0"), Remote: netip.MustParseAddrPort("10.0.0.3:0"), Protocol: 1, Egress: true, Action: model.ActionReject,
 			First: when, Last: when, Sent: Count{1, 84}},
+		{Local: netip.MustParseAddrPort("10.0.0.4:1"), Remote: netip.MustParseAddrPort("10.0.0.5:2"), Protocol: 17, Egress: true, Observed: true, Action: model.ActionAllow, First: when, Last: when},
 	}
 }
 

@@ -19,6 +19,9 @@ import (
 // Most is how many conversations a file may have.
 const Most = 1_000_000
 
+// maxNames is how many names of a file are remembered.
+const maxNames = 400_000
+
 // Conversation is what a file has of two ends that talked.
 type Conversation struct {
 	Client   netip.AddrPort `json:"client"`
@@ -62,6 +65,8 @@ type Summary struct {
 	Unread        map[string]int // packets by the name of their link type
 	Backwards     int            // packets older than the one before
 	Conversations []Conversation // by wire bytes, the most first
+
+	before time.Time // of the packet before
 }
 
 // Options of Read.
@@ -75,7 +80,7 @@ type Options struct {
 // conversations; what was read until then is in the summary.
 func Read(r *capturefile.Reader, o Options) (*Summary, error) {
 	s := &Summary{Unread: map[string]int{}}
-	names := newNames()
+	names := application.NewNames(maxNames)
 	m, err := meter.New(meter.Config{Flows: Most, Unwrap: o.Unwrap, Record: func(f *meter.Flow) { s.Conversations = append(s.Conversations, conversation(f, names)) }})
 	if err != nil {
 		return nil, err
@@ -92,7 +97,7 @@ func Read(r *capturefile.Reader, o Options) (*Summary, error) {
 // progressEach is after how many packets progress is told of.
 const progressEach = 1 << 14
 
-func read(r *capturefile.Reader, m *meter.Meter, names *names, s *Summary, o Options) error {
+func read(r *capturefile.Reader, m *meter.Meter, names *application.Names, s *Summary, o Options) error {
 	for {
 		f, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -124,9 +129,10 @@ func (s *Summary) note(f *capturefile.Frame) {
 	if s.First.IsZero() || f.When.Before(s.First) {
 		s.First = f.When
 	}
-	if f.When.Before(s.Last) {
+	if f.When.Before(s.before) {
 		s.Backwards++
-	} else {
+	}
+	if s.before = f.When; f.When.After(s.Last) {
 		s.Last = f.When
 	}
 	if f.Wire > len(f.Data) {
@@ -142,7 +148,7 @@ type use struct {
 	recogniser *application.Recogniser
 }
 
-func recognise(seen meter.Seen, when time.Time, names *names) {
+func recognise(seen meter.Seen, when time.Time, names *application.Names) {
 	f := seen.Flow
 	if f.Protocol != packet.ProtoTCP && f.Protocol != packet.ProtoUDP {
 		return
@@ -160,18 +166,16 @@ func recognise(seen meter.Seen, when time.Time, names *names) {
 		from = application.Server
 	}
 	app, done := u.recogniser.Feed(from, when, seen.Payload)
-	for _, a := range app.Answers {
-		names.learn(f.Client.Addr(), a)
-	}
+	names.Learn(f.Client.Addr(), app.Answers)
 	if u.app = app; done {
 		u.recogniser = nil
 	}
 }
 
-func conversation(f *meter.Flow, names *names) Conversation {
+func conversation(f *meter.Flow, names *application.Names) Conversation {
 	c := Conversation{
 		Client: f.Client, Server: f.Server, Protocol: f.Protocol, First: f.First, Last: f.Last, Sent: countOf(&f.Sent), Received: countOf(&f.Received),
-		RTT: f.Handshake, Retransmits: f.Sent.Retransmits + f.Received.Retransmits, Ended: f.End == meter.Over, Name: names.of(f.Client.Addr(), f.Server.Addr()),
+		RTT: f.Handshake, Retransmits: f.Sent.Retransmits + f.Received.Retransmits, Ended: f.End == meter.Over, Name: names.Of(f.Client.Addr(), f.Server.Addr()),
 	}
 	if u, ok := f.State.(*use); ok {
 		c.Application = u.app
