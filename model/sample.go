@@ -204,3 +204,26 @@ type ProcessUse struct {
 	Sent     float64 `json:"sent,omitempty"`
 	Received float64 `json:"received,omitempty"`
 }
+
+// Glance is a host at a glance: what it did lately, and the worst that is wrong
+// with it.
+type Glance struct {
+	Host  string    `json:"host"`
+	State HostState `json:"state"`
+	// Age is how many seconds ago the figures were true; -1 where there are none.
+	Age         float64 `json:"age"`
+	Cores       int     `json:"cores"`
+	Load        Load    `json:"load"`
+	CPU         CPUUse  `json:"cpu"`
+	MemoryTotal uint64  `json:"memoryTotal"`
+	MemoryUsed  uint64  `json:"memoryUsed"`
+	SwapTotal   uint64  `json:"swapTotal"`
+	SwapUsed    uint64  `json:"swapUsed"`
+	// Sent and Received are bytes a second at all interfaces but loopback.
+	Sent      float64 `json:"sent"`
+	Received  float64 `json:"received"`
+	Processes int     `json:"processes"`
+	// Alerts is how many there are, Worst the most severe and then the oldest.
+	Alerts int        `json:"alerts"`
+	Worst  *AlertSpec `json:"worst,omitempty"`
+}

@@ -57,6 +57,8 @@ func New(cfg Config, deps Deps) *Monitor {
 	m := &Monitor{cfg: cfg, deps: deps, machine: newMachine(cfg.Proc, cfg.Sys, in), filesystems: filesystems{proc: cfg.Proc}, sensors: sensors{in: in, sys: cfg.Sys}}
 	m.workloads = &workloads{in: in, trees: findTrees(cfg.Sys + "/fs/cgroup"), all: map[string]*workload{}, roots: map[string]int{}, looked: time.Now(), name: deps.Workload}
 	m.processes = newProcesses(cfg.Proc, in, m.workloads.place)
+	m.sample = model.Sample{Cores: []model.CPUUse{}, Disks: []model.DiskUse{}, Filesystems: []model.FilesystemUse{}, Interfaces: []model.InterfaceUse{}, Sensors: []model.Sensor{},
+		Workloads: []model.WorkloadUse{}, Processes: []model.ProcessUse{}} // in JSON, lists that are empty are lists
 	return m
 }
 
@@ -121,4 +123,16 @@ func Heaviest(s *model.Sample, n int) {
 	slices.SortFunc(rest, func(a, b model.ProcessUse) int { return cmp.Compare(b.Memory, a.Memory) })
 	s.Processes = s.Processes[:n]
 	s.Tasks.Shown = n
+}
+
+// Copy is a sample that the next one does not overwrite.
+func Copy(s *model.Sample) *model.Sample {
+	out := *s
+	if s.Pressure != nil {
+		p := *s.Pressure
+		out.Pressure = &p
+	}
+	out.Cores, out.Disks, out.Filesystems, out.Interfaces = slices.Clone(s.Cores), slices.Clone(s.Disks), slices.Clone(s.Filesystems), slices.Clone(s.Interfaces)
+	out.Sensors, out.Workloads, out.Processes = slices.Clone(s.Sensors), slices.Clone(s.Workloads), slices.Clone(s.Processes)
+	return &out
 }

@@ -114,6 +114,7 @@ func buildAgent(c config, confined sandbox.Report, state *agent.State, log *slog
 		return nil, err
 	}
 	lines.streams = streams
+	watch := newWatch(c, found, segments.traffic)
 	sync, err := agent.New(agent.Config{Controller: c.Controller, Version: version.Version, Now: clock}, agent.Deps{
 		State: state, HTTP: id.HTTPClient(), Inventory: found, Log: part("sync"), Lines: lines.report, Policy: segments, Flows: segments.flows, CallerKey: segments.callerKey.Public(),
 		Reconcilers: map[string]agent.Reconciler{
@@ -151,6 +152,7 @@ func buildAgent(c config, confined sandbox.Report, state *agent.State, log *slog
 		{Name: "transport", Run: streams.Run},
 	}
 	services = append(services, lines.services()...)
-	services = append(services, run.Service{Name: "datapath", Run: segments.Run})
+	services = append(services, run.Service{Name: "datapath", Run: segments.Run},
+		run.Service{Name: "samples", Run: (&sampleServer{sampleSocket(c), watch, part("samples")}).Run})
 	return append(services, run.Service{Name: "sync", Run: sync.Run}), nil
 }
