@@ -73,7 +73,11 @@ func (f *filesystems) ask() []model.FilesystemUse {
 	}
 	out := []model.FilesystemUse{}
 	for _, m := range parseMounts(b) {
+		var at unix.Stat_t
 		if err := unix.Statfs(root+m.dir, &st); err != nil || st.Blocks == 0 {
+			continue
+		}
+		if err := unix.Stat(root+m.dir, &at); err != nil || at.Mode&unix.S_IFMT != unix.S_IFDIR { // a file that is mounted over another
 			continue
 		}
 		block := uint64(st.Frsize)
@@ -113,6 +117,8 @@ func parseMounts(b []byte) []mount {
 			out = append(out, m)
 		}
 	}
-	slices.SortFunc(out, func(a, b mount) int { return strings.Compare(a.dir, b.dir) })
-	return out
+	// What is mounted over another hides it.
+	slices.Reverse(out)
+	slices.SortStableFunc(out, func(a, b mount) int { return strings.Compare(a.dir, b.dir) })
+	return slices.CompactFunc(out, func(a, b mount) bool { return a.dir == b.dir })
 }

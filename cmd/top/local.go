@@ -16,7 +16,7 @@ import (
 
 // SampleSocket is the agent's, in its state directory: who connects writes a line
 // of JSON, a Request, and is sent samples, a line each.
-const SampleSocket = "samples.sock"
+const SampleSocket = "top.sock"
 
 // Request is what is asked at the socket.
 type Request struct {
@@ -25,8 +25,8 @@ type Request struct {
 
 // Local feeds from this machine: from its agent, which knows what containers are
 // called and what each process sends, and without one from /proc alone.
-func Local(stateDir string, interval time.Duration) func(context.Context, string, func(*model.Sample)) error {
-	return func(ctx context.Context, _ string, give func(*model.Sample)) error {
+func Local(stateDir string, interval time.Duration) Feed {
+	return func(ctx context.Context, _ string, give func(*model.Sample, time.Duration)) error {
 		conn, err := net.DialTimeout("unix", filepath.Join(stateDir, SampleSocket), time.Second)
 		if err != nil {
 			return look(ctx, interval, give)
@@ -35,7 +35,7 @@ func Local(stateDir string, interval time.Duration) func(context.Context, string
 	}
 }
 
-func listen(ctx context.Context, conn net.Conn, interval time.Duration, give func(*model.Sample)) error {
+func listen(ctx context.Context, conn net.Conn, interval time.Duration, give func(*model.Sample, time.Duration)) error {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	if err := json.NewEncoder(conn).Encode(Request{interval.Seconds()}); err != nil {
@@ -54,19 +54,19 @@ func listen(ctx context.Context, conn net.Conn, interval time.Duration, give fun
 			}
 			return fmt.Errorf("listen to the agent: %w", err)
 		}
-		give(&s)
+		give(&s, 0)
 	}
 }
 
 // look samples by itself.
-func look(ctx context.Context, interval time.Duration, give func(*model.Sample)) error {
+func look(ctx context.Context, interval time.Duration, give func(*model.Sample, time.Duration)) error {
 	m := monitor.New(monitor.Config{}, monitor.Deps{})
 	for {
 		s, err := m.Sample()
 		if err != nil {
 			return err
 		}
-		give(monitor.Copy(s))
+		give(monitor.Copy(s), 0)
 		pause := interval
 		if s.Seconds == 0 { // rates come soon
 			pause = min(interval, time.Second)

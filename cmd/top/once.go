@@ -61,8 +61,8 @@ func first(parent context.Context, cfg Config) (*model.Sample, error) {
 	ctx, cancel := context.WithTimeout(parent, cfg.Interval+10*time.Second)
 	defer cancel()
 	var found *model.Sample
-	err := cfg.Feed(ctx, cfg.Host, func(x *model.Sample) {
-		if x.Seconds > 0 && found == nil {
+	err := cfg.Feed(ctx, cfg.Host, func(x *model.Sample, age time.Duration) {
+		if x.Seconds > 0 && found == nil && age < 2*cfg.Interval+again {
 			found = x
 			cancel()
 		}

@@ -15,6 +15,10 @@ import (
 	"weft/model"
 )
 
+// Feed gives samples of a machine, each with how long ago it was true, until ctx
+// ends. What it gives is not changed afterwards.
+type Feed func(ctx context.Context, host string, give func(x *model.Sample, age time.Duration)) error
+
 // Config of a screen.
 type Config struct {
 	// Interval is the time between two samples.
@@ -25,8 +29,8 @@ type Config struct {
 	// else this machine.
 	Host string
 	// Feed gives a machine's samples until ctx ends. It is called again where it
-	// fails. What it gives is not changed afterwards.
-	Feed func(ctx context.Context, host string, give func(*model.Sample)) error
+	// fails.
+	Feed Feed
 	// Fleet gives all hosts; nil where there is no fleet to browse.
 	Fleet func(ctx context.Context) ([]model.Glance, error)
 }
@@ -191,8 +195,8 @@ func (l *loop) open(parent context.Context) {
 		return
 	}
 	go repeat(ctx, again, func() {
-		fail(cfg.Feed(ctx, host, func(x *model.Sample) {
-			send(func(s *screen, now time.Time) { s.take(x, now) })
+		fail(cfg.Feed(ctx, host, func(x *model.Sample, age time.Duration) {
+			send(func(s *screen, now time.Time) { s.take(x, now.Add(-age)) })
 		}))
 	})
 }

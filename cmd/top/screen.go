@@ -169,12 +169,12 @@ func (s *screen) change(k key) {
 	}
 }
 
-// take is a new sample; while paused it is kept out.
-func (s *screen) take(x *model.Sample, now time.Time) {
+// take is a sample and when it came; while paused it is kept out.
+func (s *screen) take(x *model.Sample, came time.Time) {
 	if s.paused && s.sample != nil {
 		return
 	}
-	s.sample, s.came, s.trouble = x, now, nil
+	s.sample, s.came, s.trouble = x, came, nil
 }
 
 // draw makes the frame.

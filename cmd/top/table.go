@@ -371,7 +371,7 @@ func worse(a, b model.Glance) int {
 		if x.Worst == nil {
 			return 0
 		}
-		return map[model.Severity]int{model.SeverityCritical: 3, model.SeverityWarning: 2, model.SeverityInfo: 1}[x.Worst.Severity]
+		return x.Worst.Severity.Rank()
 	}
 	busy := func(x *model.Glance) float64 { return x.Load.One / float64(max(1, x.Cores)) }
 	return cmp.Or(cmp.Compare(rank(&b), rank(&a)), cmp.Compare(busy(&b), busy(&a)), cmp.Compare(a.Host, b.Host))

@@ -236,11 +236,12 @@ func TestLittleIsWritten(t *testing.T) {
 }
 
 func TestOnce(t *testing.T) {
-	feed := func(_ context.Context, _ string, give func(*model.Sample)) error {
+	feed := func(_ context.Context, _ string, give func(*model.Sample, time.Duration)) error {
 		none := busyMachine()
 		none.Seconds = 0
-		give(none)
-		give(busyMachine())
+		give(none, 0)
+		give(busyMachine(), time.Hour)
+		give(busyMachine(), 0)
 		return nil
 	}
 	cfg := Config{Interval: time.Second, Sort: "cpu", Host: "web1", Feed: feed}

@@ -116,7 +116,7 @@ func buildAgent(c config, confined sandbox.Report, state *agent.State, log *slog
 	lines.streams = streams
 	watch := newWatch(c, found, segments.traffic)
 	sync, err := agent.New(agent.Config{Controller: c.Controller, Version: version.Version, Now: clock}, agent.Deps{
-		State: state, HTTP: id.HTTPClient(), Inventory: found, Log: part("sync"), Lines: lines.report, Policy: segments, Flows: segments.flows, CallerKey: segments.callerKey.Public(),
+		State: state, HTTP: id.HTTPClient(), Inventory: found, Log: part("sync"), Lines: lines.report, Policy: segments, Flows: segments.flows, Samples: sampler{watch}, CallerKey: segments.callerKey.Public(),
 		Reconcilers: map[string]agent.Reconciler{
 			"transport": func(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {
 				segments.places.setRelays(s.GetTransport())

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"weft/agent/monitor"
 	"weft/cmd/top"
 	"weft/model"
+	"weft/wire/samplewire"
 	"weft/wire/wirepb"
 )
 
@@ -109,8 +111,20 @@ func (s *sampleServer) serve(parent context.Context, conn net.Conn) {
 // newWatch wires the monitor: discovery tells it what containers are called, the
 // connection table what processes send.
 func newWatch(c config, found *discover.Discover, t *traffic) *monitor.Watch {
-	names := &names{found: found}
+	names := &names{found: found, below: strings.TrimSuffix(strings.TrimPrefix(cgroupRoot(c), cgroup2()), "/")}
 	return monitor.NewWatch(monitor.New(monitor.Config{Host: c.Name}, monitor.Deps{Workload: names.of, Network: t.rates}))
+}
+
+// sampler hands samples to the session.
+type sampler struct{ watch *monitor.Watch }
+
+func (s sampler) Sample(processes int) (out *wirepb.Sample, err error) {
+	err = s.watch.Sample(func(x *model.Sample) {
+		x = monitor.Copy(x)
+		monitor.Heaviest(x, processes)
+		out = samplewire.Encode(x)
+	})
+	return out, err
 }
 
 func sampleSocket(c config) string { return filepath.Join(c.StateDir, top.SampleSocket) }
@@ -118,11 +132,16 @@ func sampleSocket(c config) string { return filepath.Join(c.StateDir, top.Sample
 // names tells workloads by their cgroups.
 type names struct {
 	found   *discover.Discover
+	below   string // where discovery begins in the tree
 	changed <-chan struct{}
 	all     map[string]*wirepb.Workload
 }
 
 func (n *names) of(cgroup string) (id, name string, kind model.WorkloadKind) {
+	cgroup, ours := strings.CutPrefix(cgroup, n.below)
+	if !ours {
+		return "", "", ""
+	}
 	select {
 	case <-n.changed:
 		n.all = nil

@@ -46,7 +46,7 @@ func addClientCommands(root *cobra.Command) {
 		}
 	}
 	add("resources", newApplyCommand(o), newConfirmCommand(o), newGetCommand(o), newDescribeCommand(o), newEditCommand(o), newDeleteCommand(o), newDiffCommand(o),
-		newLabelCommand(o), newGroupCommand(o), newPolicyCommand(o), newFlowsCommand(o), newExplainCommand(o), newAuditCommand(o))
+		newLabelCommand(o), newGroupCommand(o), newPolicyCommand(o), newFlowsCommand(o), newTopCommand(o), newExplainCommand(o), newAuditCommand(o))
 	add("access", newLoginCommand(), newContextCommand(), newTokenCommand(o), newAccessCommand(o))
 	for _, c := range root.Commands() {
 		if c.GroupID == "" {
@@ -112,8 +112,10 @@ func (o *options) connect() (*client.Client, error) {
 	if _, err := os.Stat(localSocket()); err == nil {
 		return client.New(client.Config{Server: "unix://" + localSocket()})
 	}
-	return nil, fmt.Errorf("no controller known; log in to one: weft login https://CONTROLLER --token-file FILE, or give --server")
+	return nil, errNoController
 }
+
+var errNoController = errors.New("no controller known; log in to one: weft login https://CONTROLLER --token-file FILE, or give --server")
 
 func (o *options) connectTo(server string) (*client.Client, error) {
 	cfg := client.Config{Server: server}

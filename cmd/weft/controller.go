@@ -25,6 +25,7 @@ import (
 	"weft/controller/observe"
 	"weft/controller/pki"
 	"weft/controller/plan"
+	"weft/controller/samples"
 	"weft/controller/session"
 	"weft/controller/store"
 	"weft/internal/run"
@@ -134,9 +135,10 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 	}
 	defer flows.Close()
 	ingest := flowstore.NewIngest(flows, observer, log.With("part", "flows"))
+	looks := samples.New()
 	sessions := session.New(session.Config{TrustDomain: o.trustDomain, Version: version.Version, Failsafe: failsafe},
-		session.Deps{Store: st, Observer: observer, Authority: authority, Filter: compileFilter, Number: identities.Number, Flows: ingest.Take, Log: log.With("part", "session")})
-	rest, err := api.New(api.Config{CAPin: authority.Pin(), SocketUser: o.socketOwner, Failsafe: failsafe}, api.Deps{Store: st, Observer: observer, Flows: flows, Log: log.With("part", "api")})
+		session.Deps{Store: st, Observer: observer, Authority: authority, Filter: compileFilter, Number: identities.Number, Flows: ingest.Take, Samples: looks, Log: log.With("part", "session")})
+	rest, err := api.New(api.Config{CAPin: authority.Pin(), SocketUser: o.socketOwner, Failsafe: failsafe}, api.Deps{Store: st, Observer: observer, Flows: flows, Samples: looks, Log: log.With("part", "api")})
 	if err != nil {
 		return err
 	}

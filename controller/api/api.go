@@ -20,6 +20,7 @@ import (
 	"weft/controller/access"
 	"weft/controller/flowstore"
 	"weft/controller/observe"
+	"weft/controller/samples"
 	"weft/controller/store"
 	"weft/internal/version"
 	"weft/model"
@@ -55,7 +56,8 @@ type Config struct {
 type Deps struct {
 	Store    *store.Store
 	Observer Observer
-	Flows    Flows // nil for none
+	Flows    Flows   // nil for none
+	Samples  Samples // nil for none
 	Log      *slog.Logger
 }
 
@@ -64,6 +66,15 @@ type Flows interface {
 	Sums(context.Context, flowstore.Query) ([]flowstore.Sum, error)
 	List(context.Context, flowstore.Query, flowstore.Cursor) ([]flowstore.Flow, flowstore.Cursor, error)
 	Lost() uint64
+}
+
+// Samples is what hosts are doing, for as long as somebody asks.
+type Samples interface {
+	Look(uid string, x samples.Look)
+	LookAtAll(x samples.Look)
+	Last(uid string) samples.Sample
+	// Next waits for a sample after a number, until ctx ends.
+	Next(ctx context.Context, uid string, after uint64) samples.Sample
 }
 
 // Observer answers with what the agents report now. All results are the
@@ -90,6 +101,7 @@ type API struct {
 	store   *store.Store
 	seen    Observer
 	flows   Flows
+	samples Samples
 	log     *slog.Logger
 	guard   *access.Guard
 	watches chan struct{}
@@ -113,7 +125,7 @@ func New(cfg Config, deps Deps) (*API, error) {
 		cfg.Addresses = localAddresses
 	}
 	a := &API{
-		cfg: cfg, store: deps.Store, seen: deps.Observer, flows: deps.Flows, log: deps.Log,
+		cfg: cfg, store: deps.Store, seen: deps.Observer, flows: deps.Flows, samples: deps.Samples, log: deps.Log,
 		guard:   access.NewGuard(deps.Store, os.Geteuid(), cfg.SocketUser),
 		watches: make(chan struct{}, maxWatches),
 	}

@@ -104,6 +104,7 @@ func (a *API) register() {
 	a.registerWhatIf()
 	a.registerConversations()
 	a.registerFlows()
+	a.registerSamples()
 	a.registerProposal()
 	a.registerConfirmations()
 	a.registerAudit()
