@@ -86,7 +86,7 @@ type Sampler interface {
 	Sample(processes int) (*wirepb.Sample, error)
 }
 
-// Deps of an Agent. Lines, Policy, Flows, Samples, CertificateExpires, CallerKey, Problem and Welcome may be nil.
+// Deps of an Agent. Lines, Policy, Flows, Samples, Alerts, CertificateExpires, CallerKey, Problem and Welcome may be nil.
 type Deps struct {
 	State *State
 	// HTTP reaches the controller: HTTP/2 over TLS 1.3 with this machine's
@@ -102,6 +102,8 @@ type Deps struct {
 	Flows Batches
 	// Samples are sent while somebody looks.
 	Samples Sampler
+	// Alerts are conditions that alert rules have made of this machine.
+	Alerts func() []*wirepb.Condition
 	// CertificateExpires is when this machine's certificate does.
 	CertificateExpires func() time.Time
 	// CallerKey is the public key by which this machine tells others who calls.

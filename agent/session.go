@@ -383,6 +383,9 @@ func (a *Agent) dress(facts *wirepb.HostFacts) *wirepb.HostFacts {
 	if a.deps.Policy != nil {
 		facts.Conditions = append(facts.Conditions, a.deps.Policy.Conditions()...)
 	}
+	if a.deps.Alerts != nil {
+		facts.Conditions = append(facts.Conditions, a.deps.Alerts()...)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, typ := range []string{ConditionStateDamaged, ConditionStateNotSaved, ConditionIdentity} {

@@ -13,6 +13,7 @@ import (
 
 	"weft/agent"
 	"weft/agent/discover"
+	"weft/agent/monitor"
 	"weft/agent/transport"
 	"weft/internal/identity"
 	"weft/internal/run"
@@ -115,15 +116,19 @@ func buildAgent(c config, confined sandbox.Report, state *agent.State, log *slog
 	}
 	lines.streams = streams
 	watch := newWatch(c, found, segments.traffic)
+	rules := monitor.NewRules(watch, func(err error) { part("monitor").Warn("look at the machine", "error", err) })
 	sync, err := agent.New(agent.Config{Controller: c.Controller, Version: version.Version, Now: clock}, agent.Deps{
-		State: state, HTTP: id.HTTPClient(), Inventory: found, Log: part("sync"), Lines: lines.report, Policy: segments, Flows: segments.flows, Samples: sampler{watch}, CallerKey: segments.callerKey.Public(),
+		State: state, HTTP: id.HTTPClient(), Inventory: found, Log: part("sync"), Lines: lines.report, Policy: segments, Flows: segments.flows, Samples: sampler{watch}, Alerts: rules.Conditions, CallerKey: segments.callerKey.Public(),
 		Reconcilers: map[string]agent.Reconciler{
 			"transport": func(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {
 				segments.places.setRelays(s.GetTransport())
 				return nil, streams.Apply(ctx, s.GetTransport())
 			},
-			"deliver":  lines.applyDeliver,
-			"capture":  lines.applyCapture,
+			"deliver": lines.applyDeliver,
+			"capture": lines.applyCapture,
+			"monitor": func(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {
+				return nil, rules.Apply(ctx, s.GetMonitor())
+			},
 			"flow":     segments.applyFlow,
 			"policy":   segments.applyPolicy,
 			"identity": segments.applyIdentity,
@@ -153,6 +158,7 @@ func buildAgent(c config, confined sandbox.Report, state *agent.State, log *slog
 	}
 	services = append(services, lines.services()...)
 	services = append(services, run.Service{Name: "datapath", Run: segments.Run},
-		run.Service{Name: "samples", Run: (&sampleServer{sampleSocket(c), watch, part("samples")}).Run})
+		run.Service{Name: "samples", Run: (&sampleServer{sampleSocket(c), watch, part("samples")}).Run},
+		run.Service{Name: "monitor", Run: rules.Run})
 	return append(services, run.Service{Name: "sync", Run: sync.Run}), nil
 }

@@ -92,6 +92,7 @@ func (a *API) register() {
 	registerKind[model.Host](a)
 	registerKind[model.Workload](a)
 	registerKind[model.Alert](a)
+	registerKind[model.AlertRule](a)
 	registerKind[model.Group](a)
 	registerKind[model.Policy](a)
 	registerKind[model.Tap](a)
