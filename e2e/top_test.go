@@ -88,3 +88,35 @@ func TestTopShowsALoad(t *testing.T) {
 	says(t, "a host that is none", f.weft("top", "middle", "--once").stderr, "middle")
 	says(t, "no terminal", f.weft("top", "right").stderr, "--once")
 }
+
+// A rule that the owner applies becomes an alert where a process goes too far, is
+// shown worst first among hosts, and is over when the process is.
+func TestAlertRuleFires(t *testing.T) {
+	f := newFleet(t, watched)
+	f.controller()
+	f.agents("left", "right")
+	f.applied(`apiVersion: weft/v1
+kind: AlertRule
+metadata: {name: burning}
+spec: {hosts: app=right, metric: process.cpu, match: weft-b*, above: 1, for: 1s, severity: Critical}
+`)
+	burner := f.helper("burner", "burn", f.lab.Host("right").Container("one"))
+	f.wait(40*time.Second, "the alert", func() error {
+		if out := f.weft("get", "alerts"); !strings.Contains(out.stdout, "right:burning") || strings.Contains(out.stdout, "left:burning") {
+			return errors.New(out.stdout + out.stderr)
+		}
+		return nil
+	})
+	says(t, "the rule", f.ok("get", "alertrules"), "burning", "Critical", "process.cpu of weft-b* above 1 for 1s", "right")
+	if lines := strings.Split(f.ok("top", "--all", "--once"), "\n"); !strings.Contains(lines[1], "right") || !strings.Contains(lines[1], "Critical burn") {
+		t.Errorf("the worst host is not first: %q", lines)
+	}
+	burner.kill()
+	f.wait(40*time.Second, "its end", func() error {
+		if out := f.weft("alert", "history"); !strings.Contains(out.stdout, "Cleared") {
+			return errors.New(out.stdout + out.stderr)
+		}
+		return nil
+	})
+	says(t, "the history", f.ok("alert", "history", "--host", "right"), "right:burning", "Raised", "Cleared", "process.cpu is above 1")
+}

@@ -19,6 +19,7 @@ import (
 
 	"weft/controller/access"
 	"weft/controller/flowstore"
+	"weft/controller/notify"
 	"weft/controller/observe"
 	"weft/controller/samples"
 	"weft/controller/store"
@@ -58,7 +59,9 @@ type Deps struct {
 	Observer Observer
 	Flows    Flows   // nil for none
 	Samples  Samples // nil for none
-	Log      *slog.Logger
+	// History returns changes of alerts, the newest first; nil for none.
+	History func(limit int) []notify.Change
+	Log     *slog.Logger
 }
 
 // Flows answers questions about what connections did.
@@ -102,6 +105,7 @@ type API struct {
 	seen    Observer
 	flows   Flows
 	samples Samples
+	history func(limit int) []notify.Change
 	log     *slog.Logger
 	guard   *access.Guard
 	watches chan struct{}
@@ -125,7 +129,7 @@ func New(cfg Config, deps Deps) (*API, error) {
 		cfg.Addresses = localAddresses
 	}
 	a := &API{
-		cfg: cfg, store: deps.Store, seen: deps.Observer, flows: deps.Flows, samples: deps.Samples, log: deps.Log,
+		cfg: cfg, store: deps.Store, seen: deps.Observer, flows: deps.Flows, samples: deps.Samples, history: deps.History, log: deps.Log,
 		guard:   access.NewGuard(deps.Store, os.Geteuid(), cfg.SocketUser),
 		watches: make(chan struct{}, maxWatches),
 	}

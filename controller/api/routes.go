@@ -106,6 +106,7 @@ func (a *API) register() {
 	a.registerConversations()
 	a.registerFlows()
 	a.registerSamples()
+	a.registerAlertHistory()
 	a.registerProposal()
 	a.registerConfirmations()
 	a.registerAudit()
