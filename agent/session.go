@@ -213,7 +213,7 @@ func (s *session) send(ctx context.Context) error {
 	defer beat.Stop()
 	defer lines.Stop()
 	s.sections = map[string]*wirepb.SectionStatus{}
-	looked := &looking{sampler: a.deps.Samples}
+	looked := newLooking(a.deps.Samples)
 	defer looked.stop()
 	complete := a.deps.Inventory.Complete()
 	select {
@@ -240,7 +240,9 @@ func (s *session) send(ctx context.Context) error {
 		case r := <-s.looks:
 			looked.want(r)
 		case <-looked.due():
-			if err := s.reportSample(looked); err != nil {
+			looked.begin()
+		case x := <-looked.came:
+			if err := s.reportSample(looked, x); err != nil {
 				return err
 			}
 		case <-lines.C:

@@ -1,7 +1,7 @@
 package monitor
 
 import (
-	"sync"
+	"errors"
 	"time"
 
 	"weft/model"
@@ -12,23 +12,34 @@ const freshFor = 400 * time.Millisecond
 
 // Watch shares a Monitor among those who look. It costs nothing while nobody does.
 type Watch struct {
-	mu   sync.Mutex
+	turn chan struct{} // holds one while somebody samples
 	m    *Monitor
 	last time.Time
 	s    *model.Sample
 }
 
 // NewWatch shares a Monitor.
-func NewWatch(m *Monitor) *Watch { return &Watch{m: m} }
+func NewWatch(m *Monitor) *Watch { return &Watch{turn: make(chan struct{}, 1), m: m} }
 
 // forgetAfter is how long a sample says something of the time before the next.
 const forgetAfter = 2 * time.Minute
 
+// errHangs says that an earlier look has not come back: the kernel lets who asks for
+// the command line of a process wait for that process.
+var errHangs = errors.New("an earlier look at this machine has not come back; a process may hang in the kernel: ps -eo pid,state,wchan,comm | grep ' D '")
+
+// turnWithin is how long a look waits for the one before it.
+const turnWithin = 5 * time.Second
+
 // Sample hands f a sample that nobody changes until f returns. Where nobody has
 // looked for long it has no rates: the next one has.
 func (w *Watch) Sample(f func(*model.Sample)) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	select {
+	case w.turn <- struct{}{}:
+	case <-time.After(turnWithin):
+		return errHangs
+	}
+	defer func() { <-w.turn }()
 	age := time.Since(w.last)
 	if w.s == nil || age > freshFor {
 		if age > forgetAfter {
