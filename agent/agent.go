@@ -79,7 +79,14 @@ type Batches interface {
 	Acknowledge(*wirepb.FlowAck)
 }
 
-// Deps of an Agent. Lines, Policy, Flows, CertificateExpires, CallerKey, Problem and Welcome may be nil.
+// Sampler looks at the machine.
+type Sampler interface {
+	// Sample is what the machine is doing, with its heaviest so many processes. It
+	// has no rates where nobody has looked lately.
+	Sample(processes int) (*wirepb.Sample, error)
+}
+
+// Deps of an Agent. Lines, Policy, Flows, Samples, Alerts, CertificateExpires, CallerKey, Problem and Welcome may be nil.
 type Deps struct {
 	State *State
 	// HTTP reaches the controller: HTTP/2 over TLS 1.3 with this machine's
@@ -93,6 +100,10 @@ type Deps struct {
 	Policy Reporter
 	// Flows are what connections have done.
 	Flows Batches
+	// Samples are sent while somebody looks.
+	Samples Sampler
+	// Alerts are conditions that alert rules have made of this machine.
+	Alerts func() []*wirepb.Condition
 	// CertificateExpires is when this machine's certificate does.
 	CertificateExpires func() time.Time
 	// CallerKey is the public key by which this machine tells others who calls.

@@ -110,7 +110,7 @@ func (a *Agent) session(parent context.Context) (welcomed bool, err error) {
 		return false, errors.New("the controller's first message is no Welcome")
 	}
 	a.welcome(welcome, sent, a.cfg.Now())
-	s := &session{agent: a, stream: st, heartbeat: time.Duration(max(welcome.HeartbeatSeconds, 1)) * time.Second, flowAcked: make(chan struct{}, 1)}
+	s := &session{agent: a, stream: st, heartbeat: time.Duration(max(welcome.HeartbeatSeconds, 1)) * time.Second, flowAcked: make(chan struct{}, 1), looks: make(chan *wirepb.SampleRequest, 1)}
 	return true, s.serve(ctx, cancel)
 }
 
@@ -143,6 +143,8 @@ type session struct {
 	flow      *wirepb.FlowAck // the last batch that was sent, nil for none
 	underway  atomic.Int32    // batches that were sent and are not acknowledged
 	flowAcked chan struct{}   // holds one
+
+	looks chan *wirepb.SampleRequest // holds the last one
 }
 
 // maxUnderway is how many batches of flows wait for the controller at a time.
@@ -186,6 +188,13 @@ func (s *session) receive(began time.Time) error {
 		if section := m.GetSection(); section != nil {
 			s.agent.applier.receive(section)
 		}
+		if r := m.GetSamples(); r != nil && s.agent.deps.Samples != nil {
+			select {
+			case <-s.looks: // nobody has taken it yet: only the last counts
+			default:
+			}
+			s.looks <- r
+		}
 		if ack := m.GetFlows(); ack != nil && s.agent.deps.Flows != nil {
 			s.agent.deps.Flows.Acknowledge(ack)
 			s.underway.Add(-1)
@@ -204,6 +213,8 @@ func (s *session) send(ctx context.Context) error {
 	defer beat.Stop()
 	defer lines.Stop()
 	s.sections = map[string]*wirepb.SectionStatus{}
+	looked := newLooking(a.deps.Samples)
+	defer looked.stop()
 	complete := a.deps.Inventory.Complete()
 	select {
 	case <-complete:
@@ -226,6 +237,14 @@ func (s *session) send(ctx context.Context) error {
 		case <-conditions:
 		case <-flows:
 		case <-s.flowAcked:
+		case r := <-s.looks:
+			looked.want(r)
+		case <-looked.due():
+			looked.begin()
+		case x := <-looked.came:
+			if err := s.reportSample(looked, x); err != nil {
+				return err
+			}
 		case <-lines.C:
 			a.checkIdentity()
 			if err := errors.Join(s.reportLines(), s.reportPolicy()); err != nil {
@@ -365,6 +384,9 @@ func (a *Agent) dress(facts *wirepb.HostFacts) *wirepb.HostFacts {
 	}
 	if a.deps.Policy != nil {
 		facts.Conditions = append(facts.Conditions, a.deps.Policy.Conditions()...)
+	}
+	if a.deps.Alerts != nil {
+		facts.Conditions = append(facts.Conditions, a.deps.Alerts()...)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

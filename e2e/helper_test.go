@@ -56,6 +56,13 @@ func helper(name string, args []string) error {
 		defer l.Close()
 		<-ctx.Done()
 		return nil
+	case "burn": // a processor, under a name of its own
+		if err := os.WriteFile("/proc/self/comm", []byte("weft-burn"), 0); err != nil {
+			return err
+		}
+		for ctx.Err() == nil {
+		}
+		return nil
 	case "etcd":
 		return serveEtcd(ctx, args[0])
 	}

@@ -15,6 +15,19 @@ const (
 	SeverityInfo Severity = "Info"
 )
 
+// Rank orders severities: the more severe, the higher; 0 is none of them.
+func (s Severity) Rank() int {
+	switch s {
+	case SeverityCritical:
+		return 3
+	case SeverityWarning:
+		return 2
+	case SeverityInfo:
+		return 1
+	}
+	return 0
+}
+
 // Alert is a condition of a host, listed beside those of all others. Alerts
 // follow from what agents report and from their silence; nobody writes them, and
 // one is over when its condition is. Its name is "HOST:TYPE".

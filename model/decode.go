@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -178,6 +180,14 @@ func checkValue(e *FieldErrors, path string, v any, t reflect.Type) any {
 		return wrong("true or false")
 	case reflect.Int, reflect.Int64, reflect.Uint64:
 		return checkInteger(v, t, wrong)
+	case reflect.Float64:
+		switch v.(type) {
+		case json.Number, int, int64, uint64, float64:
+			if f, err := strconv.ParseFloat(fmt.Sprint(v), 64); err == nil && !math.IsInf(f, 0) && !math.IsNaN(f) {
+				return v
+			}
+		}
+		return wrong("a number")
 	}
 	return wrong(t.String()) // no other type is in a spec
 }

@@ -25,6 +25,7 @@ var Kinds = []KindInfo{
 	{Kind: KindHost, Plural: "hosts", Short: "h", Joined: true, New: func() Resource { return &Host{TypeMeta: typeMeta(KindHost)} }},
 	{Kind: KindWorkload, Plural: "workloads", Short: "wl", Observed: true, New: func() Resource { return &Workload{TypeMeta: typeMeta(KindWorkload)} }},
 	{Kind: KindAlert, Plural: "alerts", Short: "al", Observed: true, New: func() Resource { return &Alert{TypeMeta: typeMeta(KindAlert)} }},
+	{Kind: KindAlertRule, Plural: "alertrules", Short: "ar", New: func() Resource { return &AlertRule{TypeMeta: typeMeta(KindAlertRule)} }},
 	{Kind: KindGroup, Plural: "groups", Short: "g", New: func() Resource { return &Group{TypeMeta: typeMeta(KindGroup)} }},
 	{Kind: KindPolicy, Plural: "policies", Short: "pol", New: func() Resource { return &Policy{TypeMeta: typeMeta(KindPolicy)} }},
 	{Kind: KindTap, Plural: "taps", Short: "t", New: func() Resource { return &Tap{TypeMeta: typeMeta(KindTap)} }},
@@ -69,6 +70,7 @@ func Ref(r Resource) string {
 func (r *Host) Meta() *Metadata        { return &r.Metadata }
 func (r *Workload) Meta() *Metadata    { return &r.Metadata }
 func (r *Alert) Meta() *Metadata       { return &r.Metadata }
+func (r *AlertRule) Meta() *Metadata   { return &r.Metadata }
 func (r *Group) Meta() *Metadata       { return &r.Metadata }
 func (r *Policy) Meta() *Metadata      { return &r.Metadata }
 func (r *Tap) Meta() *Metadata         { return &r.Metadata }

@@ -15,6 +15,7 @@ const (
 	KindHost        Kind = "Host"
 	KindWorkload    Kind = "Workload"
 	KindAlert       Kind = "Alert"
+	KindAlertRule   Kind = "AlertRule"
 	KindGroup       Kind = "Group"
 	KindPolicy      Kind = "Policy"
 	KindTap         Kind = "Tap"

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"os"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"weft/internal/cgroup"
 	"weft/model"
 )
 
@@ -79,12 +79,12 @@ func (w *walker) walk(rel string, depth int) {
 // does, or that it is a service.
 func (w *walker) group(rel string) (group, bool) {
 	g := group{path: rel, name: attribute(w.root+rel, attrName), labels: parseLabels(attribute(w.root+rel, attrLabels))}
-	g.runtime, g.id = containerOf(rel)
+	g.runtime, g.id = cgroup.Container(rel)
 	known := w.known[rel]
-	if name, ok := strings.CutPrefix(path.Base(rel), "lxc.payload."); ok && name != "" { // LXC, LXD, Incus
+	if name := cgroup.LXC(rel); name != "" {
 		g.name, g.runtime, known = cmp.Or(g.name, name), "lxc", true
 	}
-	unit := strings.HasSuffix(rel, ".service")
+	unit := cgroup.Unit(rel)
 	whole := g.id != "" || g.name != "" || unit || known // the whole subtree is one workload
 	var at string
 	g.pid, g.netns, at = w.process(rel, whole, 0)
@@ -139,7 +139,7 @@ func (w *walker) process(rel string, deep bool, depth int) (pid int, netns, at s
 		return pid, netns, rel
 	}
 	for _, child := range children(w.root + rel) {
-		if _, id := containerOf(path.Join(rel, child)); id != "" {
+		if _, id := cgroup.Container(path.Join(rel, child)); id != "" {
 			continue // a container inside a unit, or in Podman's pod, which is named as one is
 		}
 		if pid, netns, at = w.process(path.Join(rel, child), deep, depth+1); pid != 0 {
@@ -203,34 +203,3 @@ func parseLabels(text string) map[string]string {
 }
 
 const maxLabels = 256
-
-var (
-	hexID = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	// What container managers call their cgroups: systemd's scopes, and plain
-	// directories with the cgroupfs driver.
-	scopeRE = regexp.MustCompile(`^(docker|libpod|libpod-payload|cri-containerd|crio|nerdctl|podman)-([0-9a-f]{64})(\.scope)?$`)
-)
-
-var runtimes = map[string]string{"docker": "docker", "libpod": "podman", "libpod-payload": "podman", "podman": "podman", "cri-containerd": "containerd", "crio": "cri-o", "nerdctl": "containerd"}
-
-// containerOf reads the container's id out of the last element of a cgroup's
-// path: docker-ID.scope, libpod-ID, libpod-payload-ID (in the cgroup of a unit
-// that Podman runs in), cri-containerd-ID.scope, crio-ID.scope, /docker/ID,
-// /kubepods/.../podUID/ID. Monitors (libpod-conmon-ID) are none.
-func containerOf(rel string) (runtime, id string) {
-	base := path.Base(rel)
-	if m := scopeRE.FindStringSubmatch(base); m != nil {
-		return runtimes[m[1]], m[2]
-	}
-	if !hexID.MatchString(base) {
-		return "", ""
-	}
-	switch parent := path.Base(path.Dir(rel)); {
-	case parent == "docker":
-		return "docker", base
-	case parent == "libpod_parent":
-		return "podman", base
-	default: // Kubernetes, containerd namespaces
-		return "containerd", base
-	}
-}

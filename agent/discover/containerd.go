@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"weft/internal/cgroup"
 )
 
 // containerd is asked over its socket in gRPC for two small lists. Its client
@@ -272,7 +274,7 @@ func parseContainers(message []byte, out map[string]container) error {
 		if pod := k.labels["io.kubernetes.pod.name"]; pod != "" && k.name != "" {
 			k.name = pod + "." + k.name
 		}
-		if hexID.MatchString(k.id) {
+		if cgroup.ContainerID(k.id) {
 			out[k.id] = k
 			return nil
 		}

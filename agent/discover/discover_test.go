@@ -17,6 +17,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"weft/internal/cgroup"
 	"weft/model"
 )
 
@@ -291,7 +292,7 @@ func TestContainerOfCgroupPath(t *testing.T) {
 		"/docker/" + id + id:                        "",
 		"/system.slice/docker-" + id + ".scope.bak": "",
 	} {
-		runtime, got := containerOf(path)
+		runtime, got := cgroup.Container(path)
 		if runtime != want || (got != "") != (want != "") || got != "" && got != id {
 			t.Errorf("%s: runtime %q, id %.12s, want %q", path, runtime, got, want)
 		}
@@ -392,7 +393,7 @@ func FuzzEngines(f *testing.F) {
 func FuzzContainerOf(f *testing.F) {
 	f.Add("/docker/x")
 	f.Fuzz(func(t *testing.T, path string) {
-		if _, id := containerOf(path); id != "" && !hexID.MatchString(id) {
+		if _, id := cgroup.Container(path); id != "" && !cgroup.ContainerID(id) {
 			t.Errorf("%q: id %q", path, id)
 		}
 	})

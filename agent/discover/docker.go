@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"weft/internal/cgroup"
 	"weft/model"
 )
 
@@ -171,7 +172,7 @@ func parseDocker(body []byte, runtime string) (map[string]container, error) {
 	}
 	out := map[string]container{}
 	for _, c := range list {
-		if !hexID.MatchString(c.ID) {
+		if !cgroup.ContainerID(c.ID) {
 			continue
 		}
 		k := container{id: c.ID, image: c.Image, runtime: runtime, labels: c.Labels}

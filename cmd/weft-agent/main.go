@@ -31,7 +31,7 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newRunCommand(), newJoinCommand(), newStatusCommand(), newInstallCommand(), newUninstallCommand(), newVersionCommand())
+	root.AddCommand(newRunCommand(), newJoinCommand(), newStatusCommand(), newTopCommand(), newInstallCommand(), newUninstallCommand(), newVersionCommand())
 	return root
 }
 

@@ -33,6 +33,7 @@ type segments struct {
 	flows     *flow.Flow
 	places    *places
 	callerKey *datapath.CallerKey
+	traffic   *traffic
 }
 
 func newSegments(c config, found *discover.Discover, part func(string) *slog.Logger) (*segments, error) {
@@ -48,9 +49,10 @@ func newSegments(c config, found *discover.Discover, part func(string) *slog.Log
 	if s.flows, err = flow.Open(flow.Config{Dir: filepath.Join(c.StateDir, "flows"), PinDir: flowPins(c), Connections: bpf.Room()}, flow.Deps{Log: part("flow")}); err != nil {
 		return nil, err
 	}
+	s.traffic = &traffic{Meter: s.flows}
 	s.Datapath, err = datapath.New(datapath.Config{CgroupRoot: root, CallerKey: s.callerKey, Now: clock}, datapath.Deps{
 		Drivers:   drivers(c, root, s.flows, part("datapath")),
-		Inventory: found.Snapshot, Known: s.places.known, Meter: s.flows, Log: part("datapath"),
+		Inventory: found.Snapshot, Known: s.places.known, Meter: s.traffic, Log: part("datapath"),
 	})
 	return s, err
 }

@@ -153,7 +153,7 @@ func applied(st model.HostStatus) bool {
 			return false
 		}
 	}
-	return len(st.Sections) == 6
+	return len(st.Sections) == 7
 }
 
 // logTo writes lines to the test's log.

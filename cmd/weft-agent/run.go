@@ -15,6 +15,7 @@ import (
 	"weft/agent/collector"
 	"weft/agent/discover"
 	"weft/agent/mirror"
+	"weft/agent/monitor"
 	"weft/agent/transport"
 	"weft/internal/identity"
 	"weft/internal/run"
@@ -135,15 +136,20 @@ func buildAgent(c config, confined sandbox.Report, state *agent.State, log *slog
 		return nil, err
 	}
 	lines.streams = streams
+	watch := newWatch(c, found, segments.traffic)
+	rules := monitor.NewRules(watch, func(err error) { part("monitor").Warn("look at the machine", "error", err) })
 	sync, err := agent.New(agent.Config{Controller: c.Controller, Version: version.Version, Now: clock}, agent.Deps{
-		State: state, HTTP: id.HTTPClient(), Inventory: found, Log: part("sync"), Lines: lines.report, Policy: segments, Flows: segments.flows, CallerKey: segments.callerKey.Public(),
+		State: state, HTTP: id.HTTPClient(), Inventory: found, Log: part("sync"), Lines: lines.report, Policy: segments, Flows: segments.flows, Samples: sampler{watch}, Alerts: rules.Conditions, CallerKey: segments.callerKey.Public(),
 		Reconcilers: map[string]agent.Reconciler{
 			"transport": func(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {
 				segments.places.setRelays(s.GetTransport())
 				return nil, streams.Apply(ctx, s.GetTransport())
 			},
-			"deliver":  lines.applyDeliver,
-			"capture":  lines.applyCapture,
+			"deliver": lines.applyDeliver,
+			"capture": lines.applyCapture,
+			"monitor": func(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {
+				return nil, rules.Apply(ctx, s.GetMonitor())
+			},
 			"flow":     segments.applyFlow,
 			"policy":   segments.applyPolicy,
 			"identity": segments.applyIdentity,
@@ -179,5 +185,8 @@ func buildAgent(c config, confined sandbox.Report, state *agent.State, log *slog
 	if len(c.Collectors) > 0 {
 		services = append(services, run.Service{Name: "collector", Run: reports.Run})
 	}
+	services = append(services,
+		run.Service{Name: "samples", Run: (&sampleServer{sampleSocket(c), watch, part("samples")}).Run},
+		run.Service{Name: "monitor", Run: rules.Run})
 	return append(services, run.Service{Name: "sync", Run: sync.Run}), nil
 }

@@ -22,9 +22,11 @@ import (
 	"weft/controller/flowstore"
 	"weft/controller/identity"
 	"weft/controller/metrics"
+	"weft/controller/notify"
 	"weft/controller/observe"
 	"weft/controller/pki"
 	"weft/controller/plan"
+	"weft/controller/samples"
 	"weft/controller/session"
 	"weft/controller/store"
 	"weft/internal/run"
@@ -50,6 +52,7 @@ type controllerOptions struct {
 	agentPort   int
 	sshFrom     []string
 	claims      string
+	alertsTo    string
 }
 
 func newControllerCommand() *cobra.Command {
@@ -87,6 +90,7 @@ same machine, root uses the Unix socket without a token.`,
 	f.IntVar(&o.agentPort, "agent-port", 0, "port at which agents reach this controller, where it is not that of --listen; no policy can cut them off from it")
 	f.StringSliceVar(&o.sshFrom, "failsafe-ssh-from", nil, "addresses from which no policy can cut off SSH to the hosts, as 10.0.0.0/24")
 	f.StringVar(&o.claims, "claims", model.ClaimAny, "keys of the labels that agents may claim where neither the host nor its join token says: any, none, or KEY,…; a * at a key's end takes what begins so")
+	f.StringVar(&o.alertsTo, "alerts-to", "", "file that says who is told of alerts: webhooks and Alertmanagers")
 	f.BoolVar(&o.debug, "debug", false, "log more")
 	return cmd
 }
@@ -110,6 +114,12 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 	claims, err := model.ParseClaims(o.claims)
 	if err != nil {
 		return fmt.Errorf("--claims: %w", err)
+	}
+	var receivers []notify.Receiver
+	if o.alertsTo != "" {
+		if receivers, err = notify.ReadReceivers(o.alertsTo); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(o.data, 0o700); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
@@ -139,9 +149,14 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 	}
 	defer flows.Close()
 	ingest := flowstore.NewIngest(flows, observer, log.With("part", "flows"))
+	looks := samples.New()
 	sessions := session.New(session.Config{TrustDomain: o.trustDomain, Version: version.Version, Failsafe: failsafe},
-		session.Deps{Store: st, Observer: observer, Authority: authority, Filter: compileFilter, Number: identities.Number, Flows: ingest.Take, Log: log.With("part", "session")})
-	rest, err := api.New(api.Config{CAPin: authority.Pin(), SocketUser: o.socketOwner, Failsafe: failsafe}, api.Deps{Store: st, Observer: observer, Flows: flows, Take: ingest, Log: log.With("part", "api")})
+		session.Deps{Store: st, Observer: observer, Authority: authority, Filter: compileFilter, Number: identities.Number, Flows: ingest.Take, Samples: looks, Log: log.With("part", "session")})
+	alerts, err := notify.New(notify.Config{File: filepath.Join(o.data, "alerts.jsonl"), Receivers: receivers}, notify.Deps{Alerts: observer.Alerts, Changed: observer.Changed, Log: log.With("part", "alerts")})
+	if err != nil {
+		return err
+	}
+	rest, err := api.New(api.Config{CAPin: authority.Pin(), SocketUser: o.socketOwner, Failsafe: failsafe}, api.Deps{Store: st, Observer: observer, Flows: flows, Take: ingest, Samples: looks, History: alerts.History, Log: log.With("part", "api")})
 	if err != nil {
 		return err
 	}
@@ -160,6 +175,7 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 		{Name: "observer", Run: observer.Run},
 		{Name: "flows", Run: ingest.Run},
 		{Name: "planner", Run: sessions.Run},
+		{Name: "alerts", Run: alerts.Run},
 		{Name: "confirmations", Run: rest.Run},
 	}
 	if o.socket != "" {

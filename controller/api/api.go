@@ -19,7 +19,9 @@ import (
 
 	"weft/controller/access"
 	"weft/controller/flowstore"
+	"weft/controller/notify"
 	"weft/controller/observe"
+	"weft/controller/samples"
 	"weft/controller/store"
 	"weft/internal/version"
 	"weft/model"
@@ -57,8 +59,11 @@ type Deps struct {
 	Observer Observer
 	Flows    Flows // nil for none
 	// Take keeps flows that are imported; nil for no imports.
-	Take FlowTaker
-	Log  *slog.Logger
+	Take    FlowTaker
+	Samples Samples // nil for none
+	// History returns changes of alerts, the newest first; nil for none.
+	History func(limit int) []notify.Change
+	Log     *slog.Logger
 }
 
 // Flows answers questions about what connections did.
@@ -69,6 +74,15 @@ type Flows interface {
 	Disagreements(context.Context, flowstore.Query) ([]flowstore.Disagreement, error)
 	Lost() uint64
 	Has(hostUID string, epoch, number uint64) bool
+}
+
+// Samples is what hosts are doing, for as long as somebody asks.
+type Samples interface {
+	Look(uid string, x samples.Look)
+	LookAtAll(x samples.Look)
+	Last(uid string) samples.Sample
+	// Next waits for a sample after a number, until ctx ends.
+	Next(ctx context.Context, uid string, after uint64) samples.Sample
 }
 
 // Observer answers with what the agents report now. All results are the
@@ -96,6 +110,8 @@ type API struct {
 	seen    Observer
 	flows   Flows
 	take    FlowTaker
+	samples Samples
+	history func(limit int) []notify.Change
 	log     *slog.Logger
 	guard   *access.Guard
 	watches chan struct{}
@@ -119,7 +135,7 @@ func New(cfg Config, deps Deps) (*API, error) {
 		cfg.Addresses = localAddresses
 	}
 	a := &API{
-		cfg: cfg, store: deps.Store, seen: deps.Observer, flows: deps.Flows, take: deps.Take, log: deps.Log,
+		cfg: cfg, store: deps.Store, seen: deps.Observer, flows: deps.Flows, take: deps.Take, samples: deps.Samples, history: deps.History, log: deps.Log,
 		guard:   access.NewGuard(deps.Store, os.Geteuid(), cfg.SocketUser),
 		watches: make(chan struct{}, maxWatches),
 	}

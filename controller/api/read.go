@@ -81,6 +81,13 @@ func (a *API) observe(r model.Resource) {
 		r.Status = a.seen.GroupStatus(r)
 	case *model.Policy:
 		r.Status = a.seen.PolicyStatus(r)
+	case *model.AlertRule:
+		r.Status = model.AlertRuleStatus{}
+		for _, x := range a.seen.Alerts() {
+			if x.Spec.Type == r.Metadata.Name {
+				r.Status.Firing = append(r.Status.Firing, x.Spec.Host)
+			}
+		}
 	case *model.Tap:
 		r.Status = a.seen.TapStatus(r)
 	}

@@ -42,7 +42,7 @@ func (o *Observer) conditions(h *model.Host, seen *host) []model.Condition {
 		return out
 	}
 	for _, c := range seen.facts.GetConditions() {
-		out = append(out, model.Condition{Type: c.Type, Status: c.Status, Message: c.Message, Severity: severity(c.Type), Since: time.Unix(c.Since, 0).UTC()})
+		out = append(out, model.Condition{Type: c.Type, Status: c.Status, Message: c.Message, Severity: cmp.Or(severities[c.Type], model.Severity(c.Severity), model.SeverityWarning), Since: time.Unix(c.Since, 0).UTC()})
 	}
 	if skewed(seen.peer.Skew) {
 		word := "ahead of"

@@ -38,6 +38,9 @@ func cleanFacts(f *wirepb.HostFacts) *wirepb.HostFacts {
 	})
 	for _, c := range f.Conditions {
 		c.Type, c.Status = model.CleanLabelValue(c.Type), model.CleanLabelValue(c.Status)
+		if model.Severity(c.Severity).Rank() == 0 {
+			c.Severity = ""
+		}
 		c.Message = strings.ToValidUTF8(c.Message[:min(len(c.Message), maxMessage)], "")
 	}
 	return f

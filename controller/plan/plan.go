@@ -22,10 +22,11 @@ const (
 	SectionFlow      = "flow"
 	SectionPolicy    = "policy"
 	SectionIdentity  = "identity"
+	SectionMonitor   = "monitor"
 )
 
 // Sections lists the names in the order of their application.
-var Sections = []string{SectionTransport, SectionDeliver, SectionCapture, SectionFlow, SectionPolicy, SectionIdentity}
+var Sections = []string{SectionTransport, SectionDeliver, SectionCapture, SectionFlow, SectionPolicy, SectionIdentity, SectionMonitor}
 
 // Filter is a pcap-filter expression compiled for frames that begin with an
 // Ethernet header and for frames that begin with an IP header.
@@ -46,6 +47,7 @@ type State struct {
 	Groups      []*model.Group
 	Policies    []*model.Policy
 	Taps        []*model.Tap
+	Rules       []*model.AlertRule
 	// Workloads as their hosts' agents last reported them, with all labels.
 	Workloads []*model.Workload
 	// Interfaces are those of each host, by the host's name.
@@ -120,7 +122,7 @@ type compute struct {
 	hosts    map[string]*hostLines
 }
 
-// lines plans all taps, and what is metered, and returns the sections they come to, by host.
+// lines plans all taps, what is metered, and what hosts watch themselves for, and returns the sections they come to, by host.
 func (c *compute) lines() (map[string]*Tap, map[string][]*wirepb.Section) {
 	c.hosts = map[string]*hostLines{}
 	for _, h := range c.Hosts {
@@ -132,9 +134,9 @@ func (c *compute) lines() (map[string]*Tap, map[string][]*wirepb.Section) {
 	for _, t := range c.Taps {
 		taps[t.Metadata.Name] = c.tap(t)
 	}
-	relays, quiet := c.relays(), c.quiet()
+	relays, quiet, rules := c.relays(), c.quiet(), c.alertRules()
 	for name, lines := range c.hosts {
-		sections[name] = append(lines.sections(relays), flowSection(quiet[name]))
+		sections[name] = append(lines.sections(relays), flowSection(quiet[name]), monitorSection(rules[name]))
 	}
 	return taps, sections
 }

@@ -80,6 +80,8 @@ func digest(s *wirepb.Section) string {
 		body = b.Capture
 	case *wirepb.Section_Flow:
 		body = b.Flow
+	case *wirepb.Section_Monitor:
+		body = b.Monitor
 	}
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(body)
 	if err != nil {

@@ -16,6 +16,7 @@ type intent struct {
 	groups   []*model.Group
 	policies []*model.Policy
 	taps     []*model.Tap
+	rules    []*model.AlertRule
 }
 
 // set puts a resource in place of the one of its name; nil takes that out.
@@ -31,6 +32,8 @@ func (i *intent) set(kind model.Kind, name string, r model.Resource) {
 		put(&i.policies, name, r)
 	case model.KindTap:
 		put(&i.taps, name, r)
+	case model.KindAlertRule:
+		put(&i.rules, name, r)
 	}
 }
 
@@ -47,6 +50,8 @@ func (i *intent) fill(kind model.Kind, list []model.Resource) {
 		i.policies = sorted[*model.Policy](list)
 	case model.KindTap:
 		i.taps = sorted[*model.Tap](list)
+	case model.KindAlertRule:
+		i.rules = sorted[*model.AlertRule](list)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"weft/controller/observe"
 	"weft/controller/plan"
@@ -260,6 +261,10 @@ func (s *Service) report(l *live, m *wirepb.AgentMessage) error {
 		s.deps.Observer.PolicyReport(l.id, b.Policy)
 	case *wirepb.AgentMessage_Flows:
 		return s.flows(l, b.Flows)
+	case *wirepb.AgentMessage_Sample:
+		if s.deps.Samples != nil {
+			s.deps.Samples.Take(l.id, b.Sample)
+		}
 	case *wirepb.AgentMessage_Relay:
 		s.deps.Observer.Relay(l.id, b.Relay)
 	case *wirepb.AgentMessage_Hello:
@@ -302,7 +307,7 @@ func (s *Service) flows(l *live, b *wirepb.FlowBatch) error {
 }
 
 // send is the only one who writes: the welcome, sections that the agent does
-// not have, what is kept of its flows, heartbeats. However many plans pass while one section is on its
+// not have, what is kept of its flows, what somebody wants to look at, heartbeats. However many plans pass while one section is on its
 // way, only the last is sent.
 func (s *Service) send(l *live, st *stream, welcome *wirepb.Welcome) error {
 	if err := st.Send(&wirepb.ControllerMessage{Body: &wirepb.ControllerMessage_Welcome{Welcome: welcome}}); err != nil {
@@ -310,6 +315,7 @@ func (s *Service) send(l *live, st *stream, welcome *wirepb.Welcome) error {
 	}
 	beat := time.NewTicker(s.cfg.Heartbeat)
 	defer beat.Stop()
+	asked := &wirepb.SampleRequest{} // for nothing
 	for {
 		for section := l.next(); section != nil; section = l.next() {
 			if err := st.Send(&wirepb.ControllerMessage{Body: &wirepb.ControllerMessage_Section{Section: section}}); err != nil {
@@ -321,10 +327,22 @@ func (s *Service) send(l *live, st *stream, welcome *wirepb.Welcome) error {
 				return err
 			}
 		}
+		var looks, looksAtAll <-chan struct{}
+		if s.deps.Samples != nil && l.id.Role == model.RoleHost {
+			var want *wirepb.SampleRequest
+			if want, looks, looksAtAll = s.deps.Samples.Wanted(l.id.UID); !proto.Equal(want, asked) {
+				if err := st.Send(&wirepb.ControllerMessage{Body: &wirepb.ControllerMessage_Samples{Samples: want}}); err != nil {
+					return err
+				}
+				asked = want
+			}
+		}
 		select {
 		case <-l.ctx.Done():
 			return context.Cause(l.ctx)
 		case <-l.wake:
+		case <-looks:
+		case <-looksAtAll:
 		case <-beat.C:
 			m := &wirepb.Heartbeat{UnixNanos: s.now().UnixNano()}
 			if err := st.Send(&wirepb.ControllerMessage{Body: &wirepb.ControllerMessage_Heartbeat{Heartbeat: m}}); err != nil {

@@ -73,9 +73,19 @@ type Deps struct {
 	// nil takes and keeps nothing. A batch that is not taken, and what the session
 	// sends after it, the host is to send in another, when again is called.
 	Flows func(id wire.Identity, b *wirepb.FlowBatch, kept func(*wirepb.FlowAck), again func()) (taken bool, err error)
+	// Samples says who looks at hosts and takes what they say; nil asks for none.
+	Samples Samples
 	// Number numbers identities for good; nil numbers them for this Service.
 	Number plan.Number
 	Log    *slog.Logger
+}
+
+// Samples is who looks at which host.
+type Samples interface {
+	// Wanted is what a host is to be asked for now; one of the channels is closed
+	// when that changes, except where it only ends.
+	Wanted(uid string) (r *wirepb.SampleRequest, host, all <-chan struct{})
+	Take(id wire.Identity, m *wirepb.Sample)
 }
 
 // Service answers the agent protocol. Its handler works while Run does.

@@ -287,6 +287,7 @@ type AgentMessage struct {
 	//	*AgentMessage_Relay
 	//	*AgentMessage_Policy
 	//	*AgentMessage_Flows
+	//	*AgentMessage_Sample
 	Body          isAgentMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -410,6 +411,15 @@ func (x *AgentMessage) GetFlows() *FlowBatch {
 	return nil
 }
 
+func (x *AgentMessage) GetSample() *Sample {
+	if x != nil {
+		if x, ok := x.Body.(*AgentMessage_Sample); ok {
+			return x.Sample
+		}
+	}
+	return nil
+}
+
 type isAgentMessage_Body interface {
 	isAgentMessage_Body()
 }
@@ -450,6 +460,10 @@ type AgentMessage_Flows struct {
 	Flows *FlowBatch `protobuf:"bytes,9,opt,name=flows,proto3,oneof"`
 }
 
+type AgentMessage_Sample struct {
+	Sample *Sample `protobuf:"bytes,10,opt,name=sample,proto3,oneof"`
+}
+
 func (*AgentMessage_Hello) isAgentMessage_Body() {}
 
 func (*AgentMessage_Facts) isAgentMessage_Body() {}
@@ -468,6 +482,8 @@ func (*AgentMessage_Policy) isAgentMessage_Body() {}
 
 func (*AgentMessage_Flows) isAgentMessage_Body() {}
 
+func (*AgentMessage_Sample) isAgentMessage_Body() {}
+
 type ControllerMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Body:
@@ -476,6 +492,7 @@ type ControllerMessage struct {
 	//	*ControllerMessage_Section
 	//	*ControllerMessage_Heartbeat
 	//	*ControllerMessage_Flows
+	//	*ControllerMessage_Samples
 	Body          isControllerMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -554,6 +571,15 @@ func (x *ControllerMessage) GetFlows() *FlowAck {
 	return nil
 }
 
+func (x *ControllerMessage) GetSamples() *SampleRequest {
+	if x != nil {
+		if x, ok := x.Body.(*ControllerMessage_Samples); ok {
+			return x.Samples
+		}
+	}
+	return nil
+}
+
 type isControllerMessage_Body interface {
 	isControllerMessage_Body()
 }
@@ -574,6 +600,10 @@ type ControllerMessage_Flows struct {
 	Flows *FlowAck `protobuf:"bytes,4,opt,name=flows,proto3,oneof"`
 }
 
+type ControllerMessage_Samples struct {
+	Samples *SampleRequest `protobuf:"bytes,5,opt,name=samples,proto3,oneof"`
+}
+
 func (*ControllerMessage_Welcome) isControllerMessage_Body() {}
 
 func (*ControllerMessage_Section) isControllerMessage_Body() {}
@@ -581,6 +611,8 @@ func (*ControllerMessage_Section) isControllerMessage_Body() {}
 func (*ControllerMessage_Heartbeat) isControllerMessage_Body() {}
 
 func (*ControllerMessage_Flows) isControllerMessage_Body() {}
+
+func (*ControllerMessage_Samples) isControllerMessage_Body() {}
 
 type Hello struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -1015,11 +1047,14 @@ func (x *HostFacts) GetCallerKey() []byte {
 }
 
 type Condition struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Type          string                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
-	Status        string                 `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
-	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
-	Since         int64                  `protobuf:"varint,4,opt,name=since,proto3" json:"since,omitempty"` // unix seconds
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Type    string                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	Status  string                 `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
+	Message string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Since   int64                  `protobuf:"varint,4,opt,name=since,proto3" json:"since,omitempty"` // unix seconds
+	// severity is that of the alert rule; empty of a condition that the agent knows
+	// by itself, whose severity the controller knows.
+	Severity      string `protobuf:"bytes,5,opt,name=severity,proto3" json:"severity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1080,6 +1115,13 @@ func (x *Condition) GetSince() int64 {
 		return x.Since
 	}
 	return 0
+}
+
+func (x *Condition) GetSeverity() string {
+	if x != nil {
+		return x.Severity
+	}
+	return ""
 }
 
 type Workload struct {
@@ -1272,7 +1314,7 @@ func (x *WorkloadUpdate) GetDeletes() []string {
 // it changes and once after each Welcome unless its digest is what Hello named.
 type Section struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "capture", "deliver", "transport", "flow", "policy", "identity"
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "capture", "deliver", "transport", "flow", "policy", "identity", "monitor"
 	// revision grows with each change of the plan; digest, in hex, names the
 	// body: no two bodies of a name have one. Who receives it only compares.
 	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -1285,6 +1327,7 @@ type Section struct {
 	//	*Section_Policy
 	//	*Section_Identity
 	//	*Section_Flow
+	//	*Section_Monitor
 	Body          isSection_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1402,6 +1445,15 @@ func (x *Section) GetFlow() *FlowSection {
 	return nil
 }
 
+func (x *Section) GetMonitor() *MonitorSection {
+	if x != nil {
+		if x, ok := x.Body.(*Section_Monitor); ok {
+			return x.Monitor
+		}
+	}
+	return nil
+}
+
 type isSection_Body interface {
 	isSection_Body()
 }
@@ -1430,6 +1482,10 @@ type Section_Flow struct {
 	Flow *FlowSection `protobuf:"bytes,9,opt,name=flow,proto3,oneof"`
 }
 
+type Section_Monitor struct {
+	Monitor *MonitorSection `protobuf:"bytes,10,opt,name=monitor,proto3,oneof"`
+}
+
 func (*Section_Capture) isSection_Body() {}
 
 func (*Section_Deliver) isSection_Body() {}
@@ -1441,6 +1497,8 @@ func (*Section_Policy) isSection_Body() {}
 func (*Section_Identity) isSection_Body() {}
 
 func (*Section_Flow) isSection_Body() {}
+
+func (*Section_Monitor) isSection_Body() {}
 
 type SectionStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4446,6 +4504,1380 @@ func (x *FlowAck) GetNumber() uint64 {
 	return 0
 }
 
+// SampleRequest asks for samples of the machine, one each interval, until another
+// request or the session's end. An agent that is older than it sends none.
+type SampleRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	IntervalMillis uint32                 `protobuf:"varint,1,opt,name=interval_millis,json=intervalMillis,proto3" json:"interval_millis,omitempty"` // 0: no more
+	Processes      uint32                 `protobuf:"varint,2,opt,name=processes,proto3" json:"processes,omitempty"`                                 // the heaviest so many
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SampleRequest) Reset() {
+	*x = SampleRequest{}
+	mi := &file_wire_agent_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SampleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SampleRequest) ProtoMessage() {}
+
+func (x *SampleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SampleRequest.ProtoReflect.Descriptor instead.
+func (*SampleRequest) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *SampleRequest) GetIntervalMillis() uint32 {
+	if x != nil {
+		return x.IntervalMillis
+	}
+	return 0
+}
+
+func (x *SampleRequest) GetProcesses() uint32 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
+// Sample is what a machine was doing between two looks at it. Rates are a second,
+// shares in percent; model.Sample says what each figure means.
+type Sample struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UnixNanos     int64                  `protobuf:"varint,1,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"`
+	Seconds       float64                `protobuf:"fixed64,2,opt,name=seconds,proto3" json:"seconds,omitempty"`
+	Uptime        float64                `protobuf:"fixed64,3,opt,name=uptime,proto3" json:"uptime,omitempty"`
+	Cpu           *CPUUse                `protobuf:"bytes,4,opt,name=cpu,proto3" json:"cpu,omitempty"`
+	Cores         []*CPUUse              `protobuf:"bytes,5,rep,name=cores,proto3" json:"cores,omitempty"`
+	Load1         float64                `protobuf:"fixed64,6,opt,name=load1,proto3" json:"load1,omitempty"`
+	Load5         float64                `protobuf:"fixed64,7,opt,name=load5,proto3" json:"load5,omitempty"`
+	Load15        float64                `protobuf:"fixed64,8,opt,name=load15,proto3" json:"load15,omitempty"`
+	Memory        *MemoryUse             `protobuf:"bytes,9,opt,name=memory,proto3" json:"memory,omitempty"`
+	Pressure      *Pressure              `protobuf:"bytes,10,opt,name=pressure,proto3" json:"pressure,omitempty"`
+	Disks         []*DiskUse             `protobuf:"bytes,11,rep,name=disks,proto3" json:"disks,omitempty"`
+	Filesystems   []*FilesystemUse       `protobuf:"bytes,12,rep,name=filesystems,proto3" json:"filesystems,omitempty"`
+	Interfaces    []*InterfaceUse        `protobuf:"bytes,13,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	Sensors       []*Sensor              `protobuf:"bytes,14,rep,name=sensors,proto3" json:"sensors,omitempty"`
+	Workloads     []*WorkloadUse         `protobuf:"bytes,15,rep,name=workloads,proto3" json:"workloads,omitempty"`
+	Tasks         *Tasks                 `protobuf:"bytes,16,opt,name=tasks,proto3" json:"tasks,omitempty"`
+	Processes     []*ProcessUse          `protobuf:"bytes,17,rep,name=processes,proto3" json:"processes,omitempty"`
+	Metered       bool                   `protobuf:"varint,18,opt,name=metered,proto3" json:"metered,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sample) Reset() {
+	*x = Sample{}
+	mi := &file_wire_agent_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sample) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sample) ProtoMessage() {}
+
+func (x *Sample) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sample.ProtoReflect.Descriptor instead.
+func (*Sample) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *Sample) GetUnixNanos() int64 {
+	if x != nil {
+		return x.UnixNanos
+	}
+	return 0
+}
+
+func (x *Sample) GetSeconds() float64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
+func (x *Sample) GetUptime() float64 {
+	if x != nil {
+		return x.Uptime
+	}
+	return 0
+}
+
+func (x *Sample) GetCpu() *CPUUse {
+	if x != nil {
+		return x.Cpu
+	}
+	return nil
+}
+
+func (x *Sample) GetCores() []*CPUUse {
+	if x != nil {
+		return x.Cores
+	}
+	return nil
+}
+
+func (x *Sample) GetLoad1() float64 {
+	if x != nil {
+		return x.Load1
+	}
+	return 0
+}
+
+func (x *Sample) GetLoad5() float64 {
+	if x != nil {
+		return x.Load5
+	}
+	return 0
+}
+
+func (x *Sample) GetLoad15() float64 {
+	if x != nil {
+		return x.Load15
+	}
+	return 0
+}
+
+func (x *Sample) GetMemory() *MemoryUse {
+	if x != nil {
+		return x.Memory
+	}
+	return nil
+}
+
+func (x *Sample) GetPressure() *Pressure {
+	if x != nil {
+		return x.Pressure
+	}
+	return nil
+}
+
+func (x *Sample) GetDisks() []*DiskUse {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+func (x *Sample) GetFilesystems() []*FilesystemUse {
+	if x != nil {
+		return x.Filesystems
+	}
+	return nil
+}
+
+func (x *Sample) GetInterfaces() []*InterfaceUse {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
+func (x *Sample) GetSensors() []*Sensor {
+	if x != nil {
+		return x.Sensors
+	}
+	return nil
+}
+
+func (x *Sample) GetWorkloads() []*WorkloadUse {
+	if x != nil {
+		return x.Workloads
+	}
+	return nil
+}
+
+func (x *Sample) GetTasks() *Tasks {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+func (x *Sample) GetProcesses() []*ProcessUse {
+	if x != nil {
+		return x.Processes
+	}
+	return nil
+}
+
+func (x *Sample) GetMetered() bool {
+	if x != nil {
+		return x.Metered
+	}
+	return false
+}
+
+type CPUUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          float32                `protobuf:"fixed32,1,opt,name=user,proto3" json:"user,omitempty"`
+	Nice          float32                `protobuf:"fixed32,2,opt,name=nice,proto3" json:"nice,omitempty"`
+	System        float32                `protobuf:"fixed32,3,opt,name=system,proto3" json:"system,omitempty"`
+	Interrupts    float32                `protobuf:"fixed32,4,opt,name=interrupts,proto3" json:"interrupts,omitempty"`
+	Iowait        float32                `protobuf:"fixed32,5,opt,name=iowait,proto3" json:"iowait,omitempty"`
+	Steal         float32                `protobuf:"fixed32,6,opt,name=steal,proto3" json:"steal,omitempty"`
+	Idle          float32                `protobuf:"fixed32,7,opt,name=idle,proto3" json:"idle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CPUUse) Reset() {
+	*x = CPUUse{}
+	mi := &file_wire_agent_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CPUUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CPUUse) ProtoMessage() {}
+
+func (x *CPUUse) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CPUUse.ProtoReflect.Descriptor instead.
+func (*CPUUse) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *CPUUse) GetUser() float32 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *CPUUse) GetNice() float32 {
+	if x != nil {
+		return x.Nice
+	}
+	return 0
+}
+
+func (x *CPUUse) GetSystem() float32 {
+	if x != nil {
+		return x.System
+	}
+	return 0
+}
+
+func (x *CPUUse) GetInterrupts() float32 {
+	if x != nil {
+		return x.Interrupts
+	}
+	return 0
+}
+
+func (x *CPUUse) GetIowait() float32 {
+	if x != nil {
+		return x.Iowait
+	}
+	return 0
+}
+
+func (x *CPUUse) GetSteal() float32 {
+	if x != nil {
+		return x.Steal
+	}
+	return 0
+}
+
+func (x *CPUUse) GetIdle() float32 {
+	if x != nil {
+		return x.Idle
+	}
+	return 0
+}
+
+type MemoryUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Total         uint64                 `protobuf:"varint,1,opt,name=total,proto3" json:"total,omitempty"`
+	Available     uint64                 `protobuf:"varint,2,opt,name=available,proto3" json:"available,omitempty"`
+	Free          uint64                 `protobuf:"varint,3,opt,name=free,proto3" json:"free,omitempty"`
+	Buffers       uint64                 `protobuf:"varint,4,opt,name=buffers,proto3" json:"buffers,omitempty"`
+	Cached        uint64                 `protobuf:"varint,5,opt,name=cached,proto3" json:"cached,omitempty"`
+	SwapTotal     uint64                 `protobuf:"varint,6,opt,name=swap_total,json=swapTotal,proto3" json:"swap_total,omitempty"`
+	SwapUsed      uint64                 `protobuf:"varint,7,opt,name=swap_used,json=swapUsed,proto3" json:"swap_used,omitempty"`
+	SwapIn        float64                `protobuf:"fixed64,8,opt,name=swap_in,json=swapIn,proto3" json:"swap_in,omitempty"`
+	SwapOut       float64                `protobuf:"fixed64,9,opt,name=swap_out,json=swapOut,proto3" json:"swap_out,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemoryUse) Reset() {
+	*x = MemoryUse{}
+	mi := &file_wire_agent_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemoryUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemoryUse) ProtoMessage() {}
+
+func (x *MemoryUse) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemoryUse.ProtoReflect.Descriptor instead.
+func (*MemoryUse) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *MemoryUse) GetTotal() uint64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *MemoryUse) GetAvailable() uint64 {
+	if x != nil {
+		return x.Available
+	}
+	return 0
+}
+
+func (x *MemoryUse) GetFree() uint64 {
+	if x != nil {
+		return x.Free
+	}
+	return 0
+}
+
+func (x *MemoryUse) GetBuffers() uint64 {
+	if x != nil {
+		return x.Buffers
+	}
+	return 0
+}
+
+func (x *MemoryUse) GetCached() uint64 {
+	if x != nil {
+		return x.Cached
+	}
+	return 0
+}
+
+func (x *MemoryUse) GetSwapTotal() uint64 {
+	if x != nil {
+		return x.SwapTotal
+	}
+	return 0
+}
+
+func (x *MemoryUse) GetSwapUsed() uint64 {
+	if x != nil {
+		return x.SwapUsed
+	}
+	return 0
+}
+
+func (x *MemoryUse) GetSwapIn() float64 {
+	if x != nil {
+		return x.SwapIn
+	}
+	return 0
+}
+
+func (x *MemoryUse) GetSwapOut() float64 {
+	if x != nil {
+		return x.SwapOut
+	}
+	return 0
+}
+
+type Pressure struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cpu           float32                `protobuf:"fixed32,1,opt,name=cpu,proto3" json:"cpu,omitempty"`
+	Memory        float32                `protobuf:"fixed32,2,opt,name=memory,proto3" json:"memory,omitempty"`
+	MemoryFull    float32                `protobuf:"fixed32,3,opt,name=memory_full,json=memoryFull,proto3" json:"memory_full,omitempty"`
+	Io            float32                `protobuf:"fixed32,4,opt,name=io,proto3" json:"io,omitempty"`
+	IoFull        float32                `protobuf:"fixed32,5,opt,name=io_full,json=ioFull,proto3" json:"io_full,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pressure) Reset() {
+	*x = Pressure{}
+	mi := &file_wire_agent_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pressure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pressure) ProtoMessage() {}
+
+func (x *Pressure) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pressure.ProtoReflect.Descriptor instead.
+func (*Pressure) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *Pressure) GetCpu() float32 {
+	if x != nil {
+		return x.Cpu
+	}
+	return 0
+}
+
+func (x *Pressure) GetMemory() float32 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
+}
+
+func (x *Pressure) GetMemoryFull() float32 {
+	if x != nil {
+		return x.MemoryFull
+	}
+	return 0
+}
+
+func (x *Pressure) GetIo() float32 {
+	if x != nil {
+		return x.Io
+	}
+	return 0
+}
+
+func (x *Pressure) GetIoFull() float32 {
+	if x != nil {
+		return x.IoFull
+	}
+	return 0
+}
+
+type DiskUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	ReadBytes     float64                `protobuf:"fixed64,2,opt,name=read_bytes,json=readBytes,proto3" json:"read_bytes,omitempty"`
+	WriteBytes    float64                `protobuf:"fixed64,3,opt,name=write_bytes,json=writeBytes,proto3" json:"write_bytes,omitempty"`
+	Reads         float64                `protobuf:"fixed64,4,opt,name=reads,proto3" json:"reads,omitempty"`
+	Writes        float64                `protobuf:"fixed64,5,opt,name=writes,proto3" json:"writes,omitempty"`
+	Busy          float32                `protobuf:"fixed32,6,opt,name=busy,proto3" json:"busy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskUse) Reset() {
+	*x = DiskUse{}
+	mi := &file_wire_agent_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskUse) ProtoMessage() {}
+
+func (x *DiskUse) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskUse.ProtoReflect.Descriptor instead.
+func (*DiskUse) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *DiskUse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DiskUse) GetReadBytes() float64 {
+	if x != nil {
+		return x.ReadBytes
+	}
+	return 0
+}
+
+func (x *DiskUse) GetWriteBytes() float64 {
+	if x != nil {
+		return x.WriteBytes
+	}
+	return 0
+}
+
+func (x *DiskUse) GetReads() float64 {
+	if x != nil {
+		return x.Reads
+	}
+	return 0
+}
+
+func (x *DiskUse) GetWrites() float64 {
+	if x != nil {
+		return x.Writes
+	}
+	return 0
+}
+
+func (x *DiskUse) GetBusy() float32 {
+	if x != nil {
+		return x.Busy
+	}
+	return 0
+}
+
+type FilesystemUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mount         string                 `protobuf:"bytes,1,opt,name=mount,proto3" json:"mount,omitempty"`
+	Device        string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	Type          string                 `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
+	Size          uint64                 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	Used          uint64                 `protobuf:"varint,5,opt,name=used,proto3" json:"used,omitempty"`
+	Available     uint64                 `protobuf:"varint,6,opt,name=available,proto3" json:"available,omitempty"`
+	Inodes        uint64                 `protobuf:"varint,7,opt,name=inodes,proto3" json:"inodes,omitempty"`
+	InodesFree    uint64                 `protobuf:"varint,8,opt,name=inodes_free,json=inodesFree,proto3" json:"inodes_free,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FilesystemUse) Reset() {
+	*x = FilesystemUse{}
+	mi := &file_wire_agent_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FilesystemUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FilesystemUse) ProtoMessage() {}
+
+func (x *FilesystemUse) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FilesystemUse.ProtoReflect.Descriptor instead.
+func (*FilesystemUse) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *FilesystemUse) GetMount() string {
+	if x != nil {
+		return x.Mount
+	}
+	return ""
+}
+
+func (x *FilesystemUse) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *FilesystemUse) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *FilesystemUse) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *FilesystemUse) GetUsed() uint64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *FilesystemUse) GetAvailable() uint64 {
+	if x != nil {
+		return x.Available
+	}
+	return 0
+}
+
+func (x *FilesystemUse) GetInodes() uint64 {
+	if x != nil {
+		return x.Inodes
+	}
+	return 0
+}
+
+func (x *FilesystemUse) GetInodesFree() uint64 {
+	if x != nil {
+		return x.InodesFree
+	}
+	return 0
+}
+
+type InterfaceUse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Name            string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	ReceivedBytes   float64                `protobuf:"fixed64,2,opt,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
+	SentBytes       float64                `protobuf:"fixed64,3,opt,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
+	ReceivedPackets float64                `protobuf:"fixed64,4,opt,name=received_packets,json=receivedPackets,proto3" json:"received_packets,omitempty"`
+	SentPackets     float64                `protobuf:"fixed64,5,opt,name=sent_packets,json=sentPackets,proto3" json:"sent_packets,omitempty"`
+	Errors          float64                `protobuf:"fixed64,6,opt,name=errors,proto3" json:"errors,omitempty"`
+	Drops           float64                `protobuf:"fixed64,7,opt,name=drops,proto3" json:"drops,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *InterfaceUse) Reset() {
+	*x = InterfaceUse{}
+	mi := &file_wire_agent_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InterfaceUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InterfaceUse) ProtoMessage() {}
+
+func (x *InterfaceUse) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InterfaceUse.ProtoReflect.Descriptor instead.
+func (*InterfaceUse) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *InterfaceUse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *InterfaceUse) GetReceivedBytes() float64 {
+	if x != nil {
+		return x.ReceivedBytes
+	}
+	return 0
+}
+
+func (x *InterfaceUse) GetSentBytes() float64 {
+	if x != nil {
+		return x.SentBytes
+	}
+	return 0
+}
+
+func (x *InterfaceUse) GetReceivedPackets() float64 {
+	if x != nil {
+		return x.ReceivedPackets
+	}
+	return 0
+}
+
+func (x *InterfaceUse) GetSentPackets() float64 {
+	if x != nil {
+		return x.SentPackets
+	}
+	return 0
+}
+
+func (x *InterfaceUse) GetErrors() float64 {
+	if x != nil {
+		return x.Errors
+	}
+	return 0
+}
+
+func (x *InterfaceUse) GetDrops() float64 {
+	if x != nil {
+		return x.Drops
+	}
+	return 0
+}
+
+type Sensor struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Unit          string                 `protobuf:"bytes,2,opt,name=unit,proto3" json:"unit,omitempty"`
+	Value         float64                `protobuf:"fixed64,3,opt,name=value,proto3" json:"value,omitempty"`
+	Critical      float64                `protobuf:"fixed64,4,opt,name=critical,proto3" json:"critical,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sensor) Reset() {
+	*x = Sensor{}
+	mi := &file_wire_agent_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sensor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sensor) ProtoMessage() {}
+
+func (x *Sensor) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sensor.ProtoReflect.Descriptor instead.
+func (*Sensor) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *Sensor) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Sensor) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *Sensor) GetValue() float64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *Sensor) GetCritical() float64 {
+	if x != nil {
+		return x.Critical
+	}
+	return 0
+}
+
+type WorkloadUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Cpu           float32                `protobuf:"fixed32,4,opt,name=cpu,proto3" json:"cpu,omitempty"`
+	Memory        uint64                 `protobuf:"varint,5,opt,name=memory,proto3" json:"memory,omitempty"`
+	MemoryLimit   uint64                 `protobuf:"varint,6,opt,name=memory_limit,json=memoryLimit,proto3" json:"memory_limit,omitempty"`
+	ReadBytes     float64                `protobuf:"fixed64,7,opt,name=read_bytes,json=readBytes,proto3" json:"read_bytes,omitempty"`
+	WriteBytes    float64                `protobuf:"fixed64,8,opt,name=write_bytes,json=writeBytes,proto3" json:"write_bytes,omitempty"`
+	Processes     uint32                 `protobuf:"varint,9,opt,name=processes,proto3" json:"processes,omitempty"`
+	Sent          float64                `protobuf:"fixed64,10,opt,name=sent,proto3" json:"sent,omitempty"`
+	Received      float64                `protobuf:"fixed64,11,opt,name=received,proto3" json:"received,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkloadUse) Reset() {
+	*x = WorkloadUse{}
+	mi := &file_wire_agent_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkloadUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkloadUse) ProtoMessage() {}
+
+func (x *WorkloadUse) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkloadUse.ProtoReflect.Descriptor instead.
+func (*WorkloadUse) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *WorkloadUse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *WorkloadUse) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *WorkloadUse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WorkloadUse) GetCpu() float32 {
+	if x != nil {
+		return x.Cpu
+	}
+	return 0
+}
+
+func (x *WorkloadUse) GetMemory() uint64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
+}
+
+func (x *WorkloadUse) GetMemoryLimit() uint64 {
+	if x != nil {
+		return x.MemoryLimit
+	}
+	return 0
+}
+
+func (x *WorkloadUse) GetReadBytes() float64 {
+	if x != nil {
+		return x.ReadBytes
+	}
+	return 0
+}
+
+func (x *WorkloadUse) GetWriteBytes() float64 {
+	if x != nil {
+		return x.WriteBytes
+	}
+	return 0
+}
+
+func (x *WorkloadUse) GetProcesses() uint32 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
+func (x *WorkloadUse) GetSent() float64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *WorkloadUse) GetReceived() float64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
+}
+
+type Tasks struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Total         uint32                 `protobuf:"varint,1,opt,name=total,proto3" json:"total,omitempty"`
+	Running       uint32                 `protobuf:"varint,2,opt,name=running,proto3" json:"running,omitempty"`
+	Sleeping      uint32                 `protobuf:"varint,3,opt,name=sleeping,proto3" json:"sleeping,omitempty"`
+	Blocked       uint32                 `protobuf:"varint,4,opt,name=blocked,proto3" json:"blocked,omitempty"`
+	Zombie        uint32                 `protobuf:"varint,5,opt,name=zombie,proto3" json:"zombie,omitempty"`
+	Threads       uint32                 `protobuf:"varint,6,opt,name=threads,proto3" json:"threads,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tasks) Reset() {
+	*x = Tasks{}
+	mi := &file_wire_agent_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tasks) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tasks) ProtoMessage() {}
+
+func (x *Tasks) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tasks.ProtoReflect.Descriptor instead.
+func (*Tasks) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *Tasks) GetTotal() uint32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *Tasks) GetRunning() uint32 {
+	if x != nil {
+		return x.Running
+	}
+	return 0
+}
+
+func (x *Tasks) GetSleeping() uint32 {
+	if x != nil {
+		return x.Sleeping
+	}
+	return 0
+}
+
+func (x *Tasks) GetBlocked() uint32 {
+	if x != nil {
+		return x.Blocked
+	}
+	return 0
+}
+
+func (x *Tasks) GetZombie() uint32 {
+	if x != nil {
+		return x.Zombie
+	}
+	return 0
+}
+
+func (x *Tasks) GetThreads() uint32 {
+	if x != nil {
+		return x.Threads
+	}
+	return 0
+}
+
+type ProcessUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	Parent        uint32                 `protobuf:"varint,2,opt,name=parent,proto3" json:"parent,omitempty"`
+	User          string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	Name          []byte                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`       // any bytes
+	Command       []byte                 `protobuf:"bytes,5,opt,name=command,proto3" json:"command,omitempty"` // any bytes
+	State         string                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
+	Cpu           float32                `protobuf:"fixed32,7,opt,name=cpu,proto3" json:"cpu,omitempty"`
+	Memory        uint64                 `protobuf:"varint,8,opt,name=memory,proto3" json:"memory,omitempty"`
+	Threads       uint32                 `protobuf:"varint,9,opt,name=threads,proto3" json:"threads,omitempty"`
+	ReadBytes     float64                `protobuf:"fixed64,10,opt,name=read_bytes,json=readBytes,proto3" json:"read_bytes,omitempty"`
+	WriteBytes    float64                `protobuf:"fixed64,11,opt,name=write_bytes,json=writeBytes,proto3" json:"write_bytes,omitempty"`
+	CpuSeconds    float64                `protobuf:"fixed64,12,opt,name=cpu_seconds,json=cpuSeconds,proto3" json:"cpu_seconds,omitempty"`
+	Started       float64                `protobuf:"fixed64,13,opt,name=started,proto3" json:"started,omitempty"`
+	Workload      string                 `protobuf:"bytes,14,opt,name=workload,proto3" json:"workload,omitempty"`
+	Sent          float64                `protobuf:"fixed64,15,opt,name=sent,proto3" json:"sent,omitempty"`
+	Received      float64                `protobuf:"fixed64,16,opt,name=received,proto3" json:"received,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProcessUse) Reset() {
+	*x = ProcessUse{}
+	mi := &file_wire_agent_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProcessUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProcessUse) ProtoMessage() {}
+
+func (x *ProcessUse) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProcessUse.ProtoReflect.Descriptor instead.
+func (*ProcessUse) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *ProcessUse) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *ProcessUse) GetParent() uint32 {
+	if x != nil {
+		return x.Parent
+	}
+	return 0
+}
+
+func (x *ProcessUse) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ProcessUse) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *ProcessUse) GetCommand() []byte {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *ProcessUse) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ProcessUse) GetCpu() float32 {
+	if x != nil {
+		return x.Cpu
+	}
+	return 0
+}
+
+func (x *ProcessUse) GetMemory() uint64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
+}
+
+func (x *ProcessUse) GetThreads() uint32 {
+	if x != nil {
+		return x.Threads
+	}
+	return 0
+}
+
+func (x *ProcessUse) GetReadBytes() float64 {
+	if x != nil {
+		return x.ReadBytes
+	}
+	return 0
+}
+
+func (x *ProcessUse) GetWriteBytes() float64 {
+	if x != nil {
+		return x.WriteBytes
+	}
+	return 0
+}
+
+func (x *ProcessUse) GetCpuSeconds() float64 {
+	if x != nil {
+		return x.CpuSeconds
+	}
+	return 0
+}
+
+func (x *ProcessUse) GetStarted() float64 {
+	if x != nil {
+		return x.Started
+	}
+	return 0
+}
+
+func (x *ProcessUse) GetWorkload() string {
+	if x != nil {
+		return x.Workload
+	}
+	return ""
+}
+
+func (x *ProcessUse) GetSent() float64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *ProcessUse) GetReceived() float64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
+}
+
+// MonitorSection says what a host watches itself for. The agent tells of what goes
+// too far as a condition in its facts, by the rule's name.
+type MonitorSection struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rules         []*AlertRule           `protobuf:"bytes,1,rep,name=rules,proto3" json:"rules,omitempty"` // by name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MonitorSection) Reset() {
+	*x = MonitorSection{}
+	mi := &file_wire_agent_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MonitorSection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MonitorSection) ProtoMessage() {}
+
+func (x *MonitorSection) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MonitorSection.ProtoReflect.Descriptor instead.
+func (*MonitorSection) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *MonitorSection) GetRules() []*AlertRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+type AlertRule struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Severity      string                 `protobuf:"bytes,2,opt,name=severity,proto3" json:"severity,omitempty"`
+	Metric        string                 `protobuf:"bytes,3,opt,name=metric,proto3" json:"metric,omitempty"`
+	Subject       string                 `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"` // which process, workload, file system, disk, interface or sensor; empty is any
+	Below         bool                   `protobuf:"varint,5,opt,name=below,proto3" json:"below,omitempty"`    // goes too far downwards
+	Threshold     float64                `protobuf:"fixed64,6,opt,name=threshold,proto3" json:"threshold,omitempty"`
+	Clear         float64                `protobuf:"fixed64,7,opt,name=clear,proto3" json:"clear,omitempty"` // where it is over
+	ForSeconds    uint32                 `protobuf:"varint,8,opt,name=for_seconds,json=forSeconds,proto3" json:"for_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AlertRule) Reset() {
+	*x = AlertRule{}
+	mi := &file_wire_agent_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AlertRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AlertRule) ProtoMessage() {}
+
+func (x *AlertRule) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AlertRule.ProtoReflect.Descriptor instead.
+func (*AlertRule) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *AlertRule) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AlertRule) GetSeverity() string {
+	if x != nil {
+		return x.Severity
+	}
+	return ""
+}
+
+func (x *AlertRule) GetMetric() string {
+	if x != nil {
+		return x.Metric
+	}
+	return ""
+}
+
+func (x *AlertRule) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *AlertRule) GetBelow() bool {
+	if x != nil {
+		return x.Below
+	}
+	return false
+}
+
+func (x *AlertRule) GetThreshold() float64 {
+	if x != nil {
+		return x.Threshold
+	}
+	return 0
+}
+
+func (x *AlertRule) GetClear() float64 {
+	if x != nil {
+		return x.Clear
+	}
+	return 0
+}
+
+func (x *AlertRule) GetForSeconds() uint32 {
+	if x != nil {
+		return x.ForSeconds
+	}
+	return 0
+}
+
 var File_wire_agent_proto protoreflect.FileDescriptor
 
 const file_wire_agent_proto_rawDesc = "" +
@@ -4466,7 +5898,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"N\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1b\n" +
-	"\tca_bundle\x18\x02 \x01(\fR\bcaBundle\"\xf0\x03\n" +
+	"\tca_bundle\x18\x02 \x01(\fR\bcaBundle\"\xa0\x04\n" +
 	"\fAgentMessage\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.weft.wire.v1.HelloH\x00R\x05hello\x12/\n" +
 	"\x05facts\x18\x02 \x01(\v2\x17.weft.wire.v1.HostFactsH\x00R\x05facts\x12<\n" +
@@ -4476,13 +5908,16 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\theartbeat\x18\x06 \x01(\v2\x17.weft.wire.v1.HeartbeatH\x00R\theartbeat\x121\n" +
 	"\x05relay\x18\a \x01(\v2\x19.weft.wire.v1.RelayReportH\x00R\x05relay\x124\n" +
 	"\x06policy\x18\b \x01(\v2\x1a.weft.wire.v1.PolicyReportH\x00R\x06policy\x12/\n" +
-	"\x05flows\x18\t \x01(\v2\x17.weft.wire.v1.FlowBatchH\x00R\x05flowsB\x06\n" +
-	"\x04body\"\xe9\x01\n" +
+	"\x05flows\x18\t \x01(\v2\x17.weft.wire.v1.FlowBatchH\x00R\x05flows\x12.\n" +
+	"\x06sample\x18\n" +
+	" \x01(\v2\x14.weft.wire.v1.SampleH\x00R\x06sampleB\x06\n" +
+	"\x04body\"\xa2\x02\n" +
 	"\x11ControllerMessage\x121\n" +
 	"\awelcome\x18\x01 \x01(\v2\x15.weft.wire.v1.WelcomeH\x00R\awelcome\x121\n" +
 	"\asection\x18\x02 \x01(\v2\x15.weft.wire.v1.SectionH\x00R\asection\x127\n" +
 	"\theartbeat\x18\x03 \x01(\v2\x17.weft.wire.v1.HeartbeatH\x00R\theartbeat\x12-\n" +
-	"\x05flows\x18\x04 \x01(\v2\x15.weft.wire.v1.FlowAckH\x00R\x05flowsB\x06\n" +
+	"\x05flows\x18\x04 \x01(\v2\x15.weft.wire.v1.FlowAckH\x00R\x05flows\x127\n" +
+	"\asamples\x18\x05 \x01(\v2\x1b.weft.wire.v1.SampleRequestH\x00R\asamplesB\x06\n" +
 	"\x04body\"\xed\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12!\n" +
@@ -4534,12 +5969,13 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a?\n" +
 	"\x11CapabilitiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"g\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x83\x01\n" +
 	"\tCondition\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x14\n" +
-	"\x05since\x18\x04 \x01(\x03R\x05since\"\xaf\x03\n" +
+	"\x05since\x18\x04 \x01(\x03R\x05since\x12\x1a\n" +
+	"\bseverity\x18\x05 \x01(\tR\bseverity\"\xaf\x03\n" +
 	"\bWorkload\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
@@ -4561,7 +5997,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x0eWorkloadUpdate\x12\x12\n" +
 	"\x04full\x18\x01 \x01(\bR\x04full\x120\n" +
 	"\aupserts\x18\x02 \x03(\v2\x16.weft.wire.v1.WorkloadR\aupserts\x12\x18\n" +
-	"\adeletes\x18\x03 \x03(\tR\adeletes\"\xb2\x03\n" +
+	"\adeletes\x18\x03 \x03(\tR\adeletes\"\xec\x03\n" +
 	"\aSection\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x16\n" +
@@ -4571,7 +6007,9 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\ttransport\x18\x06 \x01(\v2\x1e.weft.wire.v1.TransportSectionH\x00R\ttransport\x125\n" +
 	"\x06policy\x18\a \x01(\v2\x1b.weft.wire.v1.PolicySectionH\x00R\x06policy\x12;\n" +
 	"\bidentity\x18\b \x01(\v2\x1d.weft.wire.v1.IdentitySectionH\x00R\bidentity\x12/\n" +
-	"\x04flow\x18\t \x01(\v2\x19.weft.wire.v1.FlowSectionH\x00R\x04flowB\x06\n" +
+	"\x04flow\x18\t \x01(\v2\x19.weft.wire.v1.FlowSectionH\x00R\x04flow\x128\n" +
+	"\amonitor\x18\n" +
+	" \x01(\v2\x1c.weft.wire.v1.MonitorSectionH\x00R\amonitorB\x06\n" +
 	"\x04body\"\x9d\x01\n" +
 	"\rSectionStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
@@ -4827,7 +6265,150 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x04port\x18\x02 \x01(\rR\x04port\"7\n" +
 	"\aFlowAck\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\x04R\x06number2\xd9\x01\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"V\n" +
+	"\rSampleRequest\x12'\n" +
+	"\x0finterval_millis\x18\x01 \x01(\rR\x0eintervalMillis\x12\x1c\n" +
+	"\tprocesses\x18\x02 \x01(\rR\tprocesses\"\xe4\x05\n" +
+	"\x06Sample\x12\x1d\n" +
+	"\n" +
+	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\x12\x18\n" +
+	"\aseconds\x18\x02 \x01(\x01R\aseconds\x12\x16\n" +
+	"\x06uptime\x18\x03 \x01(\x01R\x06uptime\x12&\n" +
+	"\x03cpu\x18\x04 \x01(\v2\x14.weft.wire.v1.CPUUseR\x03cpu\x12*\n" +
+	"\x05cores\x18\x05 \x03(\v2\x14.weft.wire.v1.CPUUseR\x05cores\x12\x14\n" +
+	"\x05load1\x18\x06 \x01(\x01R\x05load1\x12\x14\n" +
+	"\x05load5\x18\a \x01(\x01R\x05load5\x12\x16\n" +
+	"\x06load15\x18\b \x01(\x01R\x06load15\x12/\n" +
+	"\x06memory\x18\t \x01(\v2\x17.weft.wire.v1.MemoryUseR\x06memory\x122\n" +
+	"\bpressure\x18\n" +
+	" \x01(\v2\x16.weft.wire.v1.PressureR\bpressure\x12+\n" +
+	"\x05disks\x18\v \x03(\v2\x15.weft.wire.v1.DiskUseR\x05disks\x12=\n" +
+	"\vfilesystems\x18\f \x03(\v2\x1b.weft.wire.v1.FilesystemUseR\vfilesystems\x12:\n" +
+	"\n" +
+	"interfaces\x18\r \x03(\v2\x1a.weft.wire.v1.InterfaceUseR\n" +
+	"interfaces\x12.\n" +
+	"\asensors\x18\x0e \x03(\v2\x14.weft.wire.v1.SensorR\asensors\x127\n" +
+	"\tworkloads\x18\x0f \x03(\v2\x19.weft.wire.v1.WorkloadUseR\tworkloads\x12)\n" +
+	"\x05tasks\x18\x10 \x01(\v2\x13.weft.wire.v1.TasksR\x05tasks\x126\n" +
+	"\tprocesses\x18\x11 \x03(\v2\x18.weft.wire.v1.ProcessUseR\tprocesses\x12\x18\n" +
+	"\ametered\x18\x12 \x01(\bR\ametered\"\xaa\x01\n" +
+	"\x06CPUUse\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x02R\x04user\x12\x12\n" +
+	"\x04nice\x18\x02 \x01(\x02R\x04nice\x12\x16\n" +
+	"\x06system\x18\x03 \x01(\x02R\x06system\x12\x1e\n" +
+	"\n" +
+	"interrupts\x18\x04 \x01(\x02R\n" +
+	"interrupts\x12\x16\n" +
+	"\x06iowait\x18\x05 \x01(\x02R\x06iowait\x12\x14\n" +
+	"\x05steal\x18\x06 \x01(\x02R\x05steal\x12\x12\n" +
+	"\x04idle\x18\a \x01(\x02R\x04idle\"\xf5\x01\n" +
+	"\tMemoryUse\x12\x14\n" +
+	"\x05total\x18\x01 \x01(\x04R\x05total\x12\x1c\n" +
+	"\tavailable\x18\x02 \x01(\x04R\tavailable\x12\x12\n" +
+	"\x04free\x18\x03 \x01(\x04R\x04free\x12\x18\n" +
+	"\abuffers\x18\x04 \x01(\x04R\abuffers\x12\x16\n" +
+	"\x06cached\x18\x05 \x01(\x04R\x06cached\x12\x1d\n" +
+	"\n" +
+	"swap_total\x18\x06 \x01(\x04R\tswapTotal\x12\x1b\n" +
+	"\tswap_used\x18\a \x01(\x04R\bswapUsed\x12\x17\n" +
+	"\aswap_in\x18\b \x01(\x01R\x06swapIn\x12\x19\n" +
+	"\bswap_out\x18\t \x01(\x01R\aswapOut\"~\n" +
+	"\bPressure\x12\x10\n" +
+	"\x03cpu\x18\x01 \x01(\x02R\x03cpu\x12\x16\n" +
+	"\x06memory\x18\x02 \x01(\x02R\x06memory\x12\x1f\n" +
+	"\vmemory_full\x18\x03 \x01(\x02R\n" +
+	"memoryFull\x12\x0e\n" +
+	"\x02io\x18\x04 \x01(\x02R\x02io\x12\x17\n" +
+	"\aio_full\x18\x05 \x01(\x02R\x06ioFull\"\x9f\x01\n" +
+	"\aDiskUse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"read_bytes\x18\x02 \x01(\x01R\treadBytes\x12\x1f\n" +
+	"\vwrite_bytes\x18\x03 \x01(\x01R\n" +
+	"writeBytes\x12\x14\n" +
+	"\x05reads\x18\x04 \x01(\x01R\x05reads\x12\x16\n" +
+	"\x06writes\x18\x05 \x01(\x01R\x06writes\x12\x12\n" +
+	"\x04busy\x18\x06 \x01(\x02R\x04busy\"\xd0\x01\n" +
+	"\rFilesystemUse\x12\x14\n" +
+	"\x05mount\x18\x01 \x01(\tR\x05mount\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\tR\x06device\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\tR\x04type\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x04R\x04size\x12\x12\n" +
+	"\x04used\x18\x05 \x01(\x04R\x04used\x12\x1c\n" +
+	"\tavailable\x18\x06 \x01(\x04R\tavailable\x12\x16\n" +
+	"\x06inodes\x18\a \x01(\x04R\x06inodes\x12\x1f\n" +
+	"\vinodes_free\x18\b \x01(\x04R\n" +
+	"inodesFree\"\xe4\x01\n" +
+	"\fInterfaceUse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
+	"\x0ereceived_bytes\x18\x02 \x01(\x01R\rreceivedBytes\x12\x1d\n" +
+	"\n" +
+	"sent_bytes\x18\x03 \x01(\x01R\tsentBytes\x12)\n" +
+	"\x10received_packets\x18\x04 \x01(\x01R\x0freceivedPackets\x12!\n" +
+	"\fsent_packets\x18\x05 \x01(\x01R\vsentPackets\x12\x16\n" +
+	"\x06errors\x18\x06 \x01(\x01R\x06errors\x12\x14\n" +
+	"\x05drops\x18\a \x01(\x01R\x05drops\"b\n" +
+	"\x06Sensor\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04unit\x18\x02 \x01(\tR\x04unit\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\x01R\x05value\x12\x1a\n" +
+	"\bcritical\x18\x04 \x01(\x01R\bcritical\"\xa0\x02\n" +
+	"\vWorkloadUse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x10\n" +
+	"\x03cpu\x18\x04 \x01(\x02R\x03cpu\x12\x16\n" +
+	"\x06memory\x18\x05 \x01(\x04R\x06memory\x12!\n" +
+	"\fmemory_limit\x18\x06 \x01(\x04R\vmemoryLimit\x12\x1d\n" +
+	"\n" +
+	"read_bytes\x18\a \x01(\x01R\treadBytes\x12\x1f\n" +
+	"\vwrite_bytes\x18\b \x01(\x01R\n" +
+	"writeBytes\x12\x1c\n" +
+	"\tprocesses\x18\t \x01(\rR\tprocesses\x12\x12\n" +
+	"\x04sent\x18\n" +
+	" \x01(\x01R\x04sent\x12\x1a\n" +
+	"\breceived\x18\v \x01(\x01R\breceived\"\x9f\x01\n" +
+	"\x05Tasks\x12\x14\n" +
+	"\x05total\x18\x01 \x01(\rR\x05total\x12\x18\n" +
+	"\arunning\x18\x02 \x01(\rR\arunning\x12\x1a\n" +
+	"\bsleeping\x18\x03 \x01(\rR\bsleeping\x12\x18\n" +
+	"\ablocked\x18\x04 \x01(\rR\ablocked\x12\x16\n" +
+	"\x06zombie\x18\x05 \x01(\rR\x06zombie\x12\x18\n" +
+	"\athreads\x18\x06 \x01(\rR\athreads\"\x99\x03\n" +
+	"\n" +
+	"ProcessUse\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x16\n" +
+	"\x06parent\x18\x02 \x01(\rR\x06parent\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\fR\x04name\x12\x18\n" +
+	"\acommand\x18\x05 \x01(\fR\acommand\x12\x14\n" +
+	"\x05state\x18\x06 \x01(\tR\x05state\x12\x10\n" +
+	"\x03cpu\x18\a \x01(\x02R\x03cpu\x12\x16\n" +
+	"\x06memory\x18\b \x01(\x04R\x06memory\x12\x18\n" +
+	"\athreads\x18\t \x01(\rR\athreads\x12\x1d\n" +
+	"\n" +
+	"read_bytes\x18\n" +
+	" \x01(\x01R\treadBytes\x12\x1f\n" +
+	"\vwrite_bytes\x18\v \x01(\x01R\n" +
+	"writeBytes\x12\x1f\n" +
+	"\vcpu_seconds\x18\f \x01(\x01R\n" +
+	"cpuSeconds\x12\x18\n" +
+	"\astarted\x18\r \x01(\x01R\astarted\x12\x1a\n" +
+	"\bworkload\x18\x0e \x01(\tR\bworkload\x12\x12\n" +
+	"\x04sent\x18\x0f \x01(\x01R\x04sent\x12\x1a\n" +
+	"\breceived\x18\x10 \x01(\x01R\breceived\"?\n" +
+	"\x0eMonitorSection\x12-\n" +
+	"\x05rules\x18\x01 \x03(\v2\x17.weft.wire.v1.AlertRuleR\x05rules\"\xd8\x01\n" +
+	"\tAlertRule\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bseverity\x18\x02 \x01(\tR\bseverity\x12\x16\n" +
+	"\x06metric\x18\x03 \x01(\tR\x06metric\x12\x18\n" +
+	"\asubject\x18\x04 \x01(\tR\asubject\x12\x14\n" +
+	"\x05below\x18\x05 \x01(\bR\x05below\x12\x1c\n" +
+	"\tthreshold\x18\x06 \x01(\x01R\tthreshold\x12\x14\n" +
+	"\x05clear\x18\a \x01(\x01R\x05clear\x12\x1f\n" +
+	"\vfor_seconds\x18\b \x01(\rR\n" +
+	"forSeconds2\xd9\x01\n" +
 	"\n" +
 	"Controller\x12=\n" +
 	"\x04Join\x12\x19.weft.wire.v1.JoinRequest\x1a\x1a.weft.wire.v1.JoinResponse\x12@\n" +
@@ -4846,7 +6427,7 @@ func file_wire_agent_proto_rawDescGZIP() []byte {
 	return file_wire_agent_proto_rawDescData
 }
 
-var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
 var file_wire_agent_proto_goTypes = []any{
 	(*JoinRequest)(nil),       // 0: weft.wire.v1.JoinRequest
 	(*JoinResponse)(nil),      // 1: weft.wire.v1.JoinResponse
@@ -4903,9 +6484,23 @@ var file_wire_agent_proto_goTypes = []any{
 	(*FlowApplication)(nil),   // 52: weft.wire.v1.FlowApplication
 	(*FlowAddress)(nil),       // 53: weft.wire.v1.FlowAddress
 	(*FlowAck)(nil),           // 54: weft.wire.v1.FlowAck
-	nil,                       // 55: weft.wire.v1.HostFacts.LabelsEntry
-	nil,                       // 56: weft.wire.v1.HostFacts.CapabilitiesEntry
-	nil,                       // 57: weft.wire.v1.Workload.LabelsEntry
+	(*SampleRequest)(nil),     // 55: weft.wire.v1.SampleRequest
+	(*Sample)(nil),            // 56: weft.wire.v1.Sample
+	(*CPUUse)(nil),            // 57: weft.wire.v1.CPUUse
+	(*MemoryUse)(nil),         // 58: weft.wire.v1.MemoryUse
+	(*Pressure)(nil),          // 59: weft.wire.v1.Pressure
+	(*DiskUse)(nil),           // 60: weft.wire.v1.DiskUse
+	(*FilesystemUse)(nil),     // 61: weft.wire.v1.FilesystemUse
+	(*InterfaceUse)(nil),      // 62: weft.wire.v1.InterfaceUse
+	(*Sensor)(nil),            // 63: weft.wire.v1.Sensor
+	(*WorkloadUse)(nil),       // 64: weft.wire.v1.WorkloadUse
+	(*Tasks)(nil),             // 65: weft.wire.v1.Tasks
+	(*ProcessUse)(nil),        // 66: weft.wire.v1.ProcessUse
+	(*MonitorSection)(nil),    // 67: weft.wire.v1.MonitorSection
+	(*AlertRule)(nil),         // 68: weft.wire.v1.AlertRule
+	nil,                       // 69: weft.wire.v1.HostFacts.LabelsEntry
+	nil,                       // 70: weft.wire.v1.HostFacts.CapabilitiesEntry
+	nil,                       // 71: weft.wire.v1.Workload.LabelsEntry
 }
 var file_wire_agent_proto_depIdxs = []int32{
 	6,  // 0: weft.wire.v1.AgentMessage.hello:type_name -> weft.wire.v1.Hello
@@ -4917,75 +6512,90 @@ var file_wire_agent_proto_depIdxs = []int32{
 	29, // 6: weft.wire.v1.AgentMessage.relay:type_name -> weft.wire.v1.RelayReport
 	45, // 7: weft.wire.v1.AgentMessage.policy:type_name -> weft.wire.v1.PolicyReport
 	49, // 8: weft.wire.v1.AgentMessage.flows:type_name -> weft.wire.v1.FlowBatch
-	7,  // 9: weft.wire.v1.ControllerMessage.welcome:type_name -> weft.wire.v1.Welcome
-	14, // 10: weft.wire.v1.ControllerMessage.section:type_name -> weft.wire.v1.Section
-	8,  // 11: weft.wire.v1.ControllerMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
-	54, // 12: weft.wire.v1.ControllerMessage.flows:type_name -> weft.wire.v1.FlowAck
-	15, // 13: weft.wire.v1.Hello.sections:type_name -> weft.wire.v1.SectionStatus
-	9,  // 14: weft.wire.v1.HostFacts.interfaces:type_name -> weft.wire.v1.Interface
-	55, // 15: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
-	56, // 16: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
-	11, // 17: weft.wire.v1.HostFacts.conditions:type_name -> weft.wire.v1.Condition
-	57, // 18: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
-	12, // 19: weft.wire.v1.WorkloadUpdate.upserts:type_name -> weft.wire.v1.Workload
-	20, // 20: weft.wire.v1.Section.capture:type_name -> weft.wire.v1.CaptureSection
-	23, // 21: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
-	18, // 22: weft.wire.v1.Section.transport:type_name -> weft.wire.v1.TransportSection
-	30, // 23: weft.wire.v1.Section.policy:type_name -> weft.wire.v1.PolicySection
-	39, // 24: weft.wire.v1.Section.identity:type_name -> weft.wire.v1.IdentitySection
-	48, // 25: weft.wire.v1.Section.flow:type_name -> weft.wire.v1.FlowSection
-	16, // 26: weft.wire.v1.SectionStatus.items:type_name -> weft.wire.v1.ItemStatus
-	19, // 27: weft.wire.v1.TransportSection.relays:type_name -> weft.wire.v1.RelayEndpoint
-	21, // 28: weft.wire.v1.CaptureSection.lines:type_name -> weft.wire.v1.CaptureLine
-	17, // 29: weft.wire.v1.CaptureLine.tool:type_name -> weft.wire.v1.Peer
-	22, // 30: weft.wire.v1.CaptureLine.filter_ethernet:type_name -> weft.wire.v1.BPFInstruction
-	22, // 31: weft.wire.v1.CaptureLine.filter_raw:type_name -> weft.wire.v1.BPFInstruction
-	24, // 32: weft.wire.v1.DeliverSection.lines:type_name -> weft.wire.v1.DeliverLine
-	17, // 33: weft.wire.v1.DeliverLine.sources:type_name -> weft.wire.v1.Peer
-	25, // 34: weft.wire.v1.Ledger.seen:type_name -> weft.wire.v1.Count
-	25, // 35: weft.wire.v1.Ledger.filtered:type_name -> weft.wire.v1.Count
-	25, // 36: weft.wire.v1.Ledger.sampled:type_name -> weft.wire.v1.Count
-	25, // 37: weft.wire.v1.Ledger.deduplicated:type_name -> weft.wire.v1.Count
-	25, // 38: weft.wire.v1.Ledger.shed:type_name -> weft.wire.v1.Count
-	25, // 39: weft.wire.v1.Ledger.ring_dropped:type_name -> weft.wire.v1.Count
-	25, // 40: weft.wire.v1.Ledger.path_dropped:type_name -> weft.wire.v1.Count
-	25, // 41: weft.wire.v1.Ledger.delivered:type_name -> weft.wire.v1.Count
-	25, // 42: weft.wire.v1.Ledger.in_flight:type_name -> weft.wire.v1.Count
-	26, // 43: weft.wire.v1.LineStatus.ledger:type_name -> weft.wire.v1.Ledger
-	27, // 44: weft.wire.v1.LineReport.lines:type_name -> weft.wire.v1.LineStatus
-	31, // 45: weft.wire.v1.PolicySection.rulesets:type_name -> weft.wire.v1.Ruleset
-	32, // 46: weft.wire.v1.Ruleset.ingress:type_name -> weft.wire.v1.PolicyTable
-	32, // 47: weft.wire.v1.Ruleset.egress:type_name -> weft.wire.v1.PolicyTable
-	33, // 48: weft.wire.v1.PolicyTable.rules:type_name -> weft.wire.v1.PolicyRule
-	34, // 49: weft.wire.v1.PolicyTable.defaults:type_name -> weft.wire.v1.PolicyDefault
-	35, // 50: weft.wire.v1.PolicyRule.processes:type_name -> weft.wire.v1.PolicyProcess
-	36, // 51: weft.wire.v1.PolicyRule.peers:type_name -> weft.wire.v1.PolicyPeer
-	38, // 52: weft.wire.v1.PolicyRule.ports:type_name -> weft.wire.v1.PolicyPort
-	35, // 53: weft.wire.v1.PolicyDefault.processes:type_name -> weft.wire.v1.PolicyProcess
-	37, // 54: weft.wire.v1.PolicyPeer.blocks:type_name -> weft.wire.v1.PolicyBlock
-	35, // 55: weft.wire.v1.PolicyPeer.processes:type_name -> weft.wire.v1.PolicyProcess
-	42, // 56: weft.wire.v1.IdentitySection.subjects:type_name -> weft.wire.v1.PolicySubject
-	43, // 57: weft.wire.v1.IdentitySection.selectors:type_name -> weft.wire.v1.SelectorMembers
-	44, // 58: weft.wire.v1.IdentitySection.addresses:type_name -> weft.wire.v1.AddressIdentity
-	40, // 59: weft.wire.v1.IdentitySection.hosts:type_name -> weft.wire.v1.PeerHost
-	41, // 60: weft.wire.v1.IdentitySection.bearers:type_name -> weft.wire.v1.Bearer
-	46, // 61: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
-	47, // 62: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
-	35, // 63: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
-	51, // 64: weft.wire.v1.FlowColumns.processes:type_name -> weft.wire.v1.FlowProcess
-	53, // 65: weft.wire.v1.FlowColumns.translations:type_name -> weft.wire.v1.FlowAddress
-	52, // 66: weft.wire.v1.FlowColumns.applications:type_name -> weft.wire.v1.FlowApplication
-	0,  // 67: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
-	2,  // 68: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
-	4,  // 69: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
-	1,  // 70: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
-	3,  // 71: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
-	5,  // 72: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
-	70, // [70:73] is the sub-list for method output_type
-	67, // [67:70] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	56, // 9: weft.wire.v1.AgentMessage.sample:type_name -> weft.wire.v1.Sample
+	7,  // 10: weft.wire.v1.ControllerMessage.welcome:type_name -> weft.wire.v1.Welcome
+	14, // 11: weft.wire.v1.ControllerMessage.section:type_name -> weft.wire.v1.Section
+	8,  // 12: weft.wire.v1.ControllerMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
+	54, // 13: weft.wire.v1.ControllerMessage.flows:type_name -> weft.wire.v1.FlowAck
+	55, // 14: weft.wire.v1.ControllerMessage.samples:type_name -> weft.wire.v1.SampleRequest
+	15, // 15: weft.wire.v1.Hello.sections:type_name -> weft.wire.v1.SectionStatus
+	9,  // 16: weft.wire.v1.HostFacts.interfaces:type_name -> weft.wire.v1.Interface
+	69, // 17: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
+	70, // 18: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
+	11, // 19: weft.wire.v1.HostFacts.conditions:type_name -> weft.wire.v1.Condition
+	71, // 20: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
+	12, // 21: weft.wire.v1.WorkloadUpdate.upserts:type_name -> weft.wire.v1.Workload
+	20, // 22: weft.wire.v1.Section.capture:type_name -> weft.wire.v1.CaptureSection
+	23, // 23: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
+	18, // 24: weft.wire.v1.Section.transport:type_name -> weft.wire.v1.TransportSection
+	30, // 25: weft.wire.v1.Section.policy:type_name -> weft.wire.v1.PolicySection
+	39, // 26: weft.wire.v1.Section.identity:type_name -> weft.wire.v1.IdentitySection
+	48, // 27: weft.wire.v1.Section.flow:type_name -> weft.wire.v1.FlowSection
+	67, // 28: weft.wire.v1.Section.monitor:type_name -> weft.wire.v1.MonitorSection
+	16, // 29: weft.wire.v1.SectionStatus.items:type_name -> weft.wire.v1.ItemStatus
+	19, // 30: weft.wire.v1.TransportSection.relays:type_name -> weft.wire.v1.RelayEndpoint
+	21, // 31: weft.wire.v1.CaptureSection.lines:type_name -> weft.wire.v1.CaptureLine
+	17, // 32: weft.wire.v1.CaptureLine.tool:type_name -> weft.wire.v1.Peer
+	22, // 33: weft.wire.v1.CaptureLine.filter_ethernet:type_name -> weft.wire.v1.BPFInstruction
+	22, // 34: weft.wire.v1.CaptureLine.filter_raw:type_name -> weft.wire.v1.BPFInstruction
+	24, // 35: weft.wire.v1.DeliverSection.lines:type_name -> weft.wire.v1.DeliverLine
+	17, // 36: weft.wire.v1.DeliverLine.sources:type_name -> weft.wire.v1.Peer
+	25, // 37: weft.wire.v1.Ledger.seen:type_name -> weft.wire.v1.Count
+	25, // 38: weft.wire.v1.Ledger.filtered:type_name -> weft.wire.v1.Count
+	25, // 39: weft.wire.v1.Ledger.sampled:type_name -> weft.wire.v1.Count
+	25, // 40: weft.wire.v1.Ledger.deduplicated:type_name -> weft.wire.v1.Count
+	25, // 41: weft.wire.v1.Ledger.shed:type_name -> weft.wire.v1.Count
+	25, // 42: weft.wire.v1.Ledger.ring_dropped:type_name -> weft.wire.v1.Count
+	25, // 43: weft.wire.v1.Ledger.path_dropped:type_name -> weft.wire.v1.Count
+	25, // 44: weft.wire.v1.Ledger.delivered:type_name -> weft.wire.v1.Count
+	25, // 45: weft.wire.v1.Ledger.in_flight:type_name -> weft.wire.v1.Count
+	26, // 46: weft.wire.v1.LineStatus.ledger:type_name -> weft.wire.v1.Ledger
+	27, // 47: weft.wire.v1.LineReport.lines:type_name -> weft.wire.v1.LineStatus
+	31, // 48: weft.wire.v1.PolicySection.rulesets:type_name -> weft.wire.v1.Ruleset
+	32, // 49: weft.wire.v1.Ruleset.ingress:type_name -> weft.wire.v1.PolicyTable
+	32, // 50: weft.wire.v1.Ruleset.egress:type_name -> weft.wire.v1.PolicyTable
+	33, // 51: weft.wire.v1.PolicyTable.rules:type_name -> weft.wire.v1.PolicyRule
+	34, // 52: weft.wire.v1.PolicyTable.defaults:type_name -> weft.wire.v1.PolicyDefault
+	35, // 53: weft.wire.v1.PolicyRule.processes:type_name -> weft.wire.v1.PolicyProcess
+	36, // 54: weft.wire.v1.PolicyRule.peers:type_name -> weft.wire.v1.PolicyPeer
+	38, // 55: weft.wire.v1.PolicyRule.ports:type_name -> weft.wire.v1.PolicyPort
+	35, // 56: weft.wire.v1.PolicyDefault.processes:type_name -> weft.wire.v1.PolicyProcess
+	37, // 57: weft.wire.v1.PolicyPeer.blocks:type_name -> weft.wire.v1.PolicyBlock
+	35, // 58: weft.wire.v1.PolicyPeer.processes:type_name -> weft.wire.v1.PolicyProcess
+	42, // 59: weft.wire.v1.IdentitySection.subjects:type_name -> weft.wire.v1.PolicySubject
+	43, // 60: weft.wire.v1.IdentitySection.selectors:type_name -> weft.wire.v1.SelectorMembers
+	44, // 61: weft.wire.v1.IdentitySection.addresses:type_name -> weft.wire.v1.AddressIdentity
+	40, // 62: weft.wire.v1.IdentitySection.hosts:type_name -> weft.wire.v1.PeerHost
+	41, // 63: weft.wire.v1.IdentitySection.bearers:type_name -> weft.wire.v1.Bearer
+	46, // 64: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
+	47, // 65: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
+	35, // 66: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
+	51, // 67: weft.wire.v1.FlowColumns.processes:type_name -> weft.wire.v1.FlowProcess
+	53, // 68: weft.wire.v1.FlowColumns.translations:type_name -> weft.wire.v1.FlowAddress
+	52, // 69: weft.wire.v1.FlowColumns.applications:type_name -> weft.wire.v1.FlowApplication
+	57, // 70: weft.wire.v1.Sample.cpu:type_name -> weft.wire.v1.CPUUse
+	57, // 71: weft.wire.v1.Sample.cores:type_name -> weft.wire.v1.CPUUse
+	58, // 72: weft.wire.v1.Sample.memory:type_name -> weft.wire.v1.MemoryUse
+	59, // 73: weft.wire.v1.Sample.pressure:type_name -> weft.wire.v1.Pressure
+	60, // 74: weft.wire.v1.Sample.disks:type_name -> weft.wire.v1.DiskUse
+	61, // 75: weft.wire.v1.Sample.filesystems:type_name -> weft.wire.v1.FilesystemUse
+	62, // 76: weft.wire.v1.Sample.interfaces:type_name -> weft.wire.v1.InterfaceUse
+	63, // 77: weft.wire.v1.Sample.sensors:type_name -> weft.wire.v1.Sensor
+	64, // 78: weft.wire.v1.Sample.workloads:type_name -> weft.wire.v1.WorkloadUse
+	65, // 79: weft.wire.v1.Sample.tasks:type_name -> weft.wire.v1.Tasks
+	66, // 80: weft.wire.v1.Sample.processes:type_name -> weft.wire.v1.ProcessUse
+	68, // 81: weft.wire.v1.MonitorSection.rules:type_name -> weft.wire.v1.AlertRule
+	0,  // 82: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
+	2,  // 83: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
+	4,  // 84: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
+	1,  // 85: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
+	3,  // 86: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
+	5,  // 87: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
+	85, // [85:88] is the sub-list for method output_type
+	82, // [82:85] is the sub-list for method input_type
+	82, // [82:82] is the sub-list for extension type_name
+	82, // [82:82] is the sub-list for extension extendee
+	0,  // [0:82] is the sub-list for field type_name
 }
 
 func init() { file_wire_agent_proto_init() }
@@ -5003,12 +6613,14 @@ func file_wire_agent_proto_init() {
 		(*AgentMessage_Relay)(nil),
 		(*AgentMessage_Policy)(nil),
 		(*AgentMessage_Flows)(nil),
+		(*AgentMessage_Sample)(nil),
 	}
 	file_wire_agent_proto_msgTypes[5].OneofWrappers = []any{
 		(*ControllerMessage_Welcome)(nil),
 		(*ControllerMessage_Section)(nil),
 		(*ControllerMessage_Heartbeat)(nil),
 		(*ControllerMessage_Flows)(nil),
+		(*ControllerMessage_Samples)(nil),
 	}
 	file_wire_agent_proto_msgTypes[14].OneofWrappers = []any{
 		(*Section_Capture)(nil),
@@ -5017,6 +6629,7 @@ func file_wire_agent_proto_init() {
 		(*Section_Policy)(nil),
 		(*Section_Identity)(nil),
 		(*Section_Flow)(nil),
+		(*Section_Monitor)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -5024,7 +6637,7 @@ func file_wire_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_agent_proto_rawDesc), len(file_wire_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   58,
+			NumMessages:   72,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -72,6 +73,17 @@ func Describe(w io.Writer, r model.Resource, color bool, now time.Time) error {
 		p.host(r, now)
 	case *model.Workload:
 		p.workload(r)
+	case *model.AlertRule:
+		_, clear, _ := r.Spec.Threshold()
+		p.field("When", r.Spec.Condition())
+		p.field("Over at", strconv.FormatFloat(clear, 'f', -1, 64))
+		p.field("Severity", p.state(string(orDefault(r.Spec.Severity, model.SeverityWarning))))
+		if r.Spec.Hosts != nil {
+			p.field("Hosts", r.Spec.Hosts.String())
+		} else {
+			p.field("Hosts", "all")
+		}
+		p.field("Firing", strings.Join(r.Status.Firing, ", "))
 	case *model.Alert:
 		p.field("Host", r.Spec.Host)
 		p.field("Severity", p.state(string(r.Spec.Severity)))

@@ -30,6 +30,9 @@ func Columns(kind model.Kind, wide bool) []Column {
 	case model.KindAlert:
 		narrow = []Column{name, {Title: "SEVERITY", State: true}, {Title: "SINCE"}, flex("MESSAGE")}
 		more = col("SEEN")
+	case model.KindAlertRule:
+		narrow = append([]Column{name, {Title: "SEVERITY", State: true}, flex("WHEN"), flex("FIRING")}, age)
+		more = []Column{flex("HOSTS")}
 	case model.KindWorkload:
 		narrow = append([]Column{name, {Title: "KIND"}, {Title: "HOST"}, flex("ADDRESSES")}, age)
 		more = []Column{flex("INTERFACES"), flex("IMAGE"), flex("LABELS")}
@@ -74,6 +77,13 @@ func Cells(r model.Resource, wide bool, now time.Time) []string {
 	case *model.Alert:
 		narrow = []string{name, string(r.Spec.Severity), ago(&r.Spec.Since, now), r.Spec.Message}
 		more = []string{ago(r.Spec.LastSeen, now)}
+	case *model.AlertRule:
+		hosts := "all"
+		if r.Spec.Hosts != nil {
+			hosts = r.Spec.Hosts.String()
+		}
+		narrow = []string{name, string(orDefault(r.Spec.Severity, model.SeverityWarning)), r.Spec.Condition(), strings.Join(r.Status.Firing, ","), age}
+		more = []string{hosts}
 	case *model.Workload:
 		image := ""
 		if c := r.Spec.Container; c != nil {
