@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"bytes"
+	"encoding/binary"
 	"os/user"
 	"strconv"
 	"unsafe"
@@ -94,11 +95,11 @@ func (p *processes) sample(seconds, uptime, before float64) error {
 
 // entry reads one struct linux_dirent64; pid is 0 where its name is no number.
 func entry(b []byte) (pid int, rest []byte) {
-	const header = int(unsafe.Offsetof(unix.Dirent{}.Name))
+	const header, length = int(unsafe.Offsetof(unix.Dirent{}.Name)), int(unsafe.Offsetof(unix.Dirent{}.Reclen))
 	if len(b) < header {
 		return 0, nil
 	}
-	size := int((*unix.Dirent)(unsafe.Pointer(&b[0])).Reclen)
+	size := int(binary.NativeEndian.Uint16(b[length:]))
 	if size < header || size > len(b) {
 		return 0, nil
 	}
