@@ -97,7 +97,10 @@ func (s *Store) Sums(ctx context.Context, q Query) (Sums, error) {
 	if err != nil {
 		return Sums{}, err
 	}
-	at := s.places()
+	at, err := s.places()
+	if err != nil {
+		return Sums{}, err
+	}
 	parts, from, to, err := s.pieces(at, q.Since, q.Until, q.coarsest())
 	if err != nil {
 		return Sums{}, err
