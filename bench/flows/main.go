@@ -268,6 +268,9 @@ func (m *measurement) cpu() time.Duration {
 // size is what the database has on disk.
 func (m *measurement) size(name string) error {
 	total, err := bytesIn(m.dir)
+	if m.server != nil { // whose directory holds for minutes yet what was merged
+		total, err = m.server.Bytes()
+	}
 	m.series.Add("F4", name, m.peer(), "bytes", float64(total)/float64(m.flows))
 	return err
 }

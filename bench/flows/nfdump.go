@@ -56,7 +56,6 @@ func nfdump(ctx context.Context, series *result.Series, dir string, flows, runs 
 		time.Sleep(10 * time.Millisecond)
 	}
 	f := newFleet(1)
-	began = time.Now()
 	packet := make([]byte, 0, 1500)
 	for given, packets := 0, 0; given < flows; packets++ {
 		n := min(30, flows-given)

@@ -225,6 +225,9 @@ func flowProblem(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return problem(http.StatusUnprocessableEntity, "the answer took longer than %s; ask about a shorter time", askWithin)
 	}
+	if errors.Is(err, flowstore.ErrAway) {
+		return problem(http.StatusServiceUnavailable, "%v; agents hold their flows meanwhile", err)
+	}
 	if errors.Is(err, flowstore.ErrNoFlow) {
 		return problem(http.StatusNotFound, "%v", err)
 	}

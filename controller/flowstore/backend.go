@@ -1,6 +1,9 @@
 package flowstore
 
-import "context"
+import (
+	"context"
+	"errors"
+)
 
 // backend is a database. All that differs between databases is behind it and in
 // dialect.
@@ -18,6 +21,9 @@ type backend interface {
 	forget(ctx context.Context, t *table, part uint32) error
 	close() error
 }
+
+// ErrAway is of a database that cannot be reached: it may be there later.
+var ErrAway = errors.New("the database of flows is away")
 
 // step is a part of what is written together: rows, or what a query finds.
 type step struct {

@@ -19,7 +19,8 @@ import (
 // clickhouse is a ClickHouse server, by its HTTP interface: of all it has, the one
 // that servers of 2018 and of today speak alike. Rows travel as RowBinary.
 type clickhouse struct {
-	url      url.URL // with the database among its query
+	url      url.URL
+	database string
 	user     string
 	password string
 	client   *http.Client
@@ -40,7 +41,7 @@ const answersWithin = 5 * time.Minute
 
 // openClickHouse takes a URL as http://USER@HOST:8123/DATABASE. It makes the
 // database, not the user.
-func openClickHouse(ctx context.Context, address, password string) (*clickhouse, error) {
+func openClickHouse(address, password string) (*clickhouse, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("%q is no address of ClickHouse's HTTP interface; it is to be as http://USER@HOST:8123/DATABASE", redacted(address))
@@ -55,13 +56,9 @@ func openClickHouse(ctx context.Context, address, password string) (*clickhouse,
 	if strings.Trim(database, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") != "" {
 		return nil, fmt.Errorf("database %q: a name has letters, digits and _", database)
 	}
-	c := &clickhouse{url: *u, user: u.User.Username(), password: password, client: &http.Client{}}
+	c := &clickhouse{url: *u, database: database, user: u.User.Username(), password: password, client: &http.Client{}}
 	c.url.User, c.url.Path = nil, "/"
-	if err := c.do(ctx, "CREATE DATABASE IF NOT EXISTS "+database, nil, nil, nil); err != nil {
-		return nil, fmt.Errorf("open the database of flows at %s: %w", c.url.Host, err)
-	}
-	c.url.RawQuery = url.Values{"database": {database}}.Encode()
-	return c, c.learn(ctx)
+	return c, nil
 }
 
 // What is wanted of a server that has it.
@@ -75,7 +72,7 @@ const (
 func (c *clickhouse) learn(ctx context.Context) error {
 	a, err := c.query(ctx, ask("SELECT name FROM system.settings WHERE name IN (?, ?)", asyncInsert, lowCardinality), text)
 	if err != nil {
-		return fmt.Errorf("open the database of flows at %s: %w", c.url.Host, err)
+		return err
 	}
 	c.known = map[string]bool{}
 	for _, name := range a.texts[0] {
@@ -110,6 +107,12 @@ func (c *clickhouse) close() error {
 var clickhouseTypes = map[kind]string{u8: "UInt8", u16: "UInt16", u32: "UInt32", u64: "UInt64", text: "String", word: "LowCardinality(String)"}
 
 func (c *clickhouse) ensure(ctx context.Context, tables ...*table) error {
+	if err := c.do(ctx, "CREATE DATABASE IF NOT EXISTS "+c.database, url.Values{"database": {""}}, nil, nil); err != nil {
+		return err
+	}
+	if err := c.learn(ctx); err != nil {
+		return err
+	}
 	for _, t := range tables {
 		var list []string
 		for _, x := range t.columns {
@@ -234,8 +237,16 @@ const maxMessage = 1 << 10
 // do sends SQL, with data where there is any, and reads the answer.
 func (c *clickhouse) do(ctx context.Context, sql string, settings url.Values, data io.Reader, read func(io.Reader) error) error {
 	u := c.url
-	values := u.Query()
+	values := url.Values{"database": {c.database}}
 	maps.Copy(values, settings)
+	if values.Get("database") == "" { // which is to be made
+		values.Del("database")
+	}
+	if _, limited := ctx.Deadline(); !limited {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, answersWithin)
+		defer cancel()
+	}
 	body := data
 	if data == nil {
 		body = strings.NewReader(sql)
@@ -259,7 +270,7 @@ func (c *clickhouse) do(ctx context.Context, sql string, settings url.Values, da
 		if errors.As(err, &failed) {
 			err = failed.Err // the URL has the whole question in it
 		}
-		return fmt.Errorf("ask ClickHouse: %w", err)
+		return fmt.Errorf("%w: ClickHouse at %s: %w", ErrAway, c.url.Host, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {

@@ -31,7 +31,10 @@ var bothBooks = []struct{ name, of string }{
 // are left out. By and Order of the query mean nothing; what differs most comes
 // first.
 func (s *Store) Disagreements(ctx context.Context, q Query) ([]Disagreement, error) {
-	at := s.places()
+	at, err := s.places()
+	if err != nil {
+		return nil, err
+	}
 	q.Since = later(q.Since, s.now().Add(-s.keep[reports]))
 	parts, _, _, err := s.pieces(at, q.Since, q.Until, reports)
 	if err != nil {

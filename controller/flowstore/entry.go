@@ -200,7 +200,10 @@ func add(list []Flow, first time.Time, within time.Duration, take func(*Flow) bo
 // matching returns reports that fulfil a condition, in the order in which they
 // were kept.
 func (s *Store) matching(ctx context.Context, condition string, args ...any) ([]Flow, error) {
-	at := s.places()
+	at, err := s.places()
+	if err != nil {
+		return nil, err
+	}
 	st := s.reports().narrow(piece{reports, s.oldest(reports, s.now()), forever, 0, at[reports].last}, at[reports].fences)
 	st.add(" AND "+condition, args...).add(fmt.Sprintf(" ORDER BY id DESC LIMIT %d", mostReports))
 	out, err := s.readReports(ctx, st)

@@ -136,7 +136,10 @@ func (i *Ingest) Run(ctx context.Context, ready func()) error {
 		case <-prune.C:
 			try("forget old flows", i.store.Prune(ctx))
 		case <-invite.C:
-			i.invite()
+			// A database that was away is there for questions before the first flow.
+			if err := i.store.Ready(ctx); err == nil {
+				i.invite()
+			}
 		case <-i.wake:
 			for list := i.next(); len(list) > 0 && ctx.Err() == nil; list = i.next() {
 				i.keep(ctx, list)

@@ -3,6 +3,7 @@ package flowstore
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -72,6 +73,47 @@ func TestKilledKeeper(t *testing.T) {
 			}
 		})
 	})
+}
+
+// A controller starts where ClickHouse is not there yet, and goes on once it is.
+func TestServerThatIsAway(t *testing.T) {
+	server := clickhousetest.For(t)
+	server.Kill()
+	ctx := context.Background()
+	s, err := Open(ctx, keeperConfig(server.URL))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	b := Batch{HostUID: "u", Epoch: 1, Number: 1, Flows: []Flow{flow("web", "db", 5432, 1)}}
+	if err := s.Append(ctx, []Batch{b}); !errors.Is(err, ErrAway) {
+		t.Errorf("append: %v", err)
+	}
+	if _, err := s.Sums(ctx, Query{}); !errors.Is(err, ErrAway) {
+		t.Errorf("sums: %v", err)
+	}
+	if err := server.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	appendTo(t, s, b)
+	server.Kill()
+	if _, err := s.Sums(ctx, Query{}); !errors.Is(err, ErrAway) {
+		t.Errorf("sums, when it has gone again: %v", err)
+	}
+	if err := server.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := sums(t, s, "", Query{}); len(got) != 1 || got[0].Connections != 1 {
+		t.Errorf("%+v", got)
+	}
+	if _, err := Open(ctx, Config{ClickHouse: strings.Replace(server.URL, "//", "//nobody@", 1)}); err == nil || errors.Is(err, ErrAway) {
+		t.Errorf("a user that is not there: %v", err)
+	}
+	for _, bad := range []string{"ftp://x", "http://", "http://u:secret@x/weft", "http://x/we;ft", "nonsense"} {
+		if _, err := Open(ctx, Config{ClickHouse: bad}); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
 }
 
 // killKeeper kills the keeper again and again, every other time along with the

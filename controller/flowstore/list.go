@@ -21,7 +21,10 @@ type Cursor struct {
 // the query mean nothing here.
 func (s *Store) List(ctx context.Context, q Query, at Cursor) ([]Flow, Cursor, error) {
 	q.Since = later(q.Since, s.now().Add(-s.keep[reports])) // older ones are on their way out
-	places := s.places()
+	places, err := s.places()
+	if err != nil {
+		return nil, at, err
+	}
 	parts, _, _, err := s.pieces(places, q.Since, q.Until, reports)
 	if err != nil {
 		return nil, at, err

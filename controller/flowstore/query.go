@@ -97,17 +97,33 @@ func (s *Store) Sums(ctx context.Context, q Query) (Sums, error) {
 	if err != nil {
 		return Sums{}, err
 	}
-	at := s.places()
+	at, err := s.places()
+	if err != nil {
+		return Sums{}, err
+	}
 	parts, from, to, err := s.pieces(at, q.Since, q.Until, q.coarsest())
 	if err != nil {
 		return Sums{}, err
 	}
+	// Rows are summed up by whole sets of labels first, which are few, and then by
+	// what is looked for in them: looking into each row's would take most of the time.
 	st := ask("SELECT ")
-	for i := range q.By {
-		st.add(fmt.Sprintf("k%d, ", i))
+	for i, name := range q.By {
+		c, err := s.inSet(st, name, fmt.Sprintf("w%d", i))
+		if err != nil {
+			return Sums{}, err
+		}
+		st.add(fmt.Sprintf("%s AS k%d, ", c, i))
 	}
 	for i, m := range measures {
-		st.add(comma(i) + s.db.dialect().number(gather(m.name, "m_"+m.name)) + " AS sum_" + m.name)
+		st.add(comma(i) + s.db.dialect().number(gather(m.name, "n_"+m.name)) + " AS sum_" + m.name)
+	}
+	st.add(" FROM (SELECT ")
+	for i := range q.By {
+		st.add(fmt.Sprintf("w%d, ", i))
+	}
+	for i, m := range measures {
+		st.add(comma(i) + gather(m.name, "m_"+m.name) + " AS n_" + m.name)
 	}
 	st.add(" FROM (")
 	for i, p := range parts {
@@ -119,12 +135,9 @@ func (s *Store) Sums(ctx context.Context, q Query) (Sums, error) {
 		}
 	}
 	st.add(") AS pieces")
-	if len(q.By) == 0 {
-		st.add(" HAVING COUNT(*) > 0")
-	}
-	for i := range q.By {
-		st.add(cmp.Or(map[int]string{0: " GROUP BY "}[i], ", ") + fmt.Sprintf("k%d", i))
-	}
+	st.group("w", len(q.By))
+	st.add(") AS sets")
+	st.group("k", len(q.By))
 	st.add(" ORDER BY " + order)
 	for i := range q.By {
 		st.add(fmt.Sprintf(", k%d", i))
@@ -170,11 +183,11 @@ func (s *Store) Sums(ctx context.Context, q Query) (Sums, error) {
 func (s *Store) part(st *statement, q Query, p piece, behind []fence) error {
 	st.add("SELECT ")
 	for i, name := range q.By {
-		c, err := s.field(st, name)
+		c, err := s.field(name)
 		if err != nil {
 			return err
 		}
-		st.add(fmt.Sprintf("%s AS k%d, ", c, i))
+		st.add(fmt.Sprintf("CAST(%s AS String) AS w%d, ", c, i))
 	}
 	for i, m := range measures {
 		st.add(comma(i) + s.db.dialect().number(measure(p.granularity, i)) + " AS m_" + m.name)
@@ -229,19 +242,44 @@ func comma(i int) string {
 	return ", "
 }
 
-// field is how the database says what rows differ in; arguments of it are added.
-func (s *Store) field(st *statement, name string) (string, error) {
+// group adds that rows are summed up by columns k0, k1, and so on; by none, that
+// there is a row only where there is something.
+func (s *statement) group(k string, columns int) {
+	if columns == 0 {
+		s.add(" HAVING COUNT(*) > 0")
+	}
+	for i := range columns {
+		s.add(cmp.Or(map[int]string{0: " GROUP BY "}[i], ", ") + fmt.Sprintf("%s%d", k, i))
+	}
+}
+
+// field is how the database says what rows differ in: a field, or the set of
+// labels in which inSet finds one.
+func (s *Store) field(name string) (string, error) {
 	if c, ok := fields[name]; ok {
-		return "CAST(" + c + " AS String)", nil
+		return c, nil
 	}
 	if span := times[name]; span > 0 {
-		return fmt.Sprintf("CAST(time - time %% %d AS String)", span), nil
+		return fmt.Sprintf("time - time %% %d", span), nil
 	}
-	end, key, ok := endLabel(name)
+	end, _, ok := endLabel(name)
 	if !ok {
 		return "", fmt.Errorf("%w: there is no field %q; there are %s, and labels as client.KEY and server.KEY", ErrQuery, name, strings.Join(Fields(), ", "))
 	}
-	return s.db.dialect().labelled(end+"_labels", st.value(labelEnds+key+labelPairs)), nil
+	return end + "_labels", nil
+}
+
+// inSet finds a label's value in a column of what field says; its arguments are
+// added.
+func (s *Store) inSet(st *statement, name, column string) (string, error) {
+	if _, err := s.field(name); err != nil {
+		return "", err
+	}
+	if _, ok := fields[name]; ok || times[name] > 0 {
+		return column, nil
+	}
+	_, key, _ := endLabel(name)
+	return s.db.dialect().labelled(column, st.value(labelEnds+key+labelPairs)), nil
 }
 
 // endLabel reads the name of an end's label.

@@ -8,10 +8,17 @@ import (
 	"strings"
 )
 
-// sure reads what is there again, after a write that failed.
-func (s *Store) sure(ctx context.Context) error {
+// Ready reads what is there, at first, and after a write that failed. Whoever
+// writes asks it first.
+func (s *Store) Ready(ctx context.Context) error {
 	if !s.unsure {
 		return nil
+	}
+	if !s.prepared {
+		if err := s.prepare(ctx); err != nil {
+			return err
+		}
+		s.prepared = true
 	}
 	if err := s.recover(ctx); err != nil {
 		return err
@@ -49,7 +56,7 @@ func (s *Store) recover(ctx context.Context) error {
 	s.snapshot = 0
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.at, s.progress = at, hosts
+	s.at, s.progress, s.opened = at, hosts, true
 	return nil
 }
 

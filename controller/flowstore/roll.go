@@ -20,7 +20,7 @@ const (
 // is, so that answers do not depend on when this is done. whole does not wait for
 // an hour's worth.
 func (s *Store) Roll(ctx context.Context, whole bool) error {
-	if err := s.sure(ctx); err != nil {
+	if err := s.Ready(ctx); err != nil {
 		return err
 	}
 	for s.at[minutes].upto < s.at[reports].last {

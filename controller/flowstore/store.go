@@ -35,10 +35,12 @@ type Store struct {
 	now  func() time.Time
 
 	// Of the goroutine that writes.
-	unsure   bool   // a write failed: what is there is to be read again
+	unsure   bool   // a write failed, or nothing was read yet: what is there is to be read
+	prepared bool   // the tables are there
 	snapshot uint32 // part of the progress that begins with all hosts
 
 	mu       sync.Mutex
+	opened   bool               // it was read what is there
 	at       [len(tables)]place // what counts
 	progress map[account]reached
 	counts   Counts
@@ -67,7 +69,11 @@ type reached struct {
 // Counts is what a Store has done since it was opened.
 type Counts struct{ Batches, Flows uint64 }
 
-// Open opens the database, or makes it.
+// openWithin is how long Open waits for a server.
+const openWithin = 10 * time.Second
+
+// Open opens the database, or makes it. One that cannot be reached is opened when
+// it can: the controller has more to do than to keep flows.
 func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	s := &Store{now: cfg.Now, progress: map[account]reached{}}
 	if s.now == nil {
@@ -79,7 +85,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	s.keep[hours] = max(cmp.Or(cfg.KeepHours, 400*day), s.keep[minutes])
 	switch {
 	case cfg.ClickHouse != "":
-		s.db, err = openClickHouse(ctx, cfg.ClickHouse, cfg.Password)
+		s.db, err = openClickHouse(cfg.ClickHouse, cfg.Password)
 	case cfg.Dir != "":
 		s.db, err = openDuckDB(filepath.Join(cfg.Dir, "flows.duckdb"))
 	default:
@@ -88,13 +94,16 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.prepare(ctx); err != nil {
+	s.unsure = true
+	first, cancel := context.WithTimeout(ctx, openWithin)
+	defer cancel()
+	if err := s.Ready(first); err != nil && (ctx.Err() != nil || !errors.Is(err, ErrAway)) {
 		return nil, errors.Join(err, s.db.close())
 	}
 	return s, nil
 }
 
-// prepare makes what tables there are not, and reads how far they are.
+// prepare makes what tables there are not.
 func (s *Store) prepare(ctx context.Context) error {
 	all := append(slices.Clone(tables[:]), progress, rolls, fences)
 	if err := s.db.ensure(ctx, all...); err != nil {
@@ -109,7 +118,7 @@ func (s *Store) prepare(ctx context.Context) error {
 			return fmt.Errorf("the database of flows is not of this version of weft; move it away, or name another: %w", err)
 		}
 	}
-	return s.recover(ctx)
+	return nil
 }
 
 // Close closes the database.
@@ -140,15 +149,18 @@ func (s *Store) Counts() Counts {
 }
 
 // places are how far each table is filled, at one moment.
-func (s *Store) places() [len(tables)]place {
+func (s *Store) places() ([len(tables)]place, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.at
+	if !s.opened {
+		return s.at, ErrAway
+	}
+	return s.at, nil
 }
 
 // Append keeps batches, all or none; those it has are left out.
 func (s *Store) Append(ctx context.Context, batches []Batch) error {
-	if err := s.sure(ctx); err != nil {
+	if err := s.Ready(ctx); err != nil {
 		return err
 	}
 	fresh, reachedNow := s.fresh(batches)

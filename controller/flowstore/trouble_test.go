@@ -144,6 +144,6 @@ func TestEachBatchCountsOnceThroughTrouble(t *testing.T) {
 		if s.Lost() != 25 {
 			t.Errorf("seed %d: %d lost, want 25", seed, s.Lost())
 		}
-		t.Logf("seed %d: killed %d times, %d fences", seed, killed, len(s.places()[reports].fences))
+		t.Logf("seed %d: killed %d times, %d fences", seed, killed, len(s.at[reports].fences))
 	}
 }

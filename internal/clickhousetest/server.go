@@ -7,12 +7,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -147,6 +150,21 @@ func For(t testing.TB) *Server {
 	}
 	t.Cleanup(func() { s.Kill() })
 	return s
+}
+
+// Bytes is what all tables take on disk, without what was merged into others and
+// is to be removed.
+func (s *Server) Bytes() (int64, error) {
+	resp, err := http.Post(s.URL, "", strings.NewReader("SELECT SUM(bytes) FROM system.parts WHERE active"))
+	if err != nil {
+		return 0, fmt.Errorf("ask for the size of tables: %w", err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+	if err != nil || resp.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("ask for the size of tables: %s: %s", resp.Status, text)
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 }
 
 // PID is the server's.
