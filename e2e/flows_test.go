@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -100,6 +101,7 @@ func TestFlowsAddUp(t *testing.T) {
 	f.helper("right-answer", "answer", right, ":7000")
 	f.helper("two-echo", "echo", two, "7001")
 	f.helper("left-answer", "answer", left, "127.0.0.1:7002")
+	f.helper("right-web", "serve", right)
 	for _, server := range []struct {
 		at   lab.Runner
 		port string
@@ -190,6 +192,7 @@ func TestFlowsAddUp(t *testing.T) {
 	if all == 0 || float64(named) < 0.995*float64(all) {
 		t.Errorf("%d of %d short connections name their container and process: %+v", named, all, list)
 	}
+	f.used(left, rightAddr.String())
 	f.listed()
 	t.Logf("%d of %d short connections name their container and process", named, all)
 }
@@ -203,7 +206,7 @@ func (f *fleet) listed() {
 		f.t.Errorf("weft flows:\n%s", table)
 	}
 	sheet, err := csv.NewReader(strings.NewReader(f.ok(append([]string{"flows", "--top", "3", "-o", "csv"}, where...)...))).ReadAll()
-	if err != nil || len(sheet) != 4 || len(sheet[0]) != 26 {
+	if err != nil || len(sheet) != 4 || len(sheet[0]) != 33 {
 		f.t.Errorf("weft flows -o csv: %v %v", sheet, err)
 	}
 	says(f.t, "a field with a typing error", f.weft("flows", "--group-by", "clinet").stderr, "none of these ends has the label clinet", "client, client-address")
@@ -222,5 +225,29 @@ func (f *fleet) listed() {
 	_ = tail.Wait()
 	if !strings.Contains(out.String(), `"port":19999`) {
 		f.t.Errorf("weft flows -f did not show what came meanwhile: %q", out.String())
+	}
+}
+
+// used asks what connections were used for: a page is fetched whose address has
+// somebody's number and a secret in it, and neither is kept.
+func (f *fleet) used(client lab.Runner, server string) {
+	f.t.Helper()
+	f.run(client, "curl", "-sS", "--max-time", "5", "-o", "/dev/null", "-H", "Host: shop.example.com", "http://"+server+"/4711?token=sesame")
+	f.wait(30*time.Second, "the page is among the flows", func() error {
+		list, err := f.flows("server-name,method,path,status", "application=http,server=right,client=left,process=/usr/bin/curl")
+		if err != nil {
+			return err
+		}
+		if len(list) != 1 || list[0].Connections != 1 {
+			return fmt.Errorf("%+v", list)
+		}
+		want := map[string]string{"server-name": "shop.example.com", "method": "GET", "path": "/{id}", "status": "200"}
+		if !maps.Equal(list[0].Key, want) {
+			return fmt.Errorf("%v, want %v", list[0].Key, want)
+		}
+		return nil
+	})
+	if out := f.ok("flows", "-o", "json", "--where", "application=http"); strings.Contains(out, "sesame") || strings.Contains(out, "4711") {
+		f.t.Errorf("what a page was asked with is kept: %s", out)
 	}
 }

@@ -45,14 +45,16 @@ an agent.
 
 --where narrows by fields and by labels of an end, in the words of selectors:
 client, server, client-address, client-port, server-address, port, protocol,
-process, user, command, pid, name, action, rule, host, reporter (client or
-server), client.LABEL, server.LABEL. -l asks for labels of either end. --group-by
-takes minute, hour and day too.`,
+process, user, command, pid, name, application, server-name, method, path,
+status, action, rule, host, reporter (client, server or observer), client.LABEL,
+server.LABEL. -l asks for labels of either end. --group-by takes minute, hour and
+day too.`,
 		Example: `  weft flows -f
   weft flows -l app=orders --since 15m
   weft flows --group-by app,port --top 10
   weft flows --group-by client,process,server --where 'server.role=db,port=5432'
-  weft flows --group-by name --order connections -o json
+  weft flows --group-by server-name,application --order connections -o json
+  weft flows --group-by method,path,status --where application=http
   weft flows --group-by minute,server --where server=db-1
   weft flows --query top-apps --since 24h
   weft flows --disagree --since 24h
@@ -178,7 +180,7 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 		return writeSumsParquet(cmd.OutOrStdout(), list)
 	case "csv":
 		w := csv.NewWriter(cmd.OutOrStdout())
-		header := append(append([]string{}, list.By...), "connections", "sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits")
+		header := append(append([]string{}, list.By...), "connections", "sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits", "latency_us")
 		if err := w.Write(header); err != nil {
 			return err
 		}
@@ -206,6 +208,10 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 		t.Columns = append(t.Columns, show.Column{Title: strings.ToUpper(k), Flexible: true})
 	}
 	t.Columns = append(t.Columns, show.Column{Title: "CONNS"}, show.Column{Title: "SENT"}, show.Column{Title: "RECEIVED"}, show.Column{Title: "RTT"}, show.Column{Title: "RETRANS"})
+	answers := slices.ContainsFunc(list.Items, func(x flowstore.Sum) bool { return x.Latency > 0 })
+	if answers {
+		t.Columns = append(t.Columns, show.Column{Title: "LATENCY"})
+	}
 	t.Width, _ = screen(cmd)
 	for _, x := range list.Items {
 		var row []string
@@ -216,7 +222,11 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 			}
 			row = append(row, value)
 		}
-		t.Row(append(row, show.Number(x.Connections), show.Bytes(x.Sent.Bytes), show.Bytes(x.Received.Bytes), rttText(x.RTT), show.Number(x.Retransmits))...)
+		row = append(row, show.Number(x.Connections), show.Bytes(x.Sent.Bytes), show.Bytes(x.Received.Bytes), rttText(x.RTT), show.Number(x.Retransmits))
+		if answers {
+			row = append(row, rttText(x.Latency))
+		}
+		t.Row(row...)
 	}
 	return t.Flush(cmd.OutOrStdout())
 }
@@ -305,7 +315,7 @@ func (f *flowFlags) print(cmd *cobra.Command, t *show.Table, items []flowstore.F
 		if x.AtServer && process != "" {
 			process = "<- " + process
 		}
-		row := []string{x.Last.Local().Format("15:04:05"), endName(&x.Client, ""), endName(&x.Server, x.Name), flowService(x), process, show.Bytes(x.Sent.Bytes), show.Bytes(x.Received.Bytes), string(x.Action)}
+		row := []string{x.Last.Local().Format("15:04:05"), endName(&x.Client, ""), endName(&x.Server, cmp.Or(x.Application.Name, x.Name)), flowService(x), process, show.Bytes(x.Sent.Bytes), show.Bytes(x.Received.Bytes), string(x.Action)}
 		if f.output == "wide" {
 			row = append([]string{strconv.FormatUint(x.ID, 10)}, row...)
 		}
@@ -330,6 +340,7 @@ func flowService(x *flowstore.Flow) string {
 	names := map[uint8]string{1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
 	name := cmp.Or(names[x.Protocol], strconv.Itoa(int(x.Protocol)))
 	if model.HasPorts(x.Protocol) {
+		name = cmp.Or(x.Application.Protocol, name)
 		name += "/" + strconv.Itoa(int(x.Server.Port))
 	}
 	return name
@@ -346,7 +357,7 @@ func writeFlowsCSV(out io.Writer, items []flowstore.Flow, header bool) error {
 	w := csv.NewWriter(out)
 	if header {
 		if err := w.Write([]string{"id", "time", "first", "last", "host", "reporter", "counted", "client", "client_address", "server", "server_address", "protocol", "process", "pid", "user", "name", "action", "rule", "new", "ended",
-			"sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits"}); err != nil {
+			"sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits", "application", "server_name", "method", "path", "status", "latency_us", "community_id"}); err != nil {
 			return err
 		}
 	}
@@ -356,7 +367,8 @@ func writeFlowsCSV(out io.Writer, items []flowstore.Flow, header bool) error {
 		address := func(e flowstore.End) string { return net.JoinHostPort(e.Address.String(), number(uint64(e.Port))) }
 		if err := w.Write([]string{number(x.ID), x.Time.Format(time.RFC3339Nano), x.First.Format(time.RFC3339Nano), x.Last.Format(time.RFC3339Nano), x.Host, reporterOf(x), strconv.FormatBool(x.Counted),
 			x.Client.Workload, address(x.Client), x.Server.Workload, address(x.Server), number(uint64(x.Protocol)), x.Process, number(uint64(x.PID)), x.User, x.Name, string(x.Action), number(x.Rule), strconv.FormatBool(x.New), strconv.FormatBool(x.Ended),
-			number(x.Sent.Packets), number(x.Sent.Bytes), number(x.Received.Packets), number(x.Received.Bytes), number(uint64(x.RTT.Microseconds())), number(uint64(x.Retransmits))}); err != nil {
+			number(x.Sent.Packets), number(x.Sent.Bytes), number(x.Received.Packets), number(x.Received.Bytes), number(uint64(x.RTT.Microseconds())), number(uint64(x.Retransmits)),
+			x.Application.Protocol, x.Application.Name, x.Application.Method, x.Application.Path, number(uint64(x.Application.Status)), number(uint64(x.Application.Latency.Microseconds())), x.CommunityID}); err != nil {
 			return err
 		}
 	}

@@ -49,6 +49,13 @@ type parquetFlow struct {
 	ReceivedBytes   uint64            `parquet:"received_bytes"`
 	RTT             uint64            `parquet:"rtt_us"`
 	Retransmits     uint32            `parquet:"retransmits"`
+	Application     string            `parquet:"application,dict"`
+	ServerName      string            `parquet:"server_name,dict"`
+	Method          string            `parquet:"method,dict"`
+	Path            string            `parquet:"path,dict"`
+	Status          uint32            `parquet:"status"`
+	Latency         uint64            `parquet:"latency_us"`
+	CommunityID     string            `parquet:"community_id"`
 }
 
 func newParquetFlow(x *flowstore.Flow) parquetFlow {
@@ -56,7 +63,8 @@ func newParquetFlow(x *flowstore.Flow) parquetFlow {
 		Client: x.Client.Workload, ClientLabels: x.Client.Labels, ClientAddress: x.Client.Address.String(), ClientPort: uint32(x.Client.Port),
 		Server: x.Server.Workload, ServerLabels: x.Server.Labels, ServerAddress: x.Server.Address.String(), Port: uint32(x.Server.Port), Protocol: uint32(x.Protocol),
 		Process: x.Process, PID: x.PID, User: x.User, Command: x.Command, Name: x.Name, Action: string(x.Action), Rule: x.Rule, New: x.New, Ended: x.Ended,
-		SentPackets: x.Sent.Packets, SentBytes: x.Sent.Bytes, ReceivedPackets: x.Received.Packets, ReceivedBytes: x.Received.Bytes, RTT: uint64(x.RTT.Microseconds()), Retransmits: x.Retransmits}
+		SentPackets: x.Sent.Packets, SentBytes: x.Sent.Bytes, ReceivedPackets: x.Received.Packets, ReceivedBytes: x.Received.Bytes, RTT: uint64(x.RTT.Microseconds()), Retransmits: x.Retransmits,
+		Application: x.Application.Protocol, ServerName: x.Application.Name, Method: x.Application.Method, Path: x.Application.Path, Status: uint32(x.Application.Status), Latency: uint64(x.Application.Latency.Microseconds()), CommunityID: x.CommunityID}
 	if x.Dialled.IsValid() {
 		out.Dialled = x.Dialled.String()
 	}
@@ -65,7 +73,10 @@ func newParquetFlow(x *flowstore.Flow) parquetFlow {
 
 // reporterOf is the end that reports.
 func reporterOf(x *flowstore.Flow) string {
-	if x.AtServer {
+	switch {
+	case x.Observed:
+		return "observer"
+	case x.AtServer:
 		return "server"
 	}
 	return "client"
@@ -123,7 +134,7 @@ func writeSumsParquet(out io.Writer, list *api.FlowSums) error {
 	for _, k := range list.By {
 		add(k, "", ",dict")
 	}
-	for _, name := range []string{"connections", "sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits"} {
+	for _, name := range []string{"connections", "sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits", "latency_us"} {
 		add(name, uint64(0), "")
 	}
 	row := reflect.New(reflect.StructOf(fields))
@@ -148,5 +159,5 @@ func writeSumsParquet(out io.Writer, list *api.FlowSums) error {
 
 // sumNumbers are a row's amounts, in the order of a file's columns.
 func sumNumbers(x *flowstore.Sum) []uint64 {
-	return []uint64{x.Connections, x.Sent.Packets, x.Sent.Bytes, x.Received.Packets, x.Received.Bytes, uint64(x.RTT.Microseconds()), x.Retransmits}
+	return []uint64{x.Connections, x.Sent.Packets, x.Sent.Bytes, x.Received.Packets, x.Received.Bytes, uint64(x.RTT.Microseconds()), x.Retransmits, uint64(x.Latency.Microseconds())}
 }

@@ -63,6 +63,11 @@ func (f *fleet) batch(flows int, within time.Duration) Batch {
 			}
 		case 1:
 			x.Action = model.ActionDeny
+		case 3:
+			x.Application = Application{Protocol: "http", Name: fmt.Sprintf("shop-%d.example.org", f.IntN(9)), Method: "GET", Path: fmt.Sprintf("/orders/%d", f.IntN(20)), Status: uint16(200 + f.IntN(5)), Latency: time.Duration(f.IntN(900)) * time.Microsecond, Software: "x"}
+		case 4:
+			x.Application = Application{Protocol: "tls", ALPN: "h2"}
+			x.Observed, x.Counted = true, f.IntN(2) == 0
 		case 2:
 			x.Dialled = netip.AddrPortFrom(netip.AddrFrom4([4]byte{172, 30, 0, byte(f.IntN(9))}), 80)
 		}
@@ -71,6 +76,7 @@ func (f *fleet) batch(flows int, within time.Duration) Batch {
 			if x.Received.Bytes%50 == 0 { // lost on the way
 				x.Received.Bytes += 3000
 			}
+			x.Observed = false
 			x.AtServer, x.Counted, x.Host, x.Process = true, false, server.Workload[:5], "/usr/sbin/nginx"
 			b.Flows = append(b.Flows, x)
 		}
@@ -92,7 +98,7 @@ func questions(now time.Time) []Query {
 	for _, f := range Fields() {
 		out = append(out, Query{By: []string{f}})
 	}
-	for _, by := range [][]string{{}, {"client.app", "server.app", "port"}, {"client", "server"}, {"client", "process", "server", "port"}, {"client.none"}, {"server.team", "action"}, {"name", "protocol", "reporter"}} {
+	for _, by := range [][]string{{}, {"client.app", "server.app", "port"}, {"client", "server"}, {"client", "process", "server", "port"}, {"client.none"}, {"server.team", "action"}, {"name", "protocol", "reporter"}, {"application", "method", "path", "status"}} {
 		out = append(out, Query{By: by, Order: Orders()[len(by)%3], Limit: 25})
 	}
 	for _, by := range [][]string{{}, {"client", "server.app", "port"}, {"minute"}, {"server.app", "hour"}, {"day", "protocol"}} {
@@ -100,7 +106,7 @@ func questions(now time.Time) []Query {
 			out = append(out, Query{By: by, Since: now.Add(-t[0]), Until: now.Add(-t[1])})
 		}
 	}
-	for _, w := range []string{"port=443", "port in (80,443),client.app=app-3", "app=app-1", "app notin (app-1,app-2)", "!team", "team", "server.team", "!server.team", "client.env!=prod", "name", "!name", "protocol=udp,action!=Deny", "process=/usr/sbin/nginx", "rule=9223372036854775815", "server in (host-3.example.org,web-1:app)", "client-port=40000", "reporter=server", "none", "!none"} {
+	for _, w := range []string{"port=443", "port in (80,443),client.app=app-3", "app=app-1", "app notin (app-1,app-2)", "!team", "team", "server.team", "!server.team", "client.env!=prod", "name", "!name", "protocol=udp,action!=Deny", "process=/usr/sbin/nginx", "rule=9223372036854775815", "server in (host-3.example.org,web-1:app)", "client-port=40000", "reporter=server", "reporter=observer", "protocol=17", "application=http,status in (200,201)", "!application", "server-name", "none", "!none"} {
 		out = append(out, Query{By: []string{"client", "server"}, Where: where(w), Since: now.Add(-5 * time.Hour)})
 	}
 	return append(out, Query{By: []string{"client.app"}, Labels: where("env=prod,app!=app-4")})

@@ -50,13 +50,14 @@ func (s *Store) Disagreements(ctx context.Context, q Query) ([]Disagreement, err
 	st.add(" FROM (SELECT MIN(id) AS flow, server_port, protocol, MAX(last) AS latest, MAX(CAST(" + fields["client"] + " AS String)) AS k_client, MAX(CAST(" + fields["server"] + " AS String)) AS k_server")
 	for _, m := range bothBooks {
 		for server, end := range []string{"c", "s"} {
-			st.add(fmt.Sprintf(", %s AS %s_%s", signed(fmt.Sprintf("SUM(CASE WHEN at_server = %d THEN %s ELSE 0 END)", server, m.of)), end, m.name))
+			st.add(fmt.Sprintf(", %s AS %s_%s", signed(fmt.Sprintf("SUM(CASE WHEN reporter = %d THEN %s ELSE 0 END)", server, m.of)), end, m.name))
 		}
 	}
 	st.add(" FROM "+tables[reports].name+" WHERE ").narrow(parts[0], at[reports].fences)
 	if err := s.fulfil(st, q); err != nil {
 		return nil, err
 	}
+	st.add(" AND reporter <> 2") // which is neither end
 	// Within a machine addresses are those of others, too.
 	st.add(" GROUP BY client_address, client_port, server_address, server_port, protocol, CASE WHEN client_address = server_address THEN host ELSE '' END")
 	st.add(") AS books WHERE c_begun > 0 AND c_begun = c_ended AND c_begun = s_begun AND c_begun = s_ended AND (" + differ("c_sent", "s_sent") + " OR " + differ("s_received", "c_received") + ")")

@@ -102,13 +102,18 @@ func (r reporter) flow(x *flowwire.Record, reported time.Time) Flow {
 	if w := r.peer(&own, peer.Address, x); w != nil {
 		peer.Workload, peer.Labels, known = w.Metadata.Name, w.Metadata.Labels, true
 	}
+	a := x.Application
+	if a.Protocol == "dns" {
+		a.Host = "" // that was asked about, not the server's
+	}
 	f := Flow{
-		Time: reported, First: x.First, Last: x.Last, Host: r.host, AtServer: !x.Egress, Client: own, Server: peer, Protocol: x.Protocol,
+		Application: Application{Protocol: a.Protocol, Name: a.Host, ALPN: a.ALPN, Method: a.Method, Path: a.Path, Status: a.Status, Latency: x.Latency, Software: a.Software},
+		Time:        reported, First: x.First, Last: x.Last, Host: r.host, AtServer: !x.Egress, Client: own, Server: peer, Protocol: x.Protocol,
 		Process: x.Process.Exe, PID: x.Process.PID, User: x.Process.User, Command: x.Process.Comm, Name: x.Name, Dialled: dialled, Action: x.Action, Rule: uint64(x.Rule),
 		New: x.New, Ended: x.Ended, Sent: model.Count(x.Sent), Received: model.Count(x.Received), RTT: x.RTT, Retransmits: x.Retransmits,
 		Counted: x.Egress || !known,
 	}
-	if x.Observed { // the hosts of its ends have the connection too
+	if f.Observed = x.Observed; x.Observed { // the hosts of its ends have the connection too
 		f.Counted = w == nil && !known
 	}
 	if !x.Egress {

@@ -96,7 +96,10 @@ func (s *Store) Explain(ctx context.Context, id uint64) (*Connection, error) {
 		return nil, ErrNoFlow
 	}
 	f := &found[0]
-	const ends = "server_address = ? AND server_port = ? AND protocol = ? AND client_port = ?"
+	if f.Observed {
+		return nil, fmt.Errorf("%w: flow %d is of a mirror or a collector at %s, which is neither end; ask about one whose reporter is client or server", ErrQuery, id, f.Host)
+	}
+	const ends = "server_address = ? AND server_port = ? AND protocol = ? AND client_port = ? AND reporter <> 2"
 	all, err := s.matching(ctx, ends, f.Server.Address.String(), uint64(f.Server.Port), uint64(f.Protocol), uint64(f.Client.Port))
 	if err != nil {
 		return nil, err

@@ -16,18 +16,25 @@ type Flow struct {
 	Last     time.Time `json:"last" doc:"When its last packet was."`
 	Host     string    `json:"host" doc:"That reports."`
 	AtServer bool      `json:"atServer" doc:"What reports is the called end."`
-	Counted  bool      `json:"counted" doc:"Of the reports of both ends, the one that sums are made of."`
-	Client   End       `json:"client"`
-	Server   End       `json:"server"`
-	Protocol uint8     `json:"protocol"`
-	Process  string    `json:"process,omitempty" doc:"Path of the executable at the reporting end."`
-	PID      uint32    `json:"pid,omitempty"`
-	User     string    `json:"user,omitempty"`
-	Command  string    `json:"command,omitempty"`
-	Name     string    `json:"name,omitempty" doc:"By which the server was looked up."`
+	// Observed is of a host that has seen the packets of others, as in a mirror; it
+	// is neither end.
+	Observed bool  `json:"observed,omitempty" doc:"What reports is neither end, and has seen the packets pass."`
+	Counted  bool  `json:"counted" doc:"Of the reports of both ends, the one that sums are made of."`
+	Client   End   `json:"client"`
+	Server   End   `json:"server"`
+	Protocol uint8 `json:"protocol"`
+	// CommunityID is made of the addresses and ports above when a flow is read.
+	CommunityID string `json:"communityId,omitempty" doc:"By which other tools name the connection; not of ICMP."`
+	Process     string `json:"process,omitempty" doc:"Path of the executable at the reporting end."`
+	PID         uint32 `json:"pid,omitempty"`
+	User        string `json:"user,omitempty"`
+	Command     string `json:"command,omitempty"`
+	Name        string `json:"name,omitempty" doc:"By which the server was looked up."`
 	// Dialled is the address that the client used, where its host sends what is
 	// meant for it to the server's; the zero value where nothing is rewritten.
 	Dialled netip.AddrPort `json:"dialled,omitzero" doc:"What the client called, where its host sends that on to the server's address."`
+
+	Application Application `json:"application,omitzero" doc:"What the connection's first bytes show of its use."`
 
 	Action      model.Action  `json:"action"`
 	Rule        uint64        `json:"rule,string" doc:"That decided; 0 is the default."`
@@ -37,6 +44,19 @@ type Flow struct {
 	Received    model.Count   `json:"received"`
 	RTT         time.Duration `json:"rttNanos" doc:"Smoothed round-trip time; 0 is not known."`
 	Retransmits uint32        `json:"retransmits"`
+}
+
+// Application is what the first bytes of a connection show of its use. What is
+// empty is not known.
+type Application struct {
+	Protocol string        `json:"protocol,omitempty" doc:"tls, http, postgresql, and others."`
+	Name     string        `json:"name,omitempty" doc:"By which the client calls the server: SNI, Host."`
+	ALPN     string        `json:"alpn,omitempty"`
+	Method   string        `json:"method,omitempty" doc:"Of HTTP's first request."`
+	Path     string        `json:"path,omitempty" doc:"Of that request, as a template: without identifiers, and without what follows a question mark."`
+	Status   uint16        `json:"status,omitempty" doc:"Of the answer to it."`
+	Latency  time.Duration `json:"latencyNanos,omitempty" doc:"From the request to the answer; 0 is not known."`
+	Software string        `json:"software,omitempty" doc:"That the server calls itself."`
 }
 
 // End is one end of a connection.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"weft/model"
+	"weft/packet"
 )
 
 // Cursor is a place among flows, which are in the order in which they were kept.
@@ -98,24 +99,36 @@ func (s *Store) readReports(ctx context.Context, st *statement) ([]Flow, error) 
 }
 
 // readReport reads a row as addReport wrote it.
-func readReport(a *answer, i int) Flow {
+func readReport(rows *answer, i int) Flow {
 	column := -1
-	number := func() uint64 { column++; return a.numbers[column][i] }
-	words := func() string { column++; return a.texts[column][i] }
+	number := func() uint64 { column++; return rows.numbers[column][i] }
+	words := func() string { column++; return rows.texts[column][i] }
 	address := func() netip.Addr { x, _ := netip.ParseAddr(words()); return x }
 	number() // part
 	var f Flow
 	f.ID, f.Time, f.First, f.Last, f.Counted = number(), instant(number()), instant(number()), instant(number()), number() == 1
-	f.Host, f.AtServer = words(), number() == 1
+	f.Host = words()
+	switch uint8(number()) {
+	case atServer:
+		f.AtServer = true
+	case observer:
+		f.Observed = true
+	}
 	f.Client.Workload, f.Client.Labels, f.Client.Address = words(), readLabels(words()), address()
 	f.Server.Workload, f.Server.Labels, f.Server.Address, f.Server.Port = words(), readLabels(words()), address(), uint16(number())
 	f.Protocol, f.Process, f.User, f.Command, f.Name, f.Action = uint8(number()), words(), words(), words(), words(), model.Action(words())
 	f.Rule, _ = strconv.ParseUint(words(), 10, 64)
+	a := &f.Application
+	a.Protocol, a.Name, a.Method, a.Path, a.Status = words(), words(), words(), words(), uint16(number())
 	f.Client.Port, f.PID = uint16(number()), uint32(number())
 	f.Dialled, _ = netip.ParseAddrPort(words())
 	f.New, f.Ended = number() == 1, number() == 1
 	f.Sent = model.Count{Packets: number(), Bytes: number()}
 	f.Received = model.Count{Packets: number(), Bytes: number()}
 	f.RTT, f.Retransmits = time.Duration(number())*time.Microsecond, uint32(number())
+	if model.HasPorts(f.Protocol) {
+		f.CommunityID = packet.CommunityID(0, f.Protocol, netip.AddrPortFrom(f.Client.Address, f.Client.Port), netip.AddrPortFrom(f.Server.Address, f.Server.Port))
+	}
+	a.Latency, a.ALPN, a.Software = time.Duration(number())*time.Microsecond, words(), words()
 	return f
 }

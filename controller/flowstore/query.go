@@ -45,6 +45,7 @@ type Sum struct {
 	Received    model.Count       `json:"received"`
 	RTT         time.Duration     `json:"rttNanos"` // of reports that know it, on average
 	Retransmits uint64            `json:"retransmits"`
+	Latency     time.Duration     `json:"latencyNanos,omitempty"` // from the first request to its answer, on average of connections that know it
 	First       time.Time         `json:"first"`
 	Last        time.Time         `json:"last"`
 }
@@ -57,13 +58,24 @@ type Sums struct {
 }
 
 // fields are what can be asked by, and how every database says it. An end that is
-// no workload goes by the name it was looked up by, or by its address.
+// no workload goes by the name it was called or looked up by, or by its address.
 var fields = map[string]string{
-	"client": "CASE WHEN client <> '' THEN client ELSE client_address END", "server": "CASE WHEN server <> '' THEN server WHEN name <> '' THEN name ELSE server_address END", "host": "host",
+	"client": "CASE WHEN client <> '' THEN client ELSE client_address END", "server": "CASE WHEN server <> '' THEN server WHEN server_name <> '' THEN server_name WHEN name <> '' THEN name ELSE server_address END", "host": "host",
 	"client-address": "client_address", "client-port": "CAST(client_port AS String)", "server-address": "server_address", "port": "CAST(server_port AS String)",
 	"protocol": "CASE protocol WHEN 6 THEN 'tcp' WHEN 17 THEN 'udp' WHEN 1 THEN 'icmp' WHEN 58 THEN 'icmpv6' WHEN 132 THEN 'sctp' ELSE CAST(protocol AS String) END",
 	"process":  "process", "user": "username", "command": "command", "pid": "CAST(pid AS String)", "name": "name",
-	"action": "action", "rule": "rule", "reporter": "CASE WHEN at_server THEN 'server' ELSE 'client' END",
+	"action": "action", "rule": "rule", "reporter": "CASE reporter WHEN 0 THEN 'client' WHEN 1 THEN 'server' ELSE 'observer' END",
+	"application": "application", "server-name": "server_name", "method": "method", "path": "path", "status": "CASE WHEN status > 0 THEN CAST(status AS String) ELSE '' END",
+}
+
+// protocolNames takes protocols by their numbers too.
+func protocolNames(values []string) []string {
+	numbers := map[string]string{"6": "tcp", "17": "udp", "1": "icmp", "58": "icmpv6", "132": "sctp"}
+	out := make([]string, len(values))
+	for i, v := range values {
+		out[i] = cmp.Or(numbers[v], v)
+	}
+	return out
 }
 
 // Fields lists what flows can be asked by besides labels.
@@ -166,14 +178,17 @@ func (s *Store) Sums(ctx context.Context, q Query) (Sums, error) {
 				x.Key[k] = instant(ms).Format(time.RFC3339)
 			}
 		}
-		var m [10]uint64 // of measures
+		m := make([]uint64, len(measures))
 		for n := range m {
 			m[n] = a.numbers[len(q.By)+n][i]
 		}
 		x.Connections, x.Sent, x.Received, x.Retransmits = m[0], model.Count{Packets: m[1], Bytes: m[2]}, model.Count{Packets: m[3], Bytes: m[4]}, m[7]
-		x.First, x.Last = instant(m[8]), instant(m[9])
+		x.First, x.Last = instant(m[10]), instant(m[11])
 		if m[6] > 0 {
 			x.RTT = time.Duration(m[5]/m[6]) * time.Microsecond
+		}
+		if m[9] > 0 {
+			x.Latency = time.Duration(m[8]/m[9]) * time.Microsecond
 		}
 	}
 	return out, nil
@@ -293,6 +308,9 @@ func (s *Store) fulfil(st *statement, q Query) error {
 	for _, r := range requirements(q.Where) {
 		st.add(" AND ")
 		if c, ok := fields[r.Key]; ok {
+			if r.Key == "protocol" {
+				r.Values = protocolNames(r.Values)
+			}
 			st.compare(c, r)
 			continue
 		}

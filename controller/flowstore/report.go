@@ -62,7 +62,7 @@ func addReport(b *block, f *Flow, id uint64, part uint32, t texts) {
 	put(&r, truth(f.Counted))
 
 	put(&r, f.Host)
-	put(&r, truth(f.AtServer))
+	put(&r, reporterOf(f))
 	put(&r, f.Client.Workload)
 	put(&r, t.of(f.Client.Labels))
 	put(&r, t.address(f.Client.Address))
@@ -77,6 +77,11 @@ func addReport(b *block, f *Flow, id uint64, part uint32, t texts) {
 	put(&r, f.Name)
 	put(&r, string(f.Action))
 	put(&r, t.rule(f.Rule))
+	put(&r, f.Application.Protocol)
+	put(&r, f.Application.Name)
+	put(&r, f.Application.Method)
+	put(&r, f.Application.Path)
+	put(&r, f.Application.Status)
 
 	put(&r, f.Client.Port)
 	put(&r, f.PID)
@@ -89,6 +94,26 @@ func addReport(b *block, f *Flow, id uint64, part uint32, t texts) {
 	put(&r, f.Received.Bytes)
 	put(&r, uint32(min(f.RTT.Microseconds(), math.MaxUint32)))
 	put(&r, f.Retransmits)
+	put(&r, uint32(min(f.Application.Latency.Microseconds(), math.MaxUint32)))
+	put(&r, f.Application.ALPN)
+	put(&r, f.Application.Software)
+}
+
+// Who reports, as the database has it.
+const (
+	atClient uint8 = iota
+	atServer
+	observer
+)
+
+func reporterOf(f *Flow) uint8 {
+	switch {
+	case f.Observed:
+		return observer
+	case f.AtServer:
+		return atServer
+	}
+	return atClient
 }
 
 func dialled(f *Flow) string {

@@ -71,7 +71,8 @@ func (s *Store) roll(ctx context.Context, g granularity, many uint64) error {
 // the least and the most are taken.
 var measures = []struct{ name, report, sum string }{
 	{"connections", "begun", "connections"}, {"sent_packets", "sent_packets", "sent_packets"}, {"sent_bytes", "sent_bytes", "sent_bytes"}, {"received_packets", "received_packets", "received_packets"}, {"received_bytes", "received_bytes", "received_bytes"},
-	{"rtts", "rtt", "rtts"}, {"timed", "CASE WHEN rtt > 0 THEN 1 ELSE 0 END", "timed"}, {"retransmits", "retransmits", "retransmits"}, {"first", "first", "first"}, {"last", "last", "last"},
+	{"rtts", "rtt", "rtts"}, {"timed", "CASE WHEN rtt > 0 THEN 1 ELSE 0 END", "timed"}, {"retransmits", "retransmits", "retransmits"},
+	{"latencies", "latency", "latencies"}, {"answered", "CASE WHEN latency > 0 THEN 1 ELSE 0 END", "answered"}, {"first", "first", "first"}, {"last", "last", "last"},
 }
 
 // gather is how a measure is added up.

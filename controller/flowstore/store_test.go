@@ -17,6 +17,7 @@ import (
 	"weft/internal/clickhousetest"
 	"weft/internal/testreq"
 	"weft/model"
+	"weft/packet"
 )
 
 var noon = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
@@ -215,6 +216,8 @@ func testListPages(t *testing.T, open func(*testing.T, Config) *Store) {
 	for n := range 10 {
 		flows = append(flows, flow("web", "db", uint16(n), uint64(n)))
 	}
+	use := Application{Protocol: "http", Name: "shop.example.org", ALPN: "h2", Method: "GET", Path: "/orders/{id}", Status: 200, Latency: 7 * time.Millisecond, Software: "nginx"}
+	flows[9].Application = use
 	appendTo(t, s, Batch{HostUID: "u", Epoch: 1, Number: 1, Flows: flows})
 	list := func(q Query, at Cursor) ([]Flow, Cursor) {
 		t.Helper()
@@ -237,7 +240,8 @@ func testListPages(t *testing.T, open func(*testing.T, Config) *Store) {
 		t.Errorf("after the last: %v, %v", tail, next)
 	}
 	want := flow("web", "db", 9, 9)
-	want.ID = newest[0].ID
+	want.ID, want.Application = newest[0].ID, use
+	want.CommunityID = packet.CommunityID(0, 6, netip.MustParseAddrPort("10.0.0.2:9"), netip.MustParseAddrPort("10.0.0.1:40000"))
 	if d := cmp.Diff(want, newest[0], cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})); d != "" {
 		t.Error(d)
 	}

@@ -44,7 +44,6 @@ type Server struct {
 
 	cancel context.CancelFunc
 	http   []*http.Server
-	flows  *flowstore.Store
 	ingest chan error // what running it ended with
 }
 
