@@ -61,8 +61,8 @@ func TestFlowsAddUpInCrowds(t *testing.T) {
 			// One conntrack table serves all namespaces of a machine.
 			natted.add(f.generate(left, "scatter", fmt.Sprint(right.Addresses()[0], ":7000"), fmt.Sprint(20_000+port), fmt.Sprint(min(flows, 100_000)), "7000"))
 		}, func() {
-			bridged.add(f.generate(one, "scatter", fmt.Sprint(two.Address(), ":7000"), from, n, "50000"))
-			looped.add(f.generate(left, "scatter", "127.0.0.1:7000", from, n, "50000"))
+			bridged.add(f.generate(one, "scatter", fmt.Sprint(two.Address(), ":7000"), from, n, "20000"))
+			looped.add(f.generate(left, "scatter", "127.0.0.1:7000", from, n, "20000"))
 		})
 	}
 	restart := func() {

@@ -254,6 +254,21 @@ static __always_inline void hand_piece(struct __sk_buff *skb, const struct conn_
 	bpf_ringbuf_submit(o, 0);
 }
 
+// hello_affordable says whether another piece may be handed over.
+static __always_inline int hello_affordable(void)
+{
+	__u32 zero = 0;
+	struct hello_budget *b = bpf_map_lookup_elem(&hello_budget, &zero);
+	__u64 window = bpf_ktime_get_boot_ns() >> HELLO_WINDOW;
+	if (!b)
+		return 0;
+	if (b->window != window) {
+		b->window = window;
+		b->spent = 0;
+	}
+	return b->spent++ < HELLO_BUDGET;
+}
+
 // hand_hello gives user space what is among the first that an end says.
 static __noinline int hand_hello(struct __sk_buff *skb, const struct conn_key *k, struct conn *c, const struct packet *p, int egress)
 {
@@ -269,6 +284,10 @@ static __noinline int hand_hello(struct __sk_buff *skb, const struct conn_key *k
 		return 0;
 	}
 	c->handed[called & 1]++;
+	if (!hello_affordable()) {
+		TROUBLE(hellos_lost);
+		return 0;
+	}
 	if (length - at <= HELLO_SHORT || (called && p->protocol == IPPROTO_TCP))
 		hand_piece(skb, k, c, p, at, length - at, called, HELLO_SHORT);
 	else

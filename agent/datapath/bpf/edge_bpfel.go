@@ -170,6 +170,12 @@ type edgeFrame struct {
 	}
 }
 
+type edgeHelloBudget struct {
+	_      structs.HostLayout
+	Window uint64
+	Spent  uint64
+}
+
 type edgeIdentityKey struct {
 	_        structs.HostLayout
 	Table    uint32
@@ -278,40 +284,41 @@ type edgeVerdict struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	edgeMapAddresses  = "addresses"
-	edgeMapAnswerers  = "answerers"
-	edgeMapBlocks     = "blocks"
-	edgeMapCgroups    = "cgroups"
-	edgeMapConditions = "conditions"
-	edgeMapConns      = "conns"
-	edgeMapControl    = "control"
-	edgeMapCounts     = "counts"
-	edgeMapDefaults   = "defaults"
-	edgeMapDenied     = "denied"
-	edgeMapEvents     = "events"
-	edgeMapFrames     = "frames"
-	edgeMapHellos     = "hellos"
-	edgeMapIdentities = "identities"
-	edgeMapKnownFiles = "known_files"
-	edgeMapLookups    = "lookups"
-	edgeMapNames      = "names"
-	edgeMapNamespaces = "namespaces"
-	edgeMapOwners     = "owners"
-	edgeMapPastConns  = "past_conns"
-	edgeMapPathNumber = "path_number"
-	edgeMapPaths      = "paths"
-	edgeMapPorts      = "ports"
-	edgeMapProcesses  = "processes"
-	edgeMapRetired    = "retired"
-	edgeMapSlots      = "slots"
-	edgeMapSteps      = "steps"
-	edgeMapTables     = "tables"
-	edgeMapTrouble    = "trouble"
-	edgeMapVerdicts   = "verdicts"
-	edgeProgWeftEdge  = "weft_edge"
-	edgeVarEventType  = "event_type"
-	edgeVarHelloType  = "hello_type"
-	edgeVarLookupType = "lookup_type"
+	edgeMapAddresses   = "addresses"
+	edgeMapAnswerers   = "answerers"
+	edgeMapBlocks      = "blocks"
+	edgeMapCgroups     = "cgroups"
+	edgeMapConditions  = "conditions"
+	edgeMapConns       = "conns"
+	edgeMapControl     = "control"
+	edgeMapCounts      = "counts"
+	edgeMapDefaults    = "defaults"
+	edgeMapDenied      = "denied"
+	edgeMapEvents      = "events"
+	edgeMapFrames      = "frames"
+	edgeMapHelloBudget = "hello_budget"
+	edgeMapHellos      = "hellos"
+	edgeMapIdentities  = "identities"
+	edgeMapKnownFiles  = "known_files"
+	edgeMapLookups     = "lookups"
+	edgeMapNames       = "names"
+	edgeMapNamespaces  = "namespaces"
+	edgeMapOwners      = "owners"
+	edgeMapPastConns   = "past_conns"
+	edgeMapPathNumber  = "path_number"
+	edgeMapPaths       = "paths"
+	edgeMapPorts       = "ports"
+	edgeMapProcesses   = "processes"
+	edgeMapRetired     = "retired"
+	edgeMapSlots       = "slots"
+	edgeMapSteps       = "steps"
+	edgeMapTables      = "tables"
+	edgeMapTrouble     = "trouble"
+	edgeMapVerdicts    = "verdicts"
+	edgeProgWeftEdge   = "weft_edge"
+	edgeVarEventType   = "event_type"
+	edgeVarHelloType   = "hello_type"
+	edgeVarLookupType  = "lookup_type"
 )
 
 // loadEdge returns the embedded CollectionSpec for edge.
@@ -363,36 +370,37 @@ type edgeProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type edgeMapSpecs struct {
-	Addresses  *ebpf.MapSpec `ebpf:"addresses"`
-	Answerers  *ebpf.MapSpec `ebpf:"answerers"`
-	Blocks     *ebpf.MapSpec `ebpf:"blocks"`
-	Cgroups    *ebpf.MapSpec `ebpf:"cgroups"`
-	Conditions *ebpf.MapSpec `ebpf:"conditions"`
-	Conns      *ebpf.MapSpec `ebpf:"conns"`
-	Control    *ebpf.MapSpec `ebpf:"control"`
-	Counts     *ebpf.MapSpec `ebpf:"counts"`
-	Defaults   *ebpf.MapSpec `ebpf:"defaults"`
-	Denied     *ebpf.MapSpec `ebpf:"denied"`
-	Events     *ebpf.MapSpec `ebpf:"events"`
-	Frames     *ebpf.MapSpec `ebpf:"frames"`
-	Hellos     *ebpf.MapSpec `ebpf:"hellos"`
-	Identities *ebpf.MapSpec `ebpf:"identities"`
-	KnownFiles *ebpf.MapSpec `ebpf:"known_files"`
-	Lookups    *ebpf.MapSpec `ebpf:"lookups"`
-	Names      *ebpf.MapSpec `ebpf:"names"`
-	Namespaces *ebpf.MapSpec `ebpf:"namespaces"`
-	Owners     *ebpf.MapSpec `ebpf:"owners"`
-	PastConns  *ebpf.MapSpec `ebpf:"past_conns"`
-	PathNumber *ebpf.MapSpec `ebpf:"path_number"`
-	Paths      *ebpf.MapSpec `ebpf:"paths"`
-	Ports      *ebpf.MapSpec `ebpf:"ports"`
-	Processes  *ebpf.MapSpec `ebpf:"processes"`
-	Retired    *ebpf.MapSpec `ebpf:"retired"`
-	Slots      *ebpf.MapSpec `ebpf:"slots"`
-	Steps      *ebpf.MapSpec `ebpf:"steps"`
-	Tables     *ebpf.MapSpec `ebpf:"tables"`
-	Trouble    *ebpf.MapSpec `ebpf:"trouble"`
-	Verdicts   *ebpf.MapSpec `ebpf:"verdicts"`
+	Addresses   *ebpf.MapSpec `ebpf:"addresses"`
+	Answerers   *ebpf.MapSpec `ebpf:"answerers"`
+	Blocks      *ebpf.MapSpec `ebpf:"blocks"`
+	Cgroups     *ebpf.MapSpec `ebpf:"cgroups"`
+	Conditions  *ebpf.MapSpec `ebpf:"conditions"`
+	Conns       *ebpf.MapSpec `ebpf:"conns"`
+	Control     *ebpf.MapSpec `ebpf:"control"`
+	Counts      *ebpf.MapSpec `ebpf:"counts"`
+	Defaults    *ebpf.MapSpec `ebpf:"defaults"`
+	Denied      *ebpf.MapSpec `ebpf:"denied"`
+	Events      *ebpf.MapSpec `ebpf:"events"`
+	Frames      *ebpf.MapSpec `ebpf:"frames"`
+	HelloBudget *ebpf.MapSpec `ebpf:"hello_budget"`
+	Hellos      *ebpf.MapSpec `ebpf:"hellos"`
+	Identities  *ebpf.MapSpec `ebpf:"identities"`
+	KnownFiles  *ebpf.MapSpec `ebpf:"known_files"`
+	Lookups     *ebpf.MapSpec `ebpf:"lookups"`
+	Names       *ebpf.MapSpec `ebpf:"names"`
+	Namespaces  *ebpf.MapSpec `ebpf:"namespaces"`
+	Owners      *ebpf.MapSpec `ebpf:"owners"`
+	PastConns   *ebpf.MapSpec `ebpf:"past_conns"`
+	PathNumber  *ebpf.MapSpec `ebpf:"path_number"`
+	Paths       *ebpf.MapSpec `ebpf:"paths"`
+	Ports       *ebpf.MapSpec `ebpf:"ports"`
+	Processes   *ebpf.MapSpec `ebpf:"processes"`
+	Retired     *ebpf.MapSpec `ebpf:"retired"`
+	Slots       *ebpf.MapSpec `ebpf:"slots"`
+	Steps       *ebpf.MapSpec `ebpf:"steps"`
+	Tables      *ebpf.MapSpec `ebpf:"tables"`
+	Trouble     *ebpf.MapSpec `ebpf:"trouble"`
+	Verdicts    *ebpf.MapSpec `ebpf:"verdicts"`
 }
 
 // edgeVariableSpecs contains global variables before they are loaded into the kernel.
@@ -424,36 +432,37 @@ func (o *edgeObjects) Close() error {
 //
 // It can be passed to loadEdgeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type edgeMaps struct {
-	Addresses  *ebpf.Map `ebpf:"addresses"`
-	Answerers  *ebpf.Map `ebpf:"answerers"`
-	Blocks     *ebpf.Map `ebpf:"blocks"`
-	Cgroups    *ebpf.Map `ebpf:"cgroups"`
-	Conditions *ebpf.Map `ebpf:"conditions"`
-	Conns      *ebpf.Map `ebpf:"conns"`
-	Control    *ebpf.Map `ebpf:"control"`
-	Counts     *ebpf.Map `ebpf:"counts"`
-	Defaults   *ebpf.Map `ebpf:"defaults"`
-	Denied     *ebpf.Map `ebpf:"denied"`
-	Events     *ebpf.Map `ebpf:"events"`
-	Frames     *ebpf.Map `ebpf:"frames"`
-	Hellos     *ebpf.Map `ebpf:"hellos"`
-	Identities *ebpf.Map `ebpf:"identities"`
-	KnownFiles *ebpf.Map `ebpf:"known_files"`
-	Lookups    *ebpf.Map `ebpf:"lookups"`
-	Names      *ebpf.Map `ebpf:"names"`
-	Namespaces *ebpf.Map `ebpf:"namespaces"`
-	Owners     *ebpf.Map `ebpf:"owners"`
-	PastConns  *ebpf.Map `ebpf:"past_conns"`
-	PathNumber *ebpf.Map `ebpf:"path_number"`
-	Paths      *ebpf.Map `ebpf:"paths"`
-	Ports      *ebpf.Map `ebpf:"ports"`
-	Processes  *ebpf.Map `ebpf:"processes"`
-	Retired    *ebpf.Map `ebpf:"retired"`
-	Slots      *ebpf.Map `ebpf:"slots"`
-	Steps      *ebpf.Map `ebpf:"steps"`
-	Tables     *ebpf.Map `ebpf:"tables"`
-	Trouble    *ebpf.Map `ebpf:"trouble"`
-	Verdicts   *ebpf.Map `ebpf:"verdicts"`
+	Addresses   *ebpf.Map `ebpf:"addresses"`
+	Answerers   *ebpf.Map `ebpf:"answerers"`
+	Blocks      *ebpf.Map `ebpf:"blocks"`
+	Cgroups     *ebpf.Map `ebpf:"cgroups"`
+	Conditions  *ebpf.Map `ebpf:"conditions"`
+	Conns       *ebpf.Map `ebpf:"conns"`
+	Control     *ebpf.Map `ebpf:"control"`
+	Counts      *ebpf.Map `ebpf:"counts"`
+	Defaults    *ebpf.Map `ebpf:"defaults"`
+	Denied      *ebpf.Map `ebpf:"denied"`
+	Events      *ebpf.Map `ebpf:"events"`
+	Frames      *ebpf.Map `ebpf:"frames"`
+	HelloBudget *ebpf.Map `ebpf:"hello_budget"`
+	Hellos      *ebpf.Map `ebpf:"hellos"`
+	Identities  *ebpf.Map `ebpf:"identities"`
+	KnownFiles  *ebpf.Map `ebpf:"known_files"`
+	Lookups     *ebpf.Map `ebpf:"lookups"`
+	Names       *ebpf.Map `ebpf:"names"`
+	Namespaces  *ebpf.Map `ebpf:"namespaces"`
+	Owners      *ebpf.Map `ebpf:"owners"`
+	PastConns   *ebpf.Map `ebpf:"past_conns"`
+	PathNumber  *ebpf.Map `ebpf:"path_number"`
+	Paths       *ebpf.Map `ebpf:"paths"`
+	Ports       *ebpf.Map `ebpf:"ports"`
+	Processes   *ebpf.Map `ebpf:"processes"`
+	Retired     *ebpf.Map `ebpf:"retired"`
+	Slots       *ebpf.Map `ebpf:"slots"`
+	Steps       *ebpf.Map `ebpf:"steps"`
+	Tables      *ebpf.Map `ebpf:"tables"`
+	Trouble     *ebpf.Map `ebpf:"trouble"`
+	Verdicts    *ebpf.Map `ebpf:"verdicts"`
 }
 
 func (m *edgeMaps) Close() error {
@@ -470,6 +479,7 @@ func (m *edgeMaps) Close() error {
 		m.Denied,
 		m.Events,
 		m.Frames,
+		m.HelloBudget,
 		m.Hellos,
 		m.Identities,
 		m.KnownFiles,

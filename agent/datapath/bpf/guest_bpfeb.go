@@ -195,6 +195,12 @@ type guestGuestTrouble struct {
 	Routers  uint64
 }
 
+type guestHelloBudget struct {
+	_      structs.HostLayout
+	Window uint64
+	Spent  uint64
+}
+
 type guestHomeKey struct {
 	_       structs.HostLayout
 	Address [16]uint8
@@ -356,6 +362,7 @@ const (
 	guestMapGuestEvents       = "guest_events"
 	guestMapGuestTrouble      = "guest_trouble"
 	guestMapGuests            = "guests"
+	guestMapHelloBudget       = "hello_budget"
 	guestMapHellos            = "hellos"
 	guestMapHomes             = "homes"
 	guestMapIdentities        = "identities"
@@ -450,6 +457,7 @@ type guestMapSpecs struct {
 	GuestEvents  *ebpf.MapSpec `ebpf:"guest_events"`
 	GuestTrouble *ebpf.MapSpec `ebpf:"guest_trouble"`
 	Guests       *ebpf.MapSpec `ebpf:"guests"`
+	HelloBudget  *ebpf.MapSpec `ebpf:"hello_budget"`
 	Hellos       *ebpf.MapSpec `ebpf:"hellos"`
 	Homes        *ebpf.MapSpec `ebpf:"homes"`
 	Identities   *ebpf.MapSpec `ebpf:"identities"`
@@ -518,6 +526,7 @@ type guestMaps struct {
 	GuestEvents  *ebpf.Map `ebpf:"guest_events"`
 	GuestTrouble *ebpf.Map `ebpf:"guest_trouble"`
 	Guests       *ebpf.Map `ebpf:"guests"`
+	HelloBudget  *ebpf.Map `ebpf:"hello_budget"`
 	Hellos       *ebpf.Map `ebpf:"hellos"`
 	Homes        *ebpf.Map `ebpf:"homes"`
 	Identities   *ebpf.Map `ebpf:"identities"`
@@ -557,6 +566,7 @@ func (m *guestMaps) Close() error {
 		m.GuestEvents,
 		m.GuestTrouble,
 		m.Guests,
+		m.HelloBudget,
 		m.Hellos,
 		m.Homes,
 		m.Identities,

@@ -508,6 +508,22 @@ struct {
 	__uint(max_entries, 1 << 21);
 } hellos SEC(".maps");
 
+// hello_budget bounds what hellos cost user space, whatever comes: so many pieces
+// of each CPU in a window of 134 ms.
+#define HELLO_BUDGET 1000
+#define HELLO_WINDOW 27 // as a power of two of nanoseconds
+struct hello_budget {
+	__u64 window;
+	__u64 spent;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct hello_budget);
+} hello_budget SEC(".maps");
+
 // answerers are the sockets by which user space tells senders, by cookie: what
 // they send is no workload's.
 struct {

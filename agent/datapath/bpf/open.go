@@ -117,7 +117,7 @@ func (d *Driver) loadWith(helper uint32) error {
 	}
 	for name, m := range spec.Maps {
 		switch name {
-		case "verdicts", "frames", "scratch_paths", "events", "answerers", "owners", "lookups", "hellos", ".rodata", ".bss":
+		case "verdicts", "frames", "scratch_paths", "events", "answerers", "owners", "lookups", "hellos", "hello_budget", ".rodata", ".bss":
 			continue // nothing that must outlive a program
 		case "conns":
 			m.MaxEntries = d.cfg.Connections

@@ -210,6 +210,12 @@ type policyHello struct {
 	Bytes   [4096]uint8
 }
 
+type policyHelloBudget struct {
+	_      structs.HostLayout
+	Window uint64
+	Spent  uint64
+}
+
 type policyIdentityKey struct {
 	_        structs.HostLayout
 	Table    uint32
@@ -369,6 +375,7 @@ const (
 	policyMapDenied        = "denied"
 	policyMapEvents        = "events"
 	policyMapFrames        = "frames"
+	policyMapHelloBudget   = "hello_budget"
 	policyMapHellos        = "hellos"
 	policyMapIdentities    = "identities"
 	policyMapKnownFiles    = "known_files"
@@ -492,6 +499,7 @@ type policyMapSpecs struct {
 	Denied       *ebpf.MapSpec `ebpf:"denied"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
 	Frames       *ebpf.MapSpec `ebpf:"frames"`
+	HelloBudget  *ebpf.MapSpec `ebpf:"hello_budget"`
 	Hellos       *ebpf.MapSpec `ebpf:"hellos"`
 	Identities   *ebpf.MapSpec `ebpf:"identities"`
 	KnownFiles   *ebpf.MapSpec `ebpf:"known_files"`
@@ -563,6 +571,7 @@ type policyMaps struct {
 	Denied       *ebpf.Map `ebpf:"denied"`
 	Events       *ebpf.Map `ebpf:"events"`
 	Frames       *ebpf.Map `ebpf:"frames"`
+	HelloBudget  *ebpf.Map `ebpf:"hello_budget"`
 	Hellos       *ebpf.Map `ebpf:"hellos"`
 	Identities   *ebpf.Map `ebpf:"identities"`
 	KnownFiles   *ebpf.Map `ebpf:"known_files"`
@@ -604,6 +613,7 @@ func (m *policyMaps) Close() error {
 		m.Denied,
 		m.Events,
 		m.Frames,
+		m.HelloBudget,
 		m.Hellos,
 		m.Identities,
 		m.KnownFiles,
