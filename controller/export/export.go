@@ -32,7 +32,7 @@ type Config struct {
 // Source is where flows come from; flowstore.Store is one.
 type Source interface {
 	Last() uint64
-	Oldest(context.Context) (uint64, error)
+	Forgotten(ctx context.Context, after uint64) (gone, next uint64, err error)
 	Follow(ctx context.Context, q flowstore.Query, after uint64, many int) ([]flowstore.Flow, uint64, error)
 }
 

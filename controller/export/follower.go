@@ -42,7 +42,7 @@ type follower struct {
 // Status is what an exporter has done since the controller started.
 type Status struct {
 	Sent     uint64
-	Gone     uint64 // ids that the store forgot before they were sent
+	Gone     uint64 // flows that the store forgot before they were sent, at most
 	Refused  uint64 // flows that the receiver says it will never take
 	Failures uint64 // attempts that failed
 	Behind   time.Duration
@@ -89,16 +89,17 @@ func (f *follower) run(ctx context.Context) {
 func (f *follower) skip(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readIn)
 	defer cancel()
-	oldest, err := f.deps.Flows.Oldest(ctx)
-	if err != nil || oldest <= f.after+1 {
+	gone, next, err := f.deps.Flows.Forgotten(ctx, f.after)
+	if err != nil {
 		return err
 	}
-	gone := oldest - 1 - f.after
-	f.mu.Lock()
-	f.status.Gone += gone
-	f.mu.Unlock()
-	f.log.Error("flows were forgotten before they were exported; --flows-keep says how long they wait", "atMost", gone)
-	f.after = oldest - 1
+	f.after = next
+	if gone > 0 {
+		f.mu.Lock()
+		f.status.Gone += gone
+		f.mu.Unlock()
+		f.log.Error("flows were forgotten before they were exported; --flows-keep says how long they wait", "atMost", gone)
+	}
 	return nil
 }
 

@@ -35,18 +35,32 @@ func (s *Store) Follow(ctx context.Context, q Query, after uint64, many int) ([]
 	return out, upto, nil
 }
 
-// Oldest is the first id of which the flow is kept still; where none is, the one
-// that comes next.
-func (s *Store) Oldest(ctx context.Context) (uint64, error) {
-	places := s.places()
-	at := places[reports]
+// Forgotten says how many flows after an id are not kept any more, at most, and the
+// id to go on from.
+func (s *Store) Forgotten(ctx context.Context, after uint64) (gone, next uint64, err error) {
+	at := s.places()[reports]
 	st := ask("SELECT "+s.numbers("MIN(id)")+" FROM "+tables[reports].name+" WHERE ").narrow(piece{reports, s.oldest(reports, s.now()), forever, 0, at.last}, at.fences).add(" HAVING COUNT(*) > 0")
 	a, err := s.db.query(ctx, st, u64)
 	if err != nil {
-		return 0, fmt.Errorf("ask for the oldest flow: %w", err)
+		return 0, after, fmt.Errorf("ask for the oldest flow: %w", err)
 	}
-	if a.rows == 0 {
-		return at.last + 1, nil
+	next = at.last
+	if a.rows > 0 {
+		next = a.numbers[0][0] - 1
 	}
-	return a.numbers[0][0], nil
+	if next <= after {
+		return 0, after, nil
+	}
+	// Not every id is a flow's: some are behind fences, and each write has one.
+	gone = next - after
+	for _, f := range at.fences {
+		if from, to := max(f.above, after), min(f.upto, next); from < to {
+			gone -= to - from
+		}
+	}
+	a, err = s.db.query(ctx, ask("SELECT "+s.numbers("COUNT(DISTINCT id)")+" FROM progress WHERE id > ? AND id <= ?", after, next).outside(at.fences), u64)
+	if err != nil {
+		return 0, after, fmt.Errorf("ask how many writes there were: %w", err)
+	}
+	return gone - min(gone, a.numbers[0][0]), next, nil
 }
