@@ -75,3 +75,26 @@ func TestSumsAreBounded(t *testing.T) {
 		t.Errorf("%d series: %v", len(got), got)
 	}
 }
+
+// The guide's example is read as it stands, once its secrets are there.
+func TestGuideIsRead(t *testing.T) {
+	guide, err := os.ReadFile("../../docs/guide/export.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(guide), "```yaml\n")
+	example, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("there is no example")
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"siem.token", "otel.token", "kafka.password"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("x\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := settings(t, strings.ReplaceAll(example, "/etc/weft/", dir+"/"))
+	if len(s.Exporters) != 5 || s.Metrics == nil {
+		t.Errorf("%+v", s)
+	}
+}
