@@ -30,7 +30,8 @@ func (s Severity) Rank() int {
 
 // Alert is a condition of a host, listed beside those of all others. Alerts
 // follow from what agents report and from their silence; nobody writes them, and
-// one is over when its condition is. Its name is "HOST:TYPE".
+// one is over when its condition is. Its name is "HOST:TYPE"; of what is wrong with
+// the controller itself, "controller:TYPE:WHAT", with no host.
 //
 // It carries the labels host.name, alert.type and alert.severity.
 type Alert struct {
@@ -41,7 +42,7 @@ type Alert struct {
 
 // AlertSpec says what is wrong.
 type AlertSpec struct {
-	// Host is the name of the host it is about.
+	// Host is the name of the host it is about; none where it is the controller.
 	Host string `json:"host"`
 	// Type is that of the condition: AgentSilent, PolicyTampered, ...
 	Type string `json:"type"`

@@ -18,6 +18,7 @@ import (
 
 	"weft/controller/access"
 	"weft/controller/api"
+	"weft/controller/export"
 	"weft/controller/filter"
 	"weft/controller/flowstore"
 	"weft/controller/identity"
@@ -53,6 +54,7 @@ type controllerOptions struct {
 	sshFrom     []string
 	claims      string
 	alertsTo    string
+	exportsTo   string
 }
 
 func newControllerCommand() *cobra.Command {
@@ -91,6 +93,7 @@ same machine, root uses the Unix socket without a token.`,
 	f.StringSliceVar(&o.sshFrom, "failsafe-ssh-from", nil, "addresses from which no policy can cut off SSH to the hosts, as 10.0.0.0/24")
 	f.StringVar(&o.claims, "claims", model.ClaimAny, "keys of the labels that agents may claim where neither the host nor its join token says: any, none, or KEY,…; a * at a key's end takes what begins so")
 	f.StringVar(&o.alertsTo, "alerts-to", "", "file that says who is told of alerts: webhooks and Alertmanagers")
+	f.StringVar(&o.exportsTo, "export-flows-to", "", "file that says where flows are sent on to: JSON lines, IPFIX, OTLP, Kafka, and sums for --metrics")
 	f.BoolVar(&o.debug, "debug", false, "log more")
 	return cmd
 }
@@ -118,6 +121,12 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 	var receivers []notify.Receiver
 	if o.alertsTo != "" {
 		if receivers, err = notify.ReadReceivers(o.alertsTo); err != nil {
+			return err
+		}
+	}
+	exporting := &export.Settings{}
+	if o.exportsTo != "" {
+		if exporting, err = export.ReadSettings(o.exportsTo); err != nil {
 			return err
 		}
 	}
@@ -149,6 +158,11 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 	}
 	defer flows.Close()
 	ingest := flowstore.NewIngest(flows, observer, log.With("part", "flows"))
+	exports, err := export.New(export.Config{Dir: filepath.Join(o.data, "exports"), Exporters: exporting.Exporters, Sums: exporting.Metrics},
+		export.Deps{Flows: flows, Keep: o.flows.Keep, Stdout: out, Alert: observer.ExportStalled, Log: log.With("part", "exports")})
+	if err != nil {
+		return err
+	}
 	looks := samples.New()
 	sessions := session.New(session.Config{TrustDomain: o.trustDomain, Version: version.Version, Failsafe: failsafe},
 		session.Deps{Store: st, Observer: observer, Authority: authority, Filter: compileFilter, Number: identities.Number, Flows: ingest.Take, Samples: looks, Log: log.With("part", "session")})
@@ -174,6 +188,7 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 		{Name: "identities", Run: identities.Run},
 		{Name: "observer", Run: observer.Run},
 		{Name: "flows", Run: ingest.Run},
+		{Name: "exports", Run: exports.Run},
 		{Name: "planner", Run: sessions.Run},
 		{Name: "alerts", Run: alerts.Run},
 		{Name: "confirmations", Run: rest.Run},
@@ -184,7 +199,7 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 	}
 	if o.metrics != "" {
 		figures := metrics.New(observer, st, ingest, log.With("part", "metrics"))
-		services = append(services, run.Service{Name: "metrics", Run: serveHTTP(o.metrics, figures.Handler())})
+		services = append(services, run.Service{Name: "metrics", Run: serveHTTP(o.metrics, figures.Handler(exports))})
 	}
 	listen := func() (net.Listener, error) { return net.Listen("tcp", o.listen) }
 	services = append(services, run.Service{Name: "https", Run: serveAPI(&http.Server{Handler: mux, TLSConfig: tlsConfig}, listen)})

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"weft/agent/transport"
+	"weft/controller/export"
 	"weft/controller/metrics"
 	"weft/internal/golden"
 	"weft/internal/identity"
@@ -40,7 +41,7 @@ var description = regexp.MustCompile(`^Desc\{fqName: "([^"]+)", help: "([^"]*)",
 func TestMetricsReferenceIsCurrent(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	var ofController, ofRelay, ofAgent recorder
-	ofController.MustRegister(metrics.New(nil, nil, nil, log))
+	ofController.MustRegister(metrics.New(nil, nil, nil, log), &export.Export{})
 	dir := t.TempDir()
 	id, err := identity.New(identity.Config{Dir: dir, Controller: "https://localhost:1", Role: model.RoleRelay, Name: "relay"}, identity.Deps{Log: log})
 	if err != nil {

@@ -167,9 +167,10 @@ func (m *Metrics) list(ctx context.Context, kind model.Kind) []model.Resource {
 	return list
 }
 
-// Handler serves the collector and the process's own figures.
-func (m *Metrics) Handler() http.Handler {
+// Handler serves the collector, others, and the process's own figures.
+func (m *Metrics) Handler(others ...prometheus.Collector) http.Handler {
 	reg := prometheus.NewRegistry()
+	reg.MustRegister(others...)
 	reg.MustRegister(m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 }

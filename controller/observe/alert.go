@@ -101,11 +101,11 @@ func (o *Observer) Silent() map[string]model.Condition {
 	return out
 }
 
-// Alerts returns the conditions of all hosts, by name.
+// Alerts returns the conditions of all hosts, and the controller's own, by name.
 func (o *Observer) Alerts() []*model.Alert {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	var out []*model.Alert
+	out := o.ownAlerts()
 	for _, h := range o.intent.Hosts {
 		seen := o.hosts[h.Metadata.UID]
 		taken := map[string]bool{}

@@ -1,0 +1,24 @@
+package observe
+
+import (
+	"testing"
+	"time"
+)
+
+func TestStalledExportIsAnAlert(t *testing.T) {
+	o := New(Config{}, Deps{})
+	changed := o.Changed()
+	o.ExportStalled("siem", time.Now(), "it answers 503")
+	select {
+	case <-changed:
+	default:
+		t.Error("nobody is told")
+	}
+	list := o.Alerts()
+	if len(list) != 1 || list[0].Metadata.Name != "controller:ExportStalled:siem" || list[0].Spec.Message != "it answers 503" || list[0].Spec.Host != "" {
+		t.Fatalf("%+v", list)
+	}
+	if o.ExportStalled("siem", time.Now(), ""); len(o.Alerts()) != 0 {
+		t.Errorf("it is not over: %+v", o.Alerts())
+	}
+}
