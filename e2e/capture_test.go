@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -47,6 +48,18 @@ func (f *fleet) frames(file string) (out [][]string) {
 	return out
 }
 
+// flowPort is the client's port of a flow.
+func (f *fleet) flowPort(id string) string {
+	f.t.Helper()
+	var x struct {
+		Client struct{ Port json.Number }
+	}
+	if err := json.Unmarshal([]byte(f.ok("flows", "explain", id, "-o", "json")), &x); err != nil {
+		f.t.Fatal(err)
+	}
+	return x.Client.Port.String()
+}
+
 func (f *fleet) capturePins(host string) (out []string) {
 	for _, p := range f.pins(host) {
 		if strings.Contains(p, "capture-v") && strings.Contains(filepath.Base(p), "link-") {
@@ -60,7 +73,7 @@ func (f *fleet) capturePins(host string) (out []string) {
 // order and to the packet; limits hold, with and without a controller.
 func TestCaptureOfManyHosts(t *testing.T) {
 	testreq.Need(t, "tshark")
-	f := newFleetFor(t, talkers, 150*time.Second)
+	f := newFleetFor(t, talkers, 200*time.Second)
 	server := f.controller()
 	f.agents("left", "right")
 	left, one := f.lab.Host("left"), f.lab.Host("right").Container("one")
@@ -98,6 +111,36 @@ func TestCaptureOfManyHosts(t *testing.T) {
 		t.Error("no packet has a process")
 	}
 	says(t, "the audit log", f.ok("audit"), "capture", "captured")
+
+	// A flow is captured by its ID, and nothing else is.
+	var id string
+	f.wait(40*time.Second, "the flow is listed", func() error {
+		out := f.weft("flows", "-o", "json", "--where", "port=7000,client=right:one", "--top", "1")
+		var list []struct{ ID json.Number }
+		if err := json.Unmarshal([]byte(out.stdout), &list); err != nil || len(list) == 0 {
+			return fmt.Errorf("%w: %s%s", err, out.stdout, out.stderr)
+		}
+		id = list[0].ID.String()
+		return nil
+	})
+	client := f.flowPort(id)
+	file, cmd, errs = f.capturing("flow", "--flow", id, "--for", "60s")
+	f.generate(one, "ask", target, client, "1")
+	f.generate(one, "ask", target, "40000", "50")
+	time.Sleep(time.Second)
+	cmd.Process.Signal(syscall.SIGINT)
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("--flow: %v: %s", err, errs)
+	}
+	got := f.frames(file)
+	for _, x := range got {
+		if !strings.Contains(x[3], client) {
+			t.Errorf("a packet has the ports %s, the flow %s", x[3], client)
+		}
+	}
+	if len(got) == 0 {
+		t.Error("nothing of the flow came")
+	}
 
 	// So many packets as were asked for, and no more.
 	file, cmd, errs = f.capturing("few", "-l", "app=left", "--filter", "udp port 7000", "--packets", "10", "--for", "60s")
