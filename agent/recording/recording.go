@@ -60,6 +60,9 @@ type Recordings struct {
 	mu    sync.Mutex
 	byID  map[uint64]*recording
 	ended map[uint64]bool // and still ordered
+	// When the reading of the connection table that is under way began, and when the
+	// last whole one did.
+	reading, read time.Time
 }
 
 // New returns Recordings of nothing.
@@ -175,6 +178,34 @@ func (r *Recordings) See(l *connection.Line) {
 			x.tell(t, &wirepb.FlowProcess{Pid: l.Process.PID, Exe: l.Process.Exe, User: r.users.Name(l.Process), Comm: l.Process.Comm})
 		}
 	}
+}
+
+// Begin and End are told of each reading of the connection table: of packets before
+// one began it is known after it whose they are.
+func (r *Recordings) Begin() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.reading = r.cfg.Now()
+}
+
+// End ends the reading.
+func (r *Recordings) End() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.read = r.reading
+}
+
+// unread is after how long without a reading none is waited for: there is no table.
+const unread = 15 * time.Second
+
+// known is until when it is known whose packets are.
+func (r *Recordings) known() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := r.cfg.Now(); r.read.IsZero() || now.Sub(r.read) > unread {
+		return now
+	}
+	return r.read
 }
 
 // forget is called by a recording that ends; false where it has been.

@@ -58,6 +58,7 @@ type recording struct {
 	encoder tapstream.Encoder
 	left    struct{ packets, bytes uint64 }
 	sent    uint64 // bytes of records
+	through int64  // nothing earlier follows
 	ending  time.Time
 	why     string
 	heard   time.Time // the last batch came
@@ -167,13 +168,15 @@ func (x *recording) run() {
 	}
 }
 
-// drained says whether all that was captured before the end has been sent.
+// drained says whether all that was captured before the end has been sent, and
+// whose it is can be told.
 func (x *recording) drained() bool {
 	if x.ending.IsZero() {
 		return false
 	}
 	now := time.Now()
-	return x.left.packets == 0 || x.left.bytes == 0 || now.Sub(x.heard) > quietFor && now.Sub(x.ending) > quietFor || now.Sub(x.ending) > drainFor
+	quiet := x.left.packets == 0 || x.left.bytes == 0 || now.Sub(x.heard) > quietFor && now.Sub(x.ending) > quietFor
+	return quiet && !x.all.known().Before(x.ending) || now.Sub(x.ending) > drainFor
 }
 
 func (x *recording) endNow(why string) {
@@ -212,10 +215,11 @@ func (x *recording) send(p *wirepb.CapturePiece) bool {
 	return false
 }
 
-// piece is the next with all that is to be told. Nothing earlier than now less a
-// moment follows where no batch waits.
+// piece is the next with all that is to be told. No packet of before its time
+// follows, nor whose it is.
 func (x *recording) piece(batch []byte) *wirepb.CapturePiece {
 	p := &wirepb.CapturePiece{Id: x.order.GetId(), Batch: batch}
+	known := x.all.known() // before the processes: those that this says are known are among them
 	x.mu.Lock()
 	p.Names, p.Processes, x.names, x.processes = x.names, x.processes, nil, nil
 	x.mu.Unlock()
@@ -224,10 +228,11 @@ func (x *recording) piece(batch []byte) *wirepb.CapturePiece {
 			x.ledger = l
 		}
 		p.Ledger = x.ledger
-		if now := time.Now(); now.Sub(x.heard) > sayEvery {
-			p.ThroughUnixNanos = x.all.cfg.Now().Add(-sayEvery).UnixNano()
+		if time.Since(x.heard) > sayEvery {
+			x.through = max(x.through, x.all.cfg.Now().Add(-sayEvery).UnixNano())
 		}
 	}
+	p.ThroughUnixNanos = min(x.through, known.UnixNano())
 	return p
 }
 
@@ -276,9 +281,8 @@ func (x *recording) take(payload []byte) *wirepb.CapturePiece {
 	if cut {
 		payload = x.encoder.Seal(nil, b.Sequence)[tapstream.HeaderLen:]
 	}
-	p := x.piece(payload)
-	p.ThroughUnixNanos = last
-	return p
+	x.through = max(x.through, last)
+	return x.piece(payload)
 }
 
 func (x *recording) limited() {

@@ -45,6 +45,7 @@ func (t *traffic) Begin() {
 		t.now = make(map[connection.Key]counted, len(t.before))
 	}
 	t.mu.Unlock()
+	t.captures.Begin()
 	t.Meter.Begin()
 }
 
@@ -83,6 +84,9 @@ func (t *traffic) End(whole bool) error {
 		t.before, t.now, t.read = t.now, nil, time.Now()
 	}
 	t.mu.Unlock()
+	if whole {
+		t.captures.End()
+	}
 	return t.Meter.End(whole)
 }
 
