@@ -157,6 +157,8 @@ func TestCaptureOfManyHosts(t *testing.T) {
 	})
 
 	says(t, "a filter that is none", f.weft("capture", "-l", "app=left", "-w", "-", "--filter", "tcp prot 1").stderr, "filter")
+	f.applied("apiVersion: weft/v1\nkind: Group\nmetadata: {name: private}\nspec: {selector: app=two, flows: \"Off\"}\n")
+	says(t, "who is private", f.weft("capture", "-l", "app=two", "-w", "-").stderr, "group private, whose flows are Off")
 	says(t, "nobody", f.weft("capture", "-l", "app=nobody", "-w", "-").stderr, "no workload")
 
 	// The controller dies: the hosts end by themselves, and the file is whole.
