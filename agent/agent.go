@@ -86,7 +86,19 @@ type Sampler interface {
 	Sample(processes int) (*wirepb.Sample, error)
 }
 
-// Deps of an Agent. Lines, Policy, Flows, Samples, Alerts, CertificateExpires, CallerKey, Problem and Welcome may be nil.
+// Captures sends packets of this machine while somebody captures.
+type Captures interface {
+	// Want begins what is ordered and ends what is not any more.
+	Want(*wirepb.CaptureOrders)
+	// Acknowledge makes room for what follows.
+	Acknowledge(*wirepb.CaptureAck)
+	// Pieces are for the session to send.
+	Pieces() <-chan *wirepb.CapturePiece
+	// HangUp ends all, as the session has.
+	HangUp()
+}
+
+// Deps of an Agent. Lines, Policy, Flows, Samples, Captures, Alerts, CertificateExpires, CallerKey, Problem and Welcome may be nil.
 type Deps struct {
 	State *State
 	// HTTP reaches the controller: HTTP/2 over TLS 1.3 with this machine's
@@ -102,6 +114,8 @@ type Deps struct {
 	Flows Batches
 	// Samples are sent while somebody looks.
 	Samples Sampler
+	// Captures are what somebody captures here.
+	Captures Captures
 	// Alerts are conditions that alert rules have made of this machine.
 	Alerts func() []*wirepb.Condition
 	// CertificateExpires is when this machine's certificate does.

@@ -158,6 +158,9 @@ func (s *session) serve(ctx context.Context, cancel context.CancelCauseFunc) err
 	parts.Go(func() { cancel(s.send(ctx)) })
 	parts.Go(func() { cancel(s.listen(ctx, began)) })
 	parts.Wait()
+	if c := s.agent.deps.Captures; c != nil {
+		c.HangUp()
+	}
 	return context.Cause(ctx)
 }
 
@@ -195,6 +198,14 @@ func (s *session) receive(began time.Time) error {
 			}
 			s.looks <- r
 		}
+		if c := s.agent.deps.Captures; c != nil {
+			if o := m.GetCaptures(); o != nil {
+				c.Want(o)
+			}
+			if a := m.GetCaptured(); a != nil {
+				c.Acknowledge(a)
+			}
+		}
 		if ack := m.GetFlows(); ack != nil && s.agent.deps.Flows != nil {
 			s.agent.deps.Flows.Acknowledge(ack)
 			s.underway.Add(-1)
@@ -215,6 +226,10 @@ func (s *session) send(ctx context.Context) error {
 	s.sections = map[string]*wirepb.SectionStatus{}
 	looked := newLooking(a.deps.Samples)
 	defer looked.stop()
+	var captured <-chan *wirepb.CapturePiece
+	if a.deps.Captures != nil {
+		captured = a.deps.Captures.Pieces()
+	}
 	complete := a.deps.Inventory.Complete()
 	select {
 	case <-complete:
@@ -243,6 +258,10 @@ func (s *session) send(ctx context.Context) error {
 			looked.begin()
 		case x := <-looked.came:
 			if err := s.reportSample(looked, x); err != nil {
+				return err
+			}
+		case p := <-captured:
+			if err := s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Capture{Capture: p}}); err != nil {
 				return err
 			}
 		case <-lines.C:

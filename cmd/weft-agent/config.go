@@ -70,6 +70,9 @@ type config struct {
 	// addresses or CIDR blocks of those who may report: anybody who can send from one of
 	// these is believed.
 	Collectors []collectorConfig `yaml:"collectors,omitempty"`
+	// Captures is on or off; on unless given. Off, this host takes part in no weft
+	// capture, whoever asks for one.
+	Captures string `yaml:"captures,omitempty"`
 	// Sandbox is on or off; on unless given. On, the agent gives up all that its
 	// work does not need: capabilities, and system calls. Off is for finding out
 	// whether that is what is in the way.
@@ -237,6 +240,9 @@ func (c config) check() error {
 	}
 	if c.Sandbox != "" && c.Sandbox != "on" && c.Sandbox != "off" {
 		fault("sandbox", "%q is none of on, off", c.Sandbox)
+	}
+	if c.Captures != "" && c.Captures != "on" && c.Captures != "off" {
+		fault("captures", "%q is none of on, off", c.Captures)
 	}
 	for i, l := range c.Collectors {
 		if _, _, err := net.SplitHostPort(l.Listen); err != nil {

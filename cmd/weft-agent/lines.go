@@ -6,11 +6,14 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"sync/atomic"
+	"slices"
+	"strings"
+	"sync"
 
 	"weft/agent/capture"
 	"weft/agent/deliver"
 	"weft/agent/discover"
+	"weft/agent/recording"
 	"weft/agent/transport"
 	"weft/internal/run"
 	"weft/model"
@@ -26,7 +29,11 @@ type lines struct {
 	taps    *capture.Capture
 	landing *deliver.Deliver
 	streams *transport.Transport
-	applied atomic.Bool // a capture section was, so that taps holds what there is
+	// recordings tap as the section does, in lines of their own.
+	recordings *recording.Recordings
+
+	mu      sync.Mutex
+	section *wirepb.CaptureSection // as applied last; nil before, when taps does not hold what there is
 }
 
 func newLines(c config, found *discover.Discover, part func(string) *slog.Logger) (*lines, error) {
@@ -35,6 +42,7 @@ func newLines(c config, found *discover.Discover, part func(string) *slog.Logger
 	if l.landing, err = deliver.New(deliver.Config{Attach: deliver.Attach(c.Attach)}, deliver.Deps{Log: l.log}); err != nil {
 		return nil, err
 	}
+	l.recordings = recording.New(recording.Config{Off: c.Captures == "off", Now: clock}, recording.Deps{Apply: l.applyRecordings, Ledger: l.ledger, Log: part("recording")})
 	l.taps, err = capture.New(capture.Config{BPFDir: c.BPFDir, Attach: capture.Attach(c.Attach)}, capture.Deps{Log: part("capture"), Dial: l.dial})
 	return l, err
 }
@@ -44,6 +52,13 @@ func newLines(c config, found *discover.Discover, part func(string) *slog.Logger
 func (l *lines) own(conn net.Conn) net.Conn { return l.taps.Own(conn) }
 
 func (l *lines) dial(ctx context.Context, line string, peer *wirepb.Peer) (capture.Conn, error) {
+	if recording.Is(line) {
+		conn, err := l.recordings.Dial(line)
+		if err != nil {
+			return nil, err
+		}
+		return conn, nil
+	}
 	conn, err := l.streams.Dial(ctx, line, peer)
 	if err != nil {
 		return nil, err
@@ -73,9 +88,51 @@ func (l *lines) applyDeliver(ctx context.Context, s *wirepb.Section) ([]*wirepb.
 }
 
 func (l *lines) applyCapture(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.section = s.GetCapture()
+	if l.section == nil {
+		l.section = &wirepb.CaptureSection{}
+	}
+	items, err := l.apply(ctx)
+	return slices.DeleteFunc(items, func(i *wirepb.ItemStatus) bool { return recording.Is(i.Item) }), err
+}
+
+// apply makes the kernel tap for the section and for recordings.
+func (l *lines) apply(ctx context.Context) ([]*wirepb.ItemStatus, error) {
 	_, workloads := l.found.Snapshot()
-	defer l.applied.Store(true)
-	return l.taps.Apply(ctx, s.GetCapture(), tappable(workloads))
+	all := &wirepb.CaptureSection{Lines: append(slices.Clone(l.section.GetLines()), l.recordings.Lines()...)}
+	return l.taps.Apply(ctx, all, tappable(workloads))
+}
+
+// applyRecordings says what is wrong with the workloads of one of the recordings.
+func (l *lines) applyRecordings(ctx context.Context, line string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.section == nil {
+		return errors.New("the agent has no plan yet, and could take taps of an earlier one away; capture again in a moment")
+	}
+	items, err := l.apply(ctx)
+	var faults []string
+	for _, i := range items {
+		if workload, ok := strings.CutPrefix(i.Item, line+"/"); ok && i.Message != "" {
+			faults = append(faults, workload+": "+i.Message)
+		}
+	}
+	if len(faults) > 0 {
+		return errors.New(strings.Join(faults, "; "))
+	}
+	return err
+}
+
+// ledger is a line's account.
+func (l *lines) ledger(line string) *wirepb.Ledger {
+	for _, s := range l.taps.Lines() {
+		if s.Line == line {
+			return s.Ledger
+		}
+	}
+	return nil
 }
 
 // tappable says where each workload's frames pass.
@@ -121,8 +178,11 @@ func (l *lines) accept(ctx context.Context, conn net.Conn, peer wire.Identity) {
 // report is nil while an earlier agent's lines are not taken over yet: that there
 // are none would be a lie, and their accounts would seem to begin anew.
 func (l *lines) report() *wirepb.LineReport {
-	if !l.applied.Load() {
+	l.mu.Lock()
+	known := l.section != nil
+	l.mu.Unlock()
+	if !known {
 		return nil
 	}
-	return &wirepb.LineReport{Lines: l.taps.Lines()}
+	return &wirepb.LineReport{Lines: slices.DeleteFunc(l.taps.Lines(), func(s *wirepb.LineStatus) bool { return recording.Is(s.Line) })}
 }

@@ -21,6 +21,7 @@ import (
 	"weft/agent/datapath/nft"
 	"weft/agent/discover"
 	"weft/agent/flow"
+	"weft/agent/recording"
 	"weft/model"
 	"weft/policy"
 	"weft/wire/wirepb"
@@ -36,7 +37,7 @@ type segments struct {
 	traffic   *traffic
 }
 
-func newSegments(c config, found *discover.Discover, part func(string) *slog.Logger) (*segments, error) {
+func newSegments(c config, found *discover.Discover, captures *recording.Recordings, part func(string) *slog.Logger) (*segments, error) {
 	root := cgroupRoot(c)
 	s := &segments{places: &places{controller: c.Controller}}
 	var err error
@@ -49,7 +50,7 @@ func newSegments(c config, found *discover.Discover, part func(string) *slog.Log
 	if s.flows, err = flow.Open(flow.Config{Dir: filepath.Join(c.StateDir, "flows"), PinDir: flowPins(c), Connections: bpf.Room()}, flow.Deps{Log: part("flow")}); err != nil {
 		return nil, err
 	}
-	s.traffic = &traffic{Meter: s.flows}
+	s.traffic = &traffic{Meter: s.flows, captures: captures}
 	s.Datapath, err = datapath.New(datapath.Config{CgroupRoot: root, CallerKey: s.callerKey, Now: clock}, datapath.Deps{
 		Drivers:   drivers(c, root, s.flows, part("datapath")),
 		Inventory: found.Snapshot, Known: s.places.known, Meter: s.traffic, Log: part("datapath"),

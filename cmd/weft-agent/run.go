@@ -102,7 +102,7 @@ func buildAgent(c config, confined sandbox.Report, state *agent.State, log *slog
 	if err != nil {
 		return nil, err
 	}
-	segments, err := newSegments(c, found, part)
+	segments, err := newSegments(c, found, lines.recordings, part)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +139,7 @@ func buildAgent(c config, confined sandbox.Report, state *agent.State, log *slog
 	watch := newWatch(c, found, segments.traffic)
 	rules := monitor.NewRules(watch, func(err error) { part("monitor").Warn("look at the machine", "error", err) })
 	sync, err := agent.New(agent.Config{Controller: c.Controller, Version: version.Version, Now: clock}, agent.Deps{
-		State: state, HTTP: id.HTTPClient(), Inventory: found, Log: part("sync"), Lines: lines.report, Policy: segments, Flows: segments.flows, Samples: sampler{watch}, Alerts: rules.Conditions, CallerKey: segments.callerKey.Public(),
+		State: state, HTTP: id.HTTPClient(), Inventory: found, Log: part("sync"), Lines: lines.report, Policy: segments, Flows: segments.flows, Samples: sampler{watch}, Captures: lines.recordings, Alerts: rules.Conditions, CallerKey: segments.callerKey.Public(),
 		Reconcilers: map[string]agent.Reconciler{
 			"transport": func(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {
 				segments.places.setRelays(s.GetTransport())

@@ -14,6 +14,7 @@ import (
 
 	"weft/agent/connection"
 	"weft/agent/monitor"
+	"weft/agent/recording"
 	"weft/cmd/top"
 	"weft/model"
 )
@@ -73,7 +74,7 @@ func (*silent) Gone() error            { return nil }
 // anybody asked counts from then.
 func TestTrafficByProcess(t *testing.T) {
 	under := &silent{}
-	m := &traffic{Meter: under}
+	m := &traffic{Meter: under, captures: recording.New(recording.Config{}, recording.Deps{})}
 	line := func(port uint16, began, sent uint64) *connection.Line {
 		at := netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), port)
 		return &connection.Line{Key: connection.Key{Local: at, Remote: at, Protocol: 6}, Process: connection.Process{PID: 7}, Began: began, Sent: connection.Count{Bytes: sent}}

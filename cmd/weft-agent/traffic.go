@@ -7,15 +7,17 @@ import (
 	"weft/agent/connection"
 	"weft/agent/datapath"
 	"weft/agent/monitor"
+	"weft/agent/recording"
 )
 
 // askedWithin is how long after the last question sums are kept up.
 const askedWithin = 2 * time.Minute
 
 // traffic adds up what each process sends and receives, while somebody asks, and
-// shows every line to the meter of flows.
+// shows every line to the meter of flows and to what is captured.
 type traffic struct {
 	datapath.Meter
+	captures *recording.Recordings
 
 	mu     sync.Mutex
 	asked  time.Time
@@ -43,6 +45,7 @@ func (t *traffic) Begin() {
 		t.now = make(map[connection.Key]counted, len(t.before))
 	}
 	t.mu.Unlock()
+	t.captures.Begin()
 	t.Meter.Begin()
 }
 
@@ -67,6 +70,7 @@ func (t *traffic) See(l *connection.Line) {
 		t.now[l.Key] = c
 	}
 	t.mu.Unlock()
+	t.captures.See(l)
 	t.Meter.See(l)
 }
 
@@ -80,6 +84,9 @@ func (t *traffic) End(whole bool) error {
 		t.before, t.now, t.read = t.now, nil, time.Now()
 	}
 	t.mu.Unlock()
+	if whole {
+		t.captures.End()
+	}
 	return t.Meter.End(whole)
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"weft/controller/access"
+	"weft/controller/captures"
 	"weft/controller/flowstore"
 	"weft/controller/notify"
 	"weft/controller/observe"
@@ -61,6 +62,8 @@ type Deps struct {
 	// Take keeps flows that are imported; nil for no imports.
 	Take    FlowTaker
 	Samples Samples // nil for none
+	// Captures is who captures packets; nil for none.
+	Captures *captures.Captures
 	// History returns changes of alerts, the newest first; nil for none.
 	History func(limit int) []notify.Change
 	Log     *slog.Logger
@@ -105,18 +108,19 @@ type Observer interface {
 
 // API is an http.Handler's maker. Its one goroutine is Run.
 type API struct {
-	cfg     Config
-	store   *store.Store
-	seen    Observer
-	flows   Flows
-	take    FlowTaker
-	samples Samples
-	history func(limit int) []notify.Change
-	log     *slog.Logger
-	guard   *access.Guard
-	watches chan struct{}
-	huma    huma.API
-	handler http.Handler
+	cfg      Config
+	store    *store.Store
+	seen     Observer
+	flows    Flows
+	take     FlowTaker
+	samples  Samples
+	captures *captures.Captures
+	history  func(limit int) []notify.Change
+	log      *slog.Logger
+	guard    *access.Guard
+	watches  chan struct{}
+	huma     huma.API
+	handler  http.Handler
 	// pending is held while what waits for confirmation is read and changed.
 	pending sync.Mutex
 	// quiet is Run's own, by the policy's name.
@@ -135,7 +139,7 @@ func New(cfg Config, deps Deps) (*API, error) {
 		cfg.Addresses = localAddresses
 	}
 	a := &API{
-		cfg: cfg, store: deps.Store, seen: deps.Observer, flows: deps.Flows, take: deps.Take, samples: deps.Samples, history: deps.History, log: deps.Log,
+		cfg: cfg, store: deps.Store, seen: deps.Observer, flows: deps.Flows, take: deps.Take, samples: deps.Samples, captures: deps.Captures, history: deps.History, log: deps.Log,
 		guard:   access.NewGuard(deps.Store, os.Geteuid(), cfg.SocketUser),
 		watches: make(chan struct{}, maxWatches),
 	}

@@ -109,6 +109,7 @@ func (a *API) register() {
 	a.registerFlowImport()
 	a.registerFlowEntries()
 	a.registerSamples()
+	a.registerCapture()
 	a.registerAlertHistory()
 	a.registerProposal()
 	a.registerConfirmations()

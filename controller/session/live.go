@@ -265,6 +265,10 @@ func (s *Service) report(l *live, m *wirepb.AgentMessage) error {
 		if s.deps.Samples != nil {
 			s.deps.Samples.Take(l.id, b.Sample)
 		}
+	case *wirepb.AgentMessage_Capture:
+		if s.deps.Captures != nil {
+			s.deps.Captures.Take(l.id, b.Capture)
+		}
 	case *wirepb.AgentMessage_Relay:
 		s.deps.Observer.Relay(l.id, b.Relay)
 	case *wirepb.AgentMessage_Hello:
@@ -316,6 +320,7 @@ func (s *Service) send(l *live, st *stream, welcome *wirepb.Welcome) error {
 	beat := time.NewTicker(s.cfg.Heartbeat)
 	defer beat.Stop()
 	asked := &wirepb.SampleRequest{} // for nothing
+	ordered := uint64(0)             // version of captures
 	for {
 		for section := l.next(); section != nil; section = l.next() {
 			if err := st.Send(&wirepb.ControllerMessage{Body: &wirepb.ControllerMessage_Section{Section: section}}); err != nil {
@@ -337,9 +342,25 @@ func (s *Service) send(l *live, st *stream, welcome *wirepb.Welcome) error {
 				asked = want
 			}
 		}
+		var captures <-chan struct{}
+		if s.deps.Captures != nil && l.id.Role == model.RoleHost {
+			var orders *wirepb.CaptureOrders
+			var acks []*wirepb.CaptureAck
+			if orders, ordered, acks, captures = s.deps.Captures.Wanted(l.id.UID, ordered); orders != nil {
+				if err := st.Send(&wirepb.ControllerMessage{Body: &wirepb.ControllerMessage_Captures{Captures: orders}}); err != nil {
+					return err
+				}
+			}
+			for _, ack := range acks {
+				if err := st.Send(&wirepb.ControllerMessage{Body: &wirepb.ControllerMessage_Captured{Captured: ack}}); err != nil {
+					return err
+				}
+			}
+		}
 		select {
 		case <-l.ctx.Done():
 			return context.Cause(l.ctx)
+		case <-captures:
 		case <-l.wake:
 		case <-looks:
 		case <-looksAtAll:

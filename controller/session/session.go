@@ -75,6 +75,8 @@ type Deps struct {
 	Flows func(id wire.Identity, b *wirepb.FlowBatch, kept func(*wirepb.FlowAck), again func()) (taken bool, err error)
 	// Samples says who looks at hosts and takes what they say; nil asks for none.
 	Samples Samples
+	// Captures says what hosts are to capture and takes it; nil has none capture.
+	Captures Captures
 	// Number numbers identities for good; nil numbers them for this Service.
 	Number plan.Number
 	Log    *slog.Logger
@@ -86,6 +88,15 @@ type Samples interface {
 	// when that changes, except where it only ends.
 	Wanted(uid string) (r *wirepb.SampleRequest, host, all <-chan struct{})
 	Take(id wire.Identity, m *wirepb.Sample)
+}
+
+// Captures is who captures what on which host.
+type Captures interface {
+	// Wanted is what a host is to be told: orders where they have another version than
+	// the one known, and acknowledgements, which are handed out once. The channel is
+	// closed when there is more.
+	Wanted(uid string, known uint64) (o *wirepb.CaptureOrders, version uint64, acks []*wirepb.CaptureAck, changed <-chan struct{})
+	Take(id wire.Identity, p *wirepb.CapturePiece)
 }
 
 // Service answers the agent protocol. Its handler works while Run does.

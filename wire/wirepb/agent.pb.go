@@ -288,6 +288,7 @@ type AgentMessage struct {
 	//	*AgentMessage_Policy
 	//	*AgentMessage_Flows
 	//	*AgentMessage_Sample
+	//	*AgentMessage_Capture
 	Body          isAgentMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -420,6 +421,15 @@ func (x *AgentMessage) GetSample() *Sample {
 	return nil
 }
 
+func (x *AgentMessage) GetCapture() *CapturePiece {
+	if x != nil {
+		if x, ok := x.Body.(*AgentMessage_Capture); ok {
+			return x.Capture
+		}
+	}
+	return nil
+}
+
 type isAgentMessage_Body interface {
 	isAgentMessage_Body()
 }
@@ -464,6 +474,10 @@ type AgentMessage_Sample struct {
 	Sample *Sample `protobuf:"bytes,10,opt,name=sample,proto3,oneof"`
 }
 
+type AgentMessage_Capture struct {
+	Capture *CapturePiece `protobuf:"bytes,11,opt,name=capture,proto3,oneof"`
+}
+
 func (*AgentMessage_Hello) isAgentMessage_Body() {}
 
 func (*AgentMessage_Facts) isAgentMessage_Body() {}
@@ -484,6 +498,8 @@ func (*AgentMessage_Flows) isAgentMessage_Body() {}
 
 func (*AgentMessage_Sample) isAgentMessage_Body() {}
 
+func (*AgentMessage_Capture) isAgentMessage_Body() {}
+
 type ControllerMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Body:
@@ -493,6 +509,8 @@ type ControllerMessage struct {
 	//	*ControllerMessage_Heartbeat
 	//	*ControllerMessage_Flows
 	//	*ControllerMessage_Samples
+	//	*ControllerMessage_Captures
+	//	*ControllerMessage_Captured
 	Body          isControllerMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -580,6 +598,24 @@ func (x *ControllerMessage) GetSamples() *SampleRequest {
 	return nil
 }
 
+func (x *ControllerMessage) GetCaptures() *CaptureOrders {
+	if x != nil {
+		if x, ok := x.Body.(*ControllerMessage_Captures); ok {
+			return x.Captures
+		}
+	}
+	return nil
+}
+
+func (x *ControllerMessage) GetCaptured() *CaptureAck {
+	if x != nil {
+		if x, ok := x.Body.(*ControllerMessage_Captured); ok {
+			return x.Captured
+		}
+	}
+	return nil
+}
+
 type isControllerMessage_Body interface {
 	isControllerMessage_Body()
 }
@@ -604,6 +640,14 @@ type ControllerMessage_Samples struct {
 	Samples *SampleRequest `protobuf:"bytes,5,opt,name=samples,proto3,oneof"`
 }
 
+type ControllerMessage_Captures struct {
+	Captures *CaptureOrders `protobuf:"bytes,6,opt,name=captures,proto3,oneof"`
+}
+
+type ControllerMessage_Captured struct {
+	Captured *CaptureAck `protobuf:"bytes,7,opt,name=captured,proto3,oneof"`
+}
+
 func (*ControllerMessage_Welcome) isControllerMessage_Body() {}
 
 func (*ControllerMessage_Section) isControllerMessage_Body() {}
@@ -613,6 +657,10 @@ func (*ControllerMessage_Heartbeat) isControllerMessage_Body() {}
 func (*ControllerMessage_Flows) isControllerMessage_Body() {}
 
 func (*ControllerMessage_Samples) isControllerMessage_Body() {}
+
+func (*ControllerMessage_Captures) isControllerMessage_Body() {}
+
+func (*ControllerMessage_Captured) isControllerMessage_Body() {}
 
 type Hello struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -5878,6 +5926,455 @@ func (x *AlertRule) GetForSeconds() uint32 {
 	return 0
 }
 
+// CaptureOrders are all captures that a host is to take part in now; one that is not
+// named ends. They end with the session. An agent that is older than it knows none.
+type CaptureOrders struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Orders        []*CaptureOrder        `protobuf:"bytes,1,rep,name=orders,proto3" json:"orders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureOrders) Reset() {
+	*x = CaptureOrders{}
+	mi := &file_wire_agent_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureOrders) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureOrders) ProtoMessage() {}
+
+func (x *CaptureOrders) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureOrders.ProtoReflect.Descriptor instead.
+func (*CaptureOrders) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *CaptureOrders) GetOrders() []*CaptureOrder {
+	if x != nil {
+		return x.Orders
+	}
+	return nil
+}
+
+// CaptureOrder makes a host send packets of its own up the session. The agent keeps
+// the limits by itself.
+type CaptureOrder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	SentUnixNanos int64                  `protobuf:"varint,2,opt,name=sent_unix_nanos,json=sentUnixNanos,proto3" json:"sent_unix_nanos,omitempty"` // by the controller's clock
+	Line          *CaptureLine           `protobuf:"bytes,3,opt,name=line,proto3" json:"line,omitempty"`                                           // without a tool
+	ForMillis     uint64                 `protobuf:"varint,4,opt,name=for_millis,json=forMillis,proto3" json:"for_millis,omitempty"`               // from when the agent first hears of it
+	Packets       uint64                 `protobuf:"varint,5,opt,name=packets,proto3" json:"packets,omitempty"`                                    // records at most
+	Bytes         uint64                 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`                                        // of frames, as kept, at most
+	Rate          uint64                 `protobuf:"varint,7,opt,name=rate,proto3" json:"rate,omitempty"`                                          // bits a second, of records
+	Window        uint64                 `protobuf:"varint,8,opt,name=window,proto3" json:"window,omitempty"`                                      // bytes of records under way at most
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureOrder) Reset() {
+	*x = CaptureOrder{}
+	mi := &file_wire_agent_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureOrder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureOrder) ProtoMessage() {}
+
+func (x *CaptureOrder) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureOrder.ProtoReflect.Descriptor instead.
+func (*CaptureOrder) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *CaptureOrder) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *CaptureOrder) GetSentUnixNanos() int64 {
+	if x != nil {
+		return x.SentUnixNanos
+	}
+	return 0
+}
+
+func (x *CaptureOrder) GetLine() *CaptureLine {
+	if x != nil {
+		return x.Line
+	}
+	return nil
+}
+
+func (x *CaptureOrder) GetForMillis() uint64 {
+	if x != nil {
+		return x.ForMillis
+	}
+	return 0
+}
+
+func (x *CaptureOrder) GetPackets() uint64 {
+	if x != nil {
+		return x.Packets
+	}
+	return 0
+}
+
+func (x *CaptureOrder) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *CaptureOrder) GetRate() uint64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *CaptureOrder) GetWindow() uint64 {
+	if x != nil {
+		return x.Window
+	}
+	return 0
+}
+
+// CaptureAck says how much of what a host has sent is written, and has made room.
+type CaptureAck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"` // of records, since the beginning
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureAck) Reset() {
+	*x = CaptureAck{}
+	mi := &file_wire_agent_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureAck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureAck) ProtoMessage() {}
+
+func (x *CaptureAck) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureAck.ProtoReflect.Descriptor instead.
+func (*CaptureAck) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *CaptureAck) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *CaptureAck) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+// CapturePiece is the next of what a host has captured.
+type CapturePiece struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Of the first piece, by which the controller learns how the clocks differ:
+	// when the order came and when this was sent, and the order's own time.
+	OrderUnixNanos    int64             `protobuf:"varint,2,opt,name=order_unix_nanos,json=orderUnixNanos,proto3" json:"order_unix_nanos,omitempty"`
+	ReceivedUnixNanos int64             `protobuf:"varint,3,opt,name=received_unix_nanos,json=receivedUnixNanos,proto3" json:"received_unix_nanos,omitempty"`
+	SentUnixNanos     int64             `protobuf:"varint,4,opt,name=sent_unix_nanos,json=sentUnixNanos,proto3" json:"sent_unix_nanos,omitempty"`
+	Batch             []byte            `protobuf:"bytes,5,opt,name=batch,proto3" json:"batch,omitempty"`                                                  // payload of a batch of tapstream
+	Names             []*CaptureName    `protobuf:"bytes,6,rep,name=names,proto3" json:"names,omitempty"`                                                  // that are new
+	Processes         []*CaptureProcess `protobuf:"bytes,7,rep,name=processes,proto3" json:"processes,omitempty"`                                          // that are new
+	ThroughUnixNanos  int64             `protobuf:"varint,8,opt,name=through_unix_nanos,json=throughUnixNanos,proto3" json:"through_unix_nanos,omitempty"` // nothing earlier follows
+	Ledger            *Ledger           `protobuf:"bytes,9,opt,name=ledger,proto3" json:"ledger,omitempty"`
+	Ended             bool              `protobuf:"varint,10,opt,name=ended,proto3" json:"ended,omitempty"`
+	Message           string            `protobuf:"bytes,11,opt,name=message,proto3" json:"message,omitempty"` // why it ended, or what is wrong
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *CapturePiece) Reset() {
+	*x = CapturePiece{}
+	mi := &file_wire_agent_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapturePiece) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapturePiece) ProtoMessage() {}
+
+func (x *CapturePiece) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapturePiece.ProtoReflect.Descriptor instead.
+func (*CapturePiece) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *CapturePiece) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *CapturePiece) GetOrderUnixNanos() int64 {
+	if x != nil {
+		return x.OrderUnixNanos
+	}
+	return 0
+}
+
+func (x *CapturePiece) GetReceivedUnixNanos() int64 {
+	if x != nil {
+		return x.ReceivedUnixNanos
+	}
+	return 0
+}
+
+func (x *CapturePiece) GetSentUnixNanos() int64 {
+	if x != nil {
+		return x.SentUnixNanos
+	}
+	return 0
+}
+
+func (x *CapturePiece) GetBatch() []byte {
+	if x != nil {
+		return x.Batch
+	}
+	return nil
+}
+
+func (x *CapturePiece) GetNames() []*CaptureName {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *CapturePiece) GetProcesses() []*CaptureProcess {
+	if x != nil {
+		return x.Processes
+	}
+	return nil
+}
+
+func (x *CapturePiece) GetThroughUnixNanos() int64 {
+	if x != nil {
+		return x.ThroughUnixNanos
+	}
+	return 0
+}
+
+func (x *CapturePiece) GetLedger() *Ledger {
+	if x != nil {
+		return x.Ledger
+	}
+	return nil
+}
+
+func (x *CapturePiece) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
+func (x *CapturePiece) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+type CaptureName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Workload      string                 `protobuf:"bytes,2,opt,name=workload,proto3" json:"workload,omitempty"` // id on this host
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureName) Reset() {
+	*x = CaptureName{}
+	mi := &file_wire_agent_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureName) ProtoMessage() {}
+
+func (x *CaptureName) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureName.ProtoReflect.Descriptor instead.
+func (*CaptureName) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *CaptureName) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *CaptureName) GetWorkload() string {
+	if x != nil {
+		return x.Workload
+	}
+	return ""
+}
+
+// CaptureProcess is whose connection it is, seen from this host.
+type CaptureProcess struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Local         *FlowAddress           `protobuf:"bytes,1,opt,name=local,proto3" json:"local,omitempty"`
+	Remote        *FlowAddress           `protobuf:"bytes,2,opt,name=remote,proto3" json:"remote,omitempty"`
+	Protocol      uint32                 `protobuf:"varint,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Process       *FlowProcess           `protobuf:"bytes,4,opt,name=process,proto3" json:"process,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureProcess) Reset() {
+	*x = CaptureProcess{}
+	mi := &file_wire_agent_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureProcess) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureProcess) ProtoMessage() {}
+
+func (x *CaptureProcess) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureProcess.ProtoReflect.Descriptor instead.
+func (*CaptureProcess) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *CaptureProcess) GetLocal() *FlowAddress {
+	if x != nil {
+		return x.Local
+	}
+	return nil
+}
+
+func (x *CaptureProcess) GetRemote() *FlowAddress {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+func (x *CaptureProcess) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *CaptureProcess) GetProcess() *FlowProcess {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
 var File_wire_agent_proto protoreflect.FileDescriptor
 
 const file_wire_agent_proto_rawDesc = "" +
@@ -5898,7 +6395,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"N\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1b\n" +
-	"\tca_bundle\x18\x02 \x01(\fR\bcaBundle\"\xa0\x04\n" +
+	"\tca_bundle\x18\x02 \x01(\fR\bcaBundle\"\xd8\x04\n" +
 	"\fAgentMessage\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.weft.wire.v1.HelloH\x00R\x05hello\x12/\n" +
 	"\x05facts\x18\x02 \x01(\v2\x17.weft.wire.v1.HostFactsH\x00R\x05facts\x12<\n" +
@@ -5910,14 +6407,17 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x06policy\x18\b \x01(\v2\x1a.weft.wire.v1.PolicyReportH\x00R\x06policy\x12/\n" +
 	"\x05flows\x18\t \x01(\v2\x17.weft.wire.v1.FlowBatchH\x00R\x05flows\x12.\n" +
 	"\x06sample\x18\n" +
-	" \x01(\v2\x14.weft.wire.v1.SampleH\x00R\x06sampleB\x06\n" +
-	"\x04body\"\xa2\x02\n" +
+	" \x01(\v2\x14.weft.wire.v1.SampleH\x00R\x06sample\x126\n" +
+	"\acapture\x18\v \x01(\v2\x1a.weft.wire.v1.CapturePieceH\x00R\acaptureB\x06\n" +
+	"\x04body\"\x95\x03\n" +
 	"\x11ControllerMessage\x121\n" +
 	"\awelcome\x18\x01 \x01(\v2\x15.weft.wire.v1.WelcomeH\x00R\awelcome\x121\n" +
 	"\asection\x18\x02 \x01(\v2\x15.weft.wire.v1.SectionH\x00R\asection\x127\n" +
 	"\theartbeat\x18\x03 \x01(\v2\x17.weft.wire.v1.HeartbeatH\x00R\theartbeat\x12-\n" +
 	"\x05flows\x18\x04 \x01(\v2\x15.weft.wire.v1.FlowAckH\x00R\x05flows\x127\n" +
-	"\asamples\x18\x05 \x01(\v2\x1b.weft.wire.v1.SampleRequestH\x00R\asamplesB\x06\n" +
+	"\asamples\x18\x05 \x01(\v2\x1b.weft.wire.v1.SampleRequestH\x00R\asamples\x129\n" +
+	"\bcaptures\x18\x06 \x01(\v2\x1b.weft.wire.v1.CaptureOrdersH\x00R\bcaptures\x126\n" +
+	"\bcaptured\x18\a \x01(\v2\x18.weft.wire.v1.CaptureAckH\x00R\bcapturedB\x06\n" +
 	"\x04body\"\xed\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12!\n" +
@@ -6408,7 +6908,44 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\tthreshold\x18\x06 \x01(\x01R\tthreshold\x12\x14\n" +
 	"\x05clear\x18\a \x01(\x01R\x05clear\x12\x1f\n" +
 	"\vfor_seconds\x18\b \x01(\rR\n" +
-	"forSeconds2\xd9\x01\n" +
+	"forSeconds\"C\n" +
+	"\rCaptureOrders\x122\n" +
+	"\x06orders\x18\x01 \x03(\v2\x1a.weft.wire.v1.CaptureOrderR\x06orders\"\xf0\x01\n" +
+	"\fCaptureOrder\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12&\n" +
+	"\x0fsent_unix_nanos\x18\x02 \x01(\x03R\rsentUnixNanos\x12-\n" +
+	"\x04line\x18\x03 \x01(\v2\x19.weft.wire.v1.CaptureLineR\x04line\x12\x1d\n" +
+	"\n" +
+	"for_millis\x18\x04 \x01(\x04R\tforMillis\x12\x18\n" +
+	"\apackets\x18\x05 \x01(\x04R\apackets\x12\x14\n" +
+	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12\x12\n" +
+	"\x04rate\x18\a \x01(\x04R\x04rate\x12\x16\n" +
+	"\x06window\x18\b \x01(\x04R\x06window\"2\n" +
+	"\n" +
+	"CaptureAck\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"\xaf\x03\n" +
+	"\fCapturePiece\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12(\n" +
+	"\x10order_unix_nanos\x18\x02 \x01(\x03R\x0eorderUnixNanos\x12.\n" +
+	"\x13received_unix_nanos\x18\x03 \x01(\x03R\x11receivedUnixNanos\x12&\n" +
+	"\x0fsent_unix_nanos\x18\x04 \x01(\x03R\rsentUnixNanos\x12\x14\n" +
+	"\x05batch\x18\x05 \x01(\fR\x05batch\x12/\n" +
+	"\x05names\x18\x06 \x03(\v2\x19.weft.wire.v1.CaptureNameR\x05names\x12:\n" +
+	"\tprocesses\x18\a \x03(\v2\x1c.weft.wire.v1.CaptureProcessR\tprocesses\x12,\n" +
+	"\x12through_unix_nanos\x18\b \x01(\x03R\x10throughUnixNanos\x12,\n" +
+	"\x06ledger\x18\t \x01(\v2\x14.weft.wire.v1.LedgerR\x06ledger\x12\x14\n" +
+	"\x05ended\x18\n" +
+	" \x01(\bR\x05ended\x12\x18\n" +
+	"\amessage\x18\v \x01(\tR\amessage\"A\n" +
+	"\vCaptureName\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1a\n" +
+	"\bworkload\x18\x02 \x01(\tR\bworkload\"\xc5\x01\n" +
+	"\x0eCaptureProcess\x12/\n" +
+	"\x05local\x18\x01 \x01(\v2\x19.weft.wire.v1.FlowAddressR\x05local\x121\n" +
+	"\x06remote\x18\x02 \x01(\v2\x19.weft.wire.v1.FlowAddressR\x06remote\x12\x1a\n" +
+	"\bprotocol\x18\x03 \x01(\rR\bprotocol\x123\n" +
+	"\aprocess\x18\x04 \x01(\v2\x19.weft.wire.v1.FlowProcessR\aprocess2\xd9\x01\n" +
 	"\n" +
 	"Controller\x12=\n" +
 	"\x04Join\x12\x19.weft.wire.v1.JoinRequest\x1a\x1a.weft.wire.v1.JoinResponse\x12@\n" +
@@ -6427,7 +6964,7 @@ func file_wire_agent_proto_rawDescGZIP() []byte {
 	return file_wire_agent_proto_rawDescData
 }
 
-var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
+var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
 var file_wire_agent_proto_goTypes = []any{
 	(*JoinRequest)(nil),       // 0: weft.wire.v1.JoinRequest
 	(*JoinResponse)(nil),      // 1: weft.wire.v1.JoinResponse
@@ -6498,9 +7035,15 @@ var file_wire_agent_proto_goTypes = []any{
 	(*ProcessUse)(nil),        // 66: weft.wire.v1.ProcessUse
 	(*MonitorSection)(nil),    // 67: weft.wire.v1.MonitorSection
 	(*AlertRule)(nil),         // 68: weft.wire.v1.AlertRule
-	nil,                       // 69: weft.wire.v1.HostFacts.LabelsEntry
-	nil,                       // 70: weft.wire.v1.HostFacts.CapabilitiesEntry
-	nil,                       // 71: weft.wire.v1.Workload.LabelsEntry
+	(*CaptureOrders)(nil),     // 69: weft.wire.v1.CaptureOrders
+	(*CaptureOrder)(nil),      // 70: weft.wire.v1.CaptureOrder
+	(*CaptureAck)(nil),        // 71: weft.wire.v1.CaptureAck
+	(*CapturePiece)(nil),      // 72: weft.wire.v1.CapturePiece
+	(*CaptureName)(nil),       // 73: weft.wire.v1.CaptureName
+	(*CaptureProcess)(nil),    // 74: weft.wire.v1.CaptureProcess
+	nil,                       // 75: weft.wire.v1.HostFacts.LabelsEntry
+	nil,                       // 76: weft.wire.v1.HostFacts.CapabilitiesEntry
+	nil,                       // 77: weft.wire.v1.Workload.LabelsEntry
 }
 var file_wire_agent_proto_depIdxs = []int32{
 	6,  // 0: weft.wire.v1.AgentMessage.hello:type_name -> weft.wire.v1.Hello
@@ -6513,89 +7056,100 @@ var file_wire_agent_proto_depIdxs = []int32{
 	45, // 7: weft.wire.v1.AgentMessage.policy:type_name -> weft.wire.v1.PolicyReport
 	49, // 8: weft.wire.v1.AgentMessage.flows:type_name -> weft.wire.v1.FlowBatch
 	56, // 9: weft.wire.v1.AgentMessage.sample:type_name -> weft.wire.v1.Sample
-	7,  // 10: weft.wire.v1.ControllerMessage.welcome:type_name -> weft.wire.v1.Welcome
-	14, // 11: weft.wire.v1.ControllerMessage.section:type_name -> weft.wire.v1.Section
-	8,  // 12: weft.wire.v1.ControllerMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
-	54, // 13: weft.wire.v1.ControllerMessage.flows:type_name -> weft.wire.v1.FlowAck
-	55, // 14: weft.wire.v1.ControllerMessage.samples:type_name -> weft.wire.v1.SampleRequest
-	15, // 15: weft.wire.v1.Hello.sections:type_name -> weft.wire.v1.SectionStatus
-	9,  // 16: weft.wire.v1.HostFacts.interfaces:type_name -> weft.wire.v1.Interface
-	69, // 17: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
-	70, // 18: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
-	11, // 19: weft.wire.v1.HostFacts.conditions:type_name -> weft.wire.v1.Condition
-	71, // 20: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
-	12, // 21: weft.wire.v1.WorkloadUpdate.upserts:type_name -> weft.wire.v1.Workload
-	20, // 22: weft.wire.v1.Section.capture:type_name -> weft.wire.v1.CaptureSection
-	23, // 23: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
-	18, // 24: weft.wire.v1.Section.transport:type_name -> weft.wire.v1.TransportSection
-	30, // 25: weft.wire.v1.Section.policy:type_name -> weft.wire.v1.PolicySection
-	39, // 26: weft.wire.v1.Section.identity:type_name -> weft.wire.v1.IdentitySection
-	48, // 27: weft.wire.v1.Section.flow:type_name -> weft.wire.v1.FlowSection
-	67, // 28: weft.wire.v1.Section.monitor:type_name -> weft.wire.v1.MonitorSection
-	16, // 29: weft.wire.v1.SectionStatus.items:type_name -> weft.wire.v1.ItemStatus
-	19, // 30: weft.wire.v1.TransportSection.relays:type_name -> weft.wire.v1.RelayEndpoint
-	21, // 31: weft.wire.v1.CaptureSection.lines:type_name -> weft.wire.v1.CaptureLine
-	17, // 32: weft.wire.v1.CaptureLine.tool:type_name -> weft.wire.v1.Peer
-	22, // 33: weft.wire.v1.CaptureLine.filter_ethernet:type_name -> weft.wire.v1.BPFInstruction
-	22, // 34: weft.wire.v1.CaptureLine.filter_raw:type_name -> weft.wire.v1.BPFInstruction
-	24, // 35: weft.wire.v1.DeliverSection.lines:type_name -> weft.wire.v1.DeliverLine
-	17, // 36: weft.wire.v1.DeliverLine.sources:type_name -> weft.wire.v1.Peer
-	25, // 37: weft.wire.v1.Ledger.seen:type_name -> weft.wire.v1.Count
-	25, // 38: weft.wire.v1.Ledger.filtered:type_name -> weft.wire.v1.Count
-	25, // 39: weft.wire.v1.Ledger.sampled:type_name -> weft.wire.v1.Count
-	25, // 40: weft.wire.v1.Ledger.deduplicated:type_name -> weft.wire.v1.Count
-	25, // 41: weft.wire.v1.Ledger.shed:type_name -> weft.wire.v1.Count
-	25, // 42: weft.wire.v1.Ledger.ring_dropped:type_name -> weft.wire.v1.Count
-	25, // 43: weft.wire.v1.Ledger.path_dropped:type_name -> weft.wire.v1.Count
-	25, // 44: weft.wire.v1.Ledger.delivered:type_name -> weft.wire.v1.Count
-	25, // 45: weft.wire.v1.Ledger.in_flight:type_name -> weft.wire.v1.Count
-	26, // 46: weft.wire.v1.LineStatus.ledger:type_name -> weft.wire.v1.Ledger
-	27, // 47: weft.wire.v1.LineReport.lines:type_name -> weft.wire.v1.LineStatus
-	31, // 48: weft.wire.v1.PolicySection.rulesets:type_name -> weft.wire.v1.Ruleset
-	32, // 49: weft.wire.v1.Ruleset.ingress:type_name -> weft.wire.v1.PolicyTable
-	32, // 50: weft.wire.v1.Ruleset.egress:type_name -> weft.wire.v1.PolicyTable
-	33, // 51: weft.wire.v1.PolicyTable.rules:type_name -> weft.wire.v1.PolicyRule
-	34, // 52: weft.wire.v1.PolicyTable.defaults:type_name -> weft.wire.v1.PolicyDefault
-	35, // 53: weft.wire.v1.PolicyRule.processes:type_name -> weft.wire.v1.PolicyProcess
-	36, // 54: weft.wire.v1.PolicyRule.peers:type_name -> weft.wire.v1.PolicyPeer
-	38, // 55: weft.wire.v1.PolicyRule.ports:type_name -> weft.wire.v1.PolicyPort
-	35, // 56: weft.wire.v1.PolicyDefault.processes:type_name -> weft.wire.v1.PolicyProcess
-	37, // 57: weft.wire.v1.PolicyPeer.blocks:type_name -> weft.wire.v1.PolicyBlock
-	35, // 58: weft.wire.v1.PolicyPeer.processes:type_name -> weft.wire.v1.PolicyProcess
-	42, // 59: weft.wire.v1.IdentitySection.subjects:type_name -> weft.wire.v1.PolicySubject
-	43, // 60: weft.wire.v1.IdentitySection.selectors:type_name -> weft.wire.v1.SelectorMembers
-	44, // 61: weft.wire.v1.IdentitySection.addresses:type_name -> weft.wire.v1.AddressIdentity
-	40, // 62: weft.wire.v1.IdentitySection.hosts:type_name -> weft.wire.v1.PeerHost
-	41, // 63: weft.wire.v1.IdentitySection.bearers:type_name -> weft.wire.v1.Bearer
-	46, // 64: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
-	47, // 65: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
-	35, // 66: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
-	51, // 67: weft.wire.v1.FlowColumns.processes:type_name -> weft.wire.v1.FlowProcess
-	53, // 68: weft.wire.v1.FlowColumns.translations:type_name -> weft.wire.v1.FlowAddress
-	52, // 69: weft.wire.v1.FlowColumns.applications:type_name -> weft.wire.v1.FlowApplication
-	57, // 70: weft.wire.v1.Sample.cpu:type_name -> weft.wire.v1.CPUUse
-	57, // 71: weft.wire.v1.Sample.cores:type_name -> weft.wire.v1.CPUUse
-	58, // 72: weft.wire.v1.Sample.memory:type_name -> weft.wire.v1.MemoryUse
-	59, // 73: weft.wire.v1.Sample.pressure:type_name -> weft.wire.v1.Pressure
-	60, // 74: weft.wire.v1.Sample.disks:type_name -> weft.wire.v1.DiskUse
-	61, // 75: weft.wire.v1.Sample.filesystems:type_name -> weft.wire.v1.FilesystemUse
-	62, // 76: weft.wire.v1.Sample.interfaces:type_name -> weft.wire.v1.InterfaceUse
-	63, // 77: weft.wire.v1.Sample.sensors:type_name -> weft.wire.v1.Sensor
-	64, // 78: weft.wire.v1.Sample.workloads:type_name -> weft.wire.v1.WorkloadUse
-	65, // 79: weft.wire.v1.Sample.tasks:type_name -> weft.wire.v1.Tasks
-	66, // 80: weft.wire.v1.Sample.processes:type_name -> weft.wire.v1.ProcessUse
-	68, // 81: weft.wire.v1.MonitorSection.rules:type_name -> weft.wire.v1.AlertRule
-	0,  // 82: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
-	2,  // 83: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
-	4,  // 84: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
-	1,  // 85: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
-	3,  // 86: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
-	5,  // 87: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
-	85, // [85:88] is the sub-list for method output_type
-	82, // [82:85] is the sub-list for method input_type
-	82, // [82:82] is the sub-list for extension type_name
-	82, // [82:82] is the sub-list for extension extendee
-	0,  // [0:82] is the sub-list for field type_name
+	72, // 10: weft.wire.v1.AgentMessage.capture:type_name -> weft.wire.v1.CapturePiece
+	7,  // 11: weft.wire.v1.ControllerMessage.welcome:type_name -> weft.wire.v1.Welcome
+	14, // 12: weft.wire.v1.ControllerMessage.section:type_name -> weft.wire.v1.Section
+	8,  // 13: weft.wire.v1.ControllerMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
+	54, // 14: weft.wire.v1.ControllerMessage.flows:type_name -> weft.wire.v1.FlowAck
+	55, // 15: weft.wire.v1.ControllerMessage.samples:type_name -> weft.wire.v1.SampleRequest
+	69, // 16: weft.wire.v1.ControllerMessage.captures:type_name -> weft.wire.v1.CaptureOrders
+	71, // 17: weft.wire.v1.ControllerMessage.captured:type_name -> weft.wire.v1.CaptureAck
+	15, // 18: weft.wire.v1.Hello.sections:type_name -> weft.wire.v1.SectionStatus
+	9,  // 19: weft.wire.v1.HostFacts.interfaces:type_name -> weft.wire.v1.Interface
+	75, // 20: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
+	76, // 21: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
+	11, // 22: weft.wire.v1.HostFacts.conditions:type_name -> weft.wire.v1.Condition
+	77, // 23: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
+	12, // 24: weft.wire.v1.WorkloadUpdate.upserts:type_name -> weft.wire.v1.Workload
+	20, // 25: weft.wire.v1.Section.capture:type_name -> weft.wire.v1.CaptureSection
+	23, // 26: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
+	18, // 27: weft.wire.v1.Section.transport:type_name -> weft.wire.v1.TransportSection
+	30, // 28: weft.wire.v1.Section.policy:type_name -> weft.wire.v1.PolicySection
+	39, // 29: weft.wire.v1.Section.identity:type_name -> weft.wire.v1.IdentitySection
+	48, // 30: weft.wire.v1.Section.flow:type_name -> weft.wire.v1.FlowSection
+	67, // 31: weft.wire.v1.Section.monitor:type_name -> weft.wire.v1.MonitorSection
+	16, // 32: weft.wire.v1.SectionStatus.items:type_name -> weft.wire.v1.ItemStatus
+	19, // 33: weft.wire.v1.TransportSection.relays:type_name -> weft.wire.v1.RelayEndpoint
+	21, // 34: weft.wire.v1.CaptureSection.lines:type_name -> weft.wire.v1.CaptureLine
+	17, // 35: weft.wire.v1.CaptureLine.tool:type_name -> weft.wire.v1.Peer
+	22, // 36: weft.wire.v1.CaptureLine.filter_ethernet:type_name -> weft.wire.v1.BPFInstruction
+	22, // 37: weft.wire.v1.CaptureLine.filter_raw:type_name -> weft.wire.v1.BPFInstruction
+	24, // 38: weft.wire.v1.DeliverSection.lines:type_name -> weft.wire.v1.DeliverLine
+	17, // 39: weft.wire.v1.DeliverLine.sources:type_name -> weft.wire.v1.Peer
+	25, // 40: weft.wire.v1.Ledger.seen:type_name -> weft.wire.v1.Count
+	25, // 41: weft.wire.v1.Ledger.filtered:type_name -> weft.wire.v1.Count
+	25, // 42: weft.wire.v1.Ledger.sampled:type_name -> weft.wire.v1.Count
+	25, // 43: weft.wire.v1.Ledger.deduplicated:type_name -> weft.wire.v1.Count
+	25, // 44: weft.wire.v1.Ledger.shed:type_name -> weft.wire.v1.Count
+	25, // 45: weft.wire.v1.Ledger.ring_dropped:type_name -> weft.wire.v1.Count
+	25, // 46: weft.wire.v1.Ledger.path_dropped:type_name -> weft.wire.v1.Count
+	25, // 47: weft.wire.v1.Ledger.delivered:type_name -> weft.wire.v1.Count
+	25, // 48: weft.wire.v1.Ledger.in_flight:type_name -> weft.wire.v1.Count
+	26, // 49: weft.wire.v1.LineStatus.ledger:type_name -> weft.wire.v1.Ledger
+	27, // 50: weft.wire.v1.LineReport.lines:type_name -> weft.wire.v1.LineStatus
+	31, // 51: weft.wire.v1.PolicySection.rulesets:type_name -> weft.wire.v1.Ruleset
+	32, // 52: weft.wire.v1.Ruleset.ingress:type_name -> weft.wire.v1.PolicyTable
+	32, // 53: weft.wire.v1.Ruleset.egress:type_name -> weft.wire.v1.PolicyTable
+	33, // 54: weft.wire.v1.PolicyTable.rules:type_name -> weft.wire.v1.PolicyRule
+	34, // 55: weft.wire.v1.PolicyTable.defaults:type_name -> weft.wire.v1.PolicyDefault
+	35, // 56: weft.wire.v1.PolicyRule.processes:type_name -> weft.wire.v1.PolicyProcess
+	36, // 57: weft.wire.v1.PolicyRule.peers:type_name -> weft.wire.v1.PolicyPeer
+	38, // 58: weft.wire.v1.PolicyRule.ports:type_name -> weft.wire.v1.PolicyPort
+	35, // 59: weft.wire.v1.PolicyDefault.processes:type_name -> weft.wire.v1.PolicyProcess
+	37, // 60: weft.wire.v1.PolicyPeer.blocks:type_name -> weft.wire.v1.PolicyBlock
+	35, // 61: weft.wire.v1.PolicyPeer.processes:type_name -> weft.wire.v1.PolicyProcess
+	42, // 62: weft.wire.v1.IdentitySection.subjects:type_name -> weft.wire.v1.PolicySubject
+	43, // 63: weft.wire.v1.IdentitySection.selectors:type_name -> weft.wire.v1.SelectorMembers
+	44, // 64: weft.wire.v1.IdentitySection.addresses:type_name -> weft.wire.v1.AddressIdentity
+	40, // 65: weft.wire.v1.IdentitySection.hosts:type_name -> weft.wire.v1.PeerHost
+	41, // 66: weft.wire.v1.IdentitySection.bearers:type_name -> weft.wire.v1.Bearer
+	46, // 67: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
+	47, // 68: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
+	35, // 69: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
+	51, // 70: weft.wire.v1.FlowColumns.processes:type_name -> weft.wire.v1.FlowProcess
+	53, // 71: weft.wire.v1.FlowColumns.translations:type_name -> weft.wire.v1.FlowAddress
+	52, // 72: weft.wire.v1.FlowColumns.applications:type_name -> weft.wire.v1.FlowApplication
+	57, // 73: weft.wire.v1.Sample.cpu:type_name -> weft.wire.v1.CPUUse
+	57, // 74: weft.wire.v1.Sample.cores:type_name -> weft.wire.v1.CPUUse
+	58, // 75: weft.wire.v1.Sample.memory:type_name -> weft.wire.v1.MemoryUse
+	59, // 76: weft.wire.v1.Sample.pressure:type_name -> weft.wire.v1.Pressure
+	60, // 77: weft.wire.v1.Sample.disks:type_name -> weft.wire.v1.DiskUse
+	61, // 78: weft.wire.v1.Sample.filesystems:type_name -> weft.wire.v1.FilesystemUse
+	62, // 79: weft.wire.v1.Sample.interfaces:type_name -> weft.wire.v1.InterfaceUse
+	63, // 80: weft.wire.v1.Sample.sensors:type_name -> weft.wire.v1.Sensor
+	64, // 81: weft.wire.v1.Sample.workloads:type_name -> weft.wire.v1.WorkloadUse
+	65, // 82: weft.wire.v1.Sample.tasks:type_name -> weft.wire.v1.Tasks
+	66, // 83: weft.wire.v1.Sample.processes:type_name -> weft.wire.v1.ProcessUse
+	68, // 84: weft.wire.v1.MonitorSection.rules:type_name -> weft.wire.v1.AlertRule
+	70, // 85: weft.wire.v1.CaptureOrders.orders:type_name -> weft.wire.v1.CaptureOrder
+	21, // 86: weft.wire.v1.CaptureOrder.line:type_name -> weft.wire.v1.CaptureLine
+	73, // 87: weft.wire.v1.CapturePiece.names:type_name -> weft.wire.v1.CaptureName
+	74, // 88: weft.wire.v1.CapturePiece.processes:type_name -> weft.wire.v1.CaptureProcess
+	26, // 89: weft.wire.v1.CapturePiece.ledger:type_name -> weft.wire.v1.Ledger
+	53, // 90: weft.wire.v1.CaptureProcess.local:type_name -> weft.wire.v1.FlowAddress
+	53, // 91: weft.wire.v1.CaptureProcess.remote:type_name -> weft.wire.v1.FlowAddress
+	51, // 92: weft.wire.v1.CaptureProcess.process:type_name -> weft.wire.v1.FlowProcess
+	0,  // 93: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
+	2,  // 94: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
+	4,  // 95: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
+	1,  // 96: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
+	3,  // 97: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
+	5,  // 98: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
+	96, // [96:99] is the sub-list for method output_type
+	93, // [93:96] is the sub-list for method input_type
+	93, // [93:93] is the sub-list for extension type_name
+	93, // [93:93] is the sub-list for extension extendee
+	0,  // [0:93] is the sub-list for field type_name
 }
 
 func init() { file_wire_agent_proto_init() }
@@ -6614,6 +7168,7 @@ func file_wire_agent_proto_init() {
 		(*AgentMessage_Policy)(nil),
 		(*AgentMessage_Flows)(nil),
 		(*AgentMessage_Sample)(nil),
+		(*AgentMessage_Capture)(nil),
 	}
 	file_wire_agent_proto_msgTypes[5].OneofWrappers = []any{
 		(*ControllerMessage_Welcome)(nil),
@@ -6621,6 +7176,8 @@ func file_wire_agent_proto_init() {
 		(*ControllerMessage_Heartbeat)(nil),
 		(*ControllerMessage_Flows)(nil),
 		(*ControllerMessage_Samples)(nil),
+		(*ControllerMessage_Captures)(nil),
+		(*ControllerMessage_Captured)(nil),
 	}
 	file_wire_agent_proto_msgTypes[14].OneofWrappers = []any{
 		(*Section_Capture)(nil),
@@ -6637,7 +7194,7 @@ func file_wire_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_agent_proto_rawDesc), len(file_wire_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   72,
+			NumMessages:   78,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,353 @@
+package recording
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"weft/packet"
+	"weft/wire/tapstream"
+	"weft/wire/wirepb"
+)
+
+const (
+	// sayEvery is how often a recording says how far it is.
+	sayEvery = 250 * time.Millisecond
+	// quietFor is how long after its end nothing has to come for it to be over, and
+	// drainFor how long it is waited for in any case.
+	quietFor = 300 * time.Millisecond
+	drainFor = 5 * time.Second
+	// maxTuples is of how many connections a recording asks whose they are.
+	maxTuples = 1 << 16
+)
+
+// tuple is a connection, seen from here.
+type tuple struct {
+	local, remote netip.AddrPort
+	protocol      uint8
+}
+
+// recording is one order. Its goroutine is run; serve hands it batches.
+type recording struct {
+	all      *Recordings
+	order    *wirepb.CaptureOrder
+	line     *wirepb.CaptureLine
+	received time.Time
+	off      bool
+	ctx      context.Context
+	cancel   context.CancelFunc
+	batches  chan []byte   // of serve
+	room     chan struct{} // holds one: there is some
+	over     chan string   // holds one: why it is to end
+	serving  sync.Mutex    // held by the one stream that may run; guards the next three
+	epoch    uint64
+	last     uint64
+	totals   tapstream.Totals
+
+	mu        sync.Mutex
+	acked     uint64
+	names     []*wirepb.CaptureName // to be told
+	processes []*wirepb.CaptureProcess
+	asked     map[tuple]bool // true: told
+
+	// Of run.
+	decoder tapstream.Decoder
+	encoder tapstream.Encoder
+	left    struct{ packets, bytes uint64 }
+	sent    uint64 // bytes of records
+	through int64  // nothing earlier follows
+	ending  time.Time
+	why     string
+	heard   time.Time // the last batch came
+	pace    time.Time // from which the next may go
+	ledger  *wirepb.Ledger
+}
+
+func newRecording(r *Recordings, o *wirepb.CaptureOrder, received time.Time) *recording {
+	x := &recording{all: r, order: o, received: received, off: r.cfg.Off, batches: make(chan []byte), room: make(chan struct{}, 1), over: make(chan string, 1), asked: map[tuple]bool{}}
+	x.ctx, x.cancel = context.WithCancel(context.Background())
+	x.line = proto.CloneOf(o.GetLine())
+	if x.line == nil {
+		x.line = &wirepb.CaptureLine{}
+	}
+	id := lineID(o.GetId())
+	x.line.Line, x.line.Tap, x.line.Tool = id, id, &wirepb.Peer{Name: "controller"}
+	x.left.packets, x.left.bytes = o.GetPackets(), o.GetBytes()
+	return x
+}
+
+// end lets it send what it has until now, and no more.
+func (x *recording) end(why string) {
+	select {
+	case x.over <- why:
+	default:
+	}
+}
+
+func (x *recording) acknowledge(bytes uint64) {
+	x.mu.Lock()
+	x.acked = max(x.acked, bytes)
+	x.mu.Unlock()
+	select {
+	case x.room <- struct{}{}:
+	default:
+	}
+}
+
+// may says whether so many more bytes may be under way.
+func (x *recording) may(cost int) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.sent-min(x.acked, x.sent)+uint64(cost) <= min(max(x.order.GetWindow(), tapstream.MaxRaw), maxWindow)
+}
+
+func (x *recording) run() {
+	defer x.cancel()
+	if x.off {
+		x.all.forget(x.order.GetId())
+		x.first(&wirepb.CapturePiece{Ended: true, Message: "captures are off on this host: captures: off in its agent.yaml"})
+		return
+	}
+	limit := time.NewTimer(min(time.Duration(x.order.GetForMillis())*time.Millisecond, maxFor))
+	defer limit.Stop()
+	begun := &wirepb.CapturePiece{}
+	if err := x.all.deps.Apply(x.ctx, x.line.Line); err != nil {
+		begun.Message = err.Error()
+	}
+	defer x.remove()
+	x.heard = time.Now()
+	if !x.first(begun) {
+		return
+	}
+	say := time.NewTicker(sayEvery)
+	defer say.Stop()
+	var next *wirepb.CapturePiece // to be sent
+	cost, due := 0, false
+	for {
+		var in <-chan []byte
+		var out chan<- *wirepb.CapturePiece
+		var wait <-chan time.Time
+		if next == nil && due {
+			next, cost, due = x.piece(nil), 0, false
+		}
+		switch now := time.Now(); {
+		case next == nil && x.drained():
+			x.finish()
+			return
+		case next == nil:
+			in = x.batches
+		case cost > 0 && now.Before(x.pace):
+			wait = time.After(x.pace.Sub(now))
+		case cost == 0 || x.may(cost):
+			out = x.all.pieces
+		}
+		select {
+		case <-x.ctx.Done():
+			return
+		case <-limit.C:
+			x.endNow("the time is up")
+		case why := <-x.over:
+			x.endNow(why)
+		case b := <-in:
+			x.heard = time.Now()
+			if next = x.take(b); next != nil {
+				cost = len(next.Batch)
+			}
+		case out <- next:
+			x.sent += uint64(cost)
+			x.paced(cost)
+			next = nil
+		case <-x.room:
+		case <-wait:
+		case <-say.C:
+			due = true
+		}
+	}
+}
+
+// drained says whether all that was captured before the end has been sent, and
+// whose it is can be told.
+func (x *recording) drained() bool {
+	if x.ending.IsZero() {
+		return false
+	}
+	now := time.Now()
+	quiet := x.left.packets == 0 || x.left.bytes == 0 || now.Sub(x.heard) > quietFor && now.Sub(x.ending) > quietFor
+	return quiet && !x.all.known().Before(x.ending) || now.Sub(x.ending) > drainFor
+}
+
+func (x *recording) endNow(why string) {
+	if x.ending.IsZero() {
+		x.ending, x.why = time.Now(), why
+	}
+}
+
+// paced puts the next off so that the rate holds, over a second or so.
+func (x *recording) paced(cost int) {
+	rate := x.order.GetRate()
+	if rate == 0 || cost == 0 {
+		return
+	}
+	if ago := time.Now().Add(-time.Second); x.pace.Before(ago) {
+		x.pace = ago
+	}
+	x.pace = x.pace.Add(time.Duration(float64(cost) * 8 / float64(rate) * float64(time.Second)))
+}
+
+// first sends what the controller learns from how the clocks differ.
+func (x *recording) first(p *wirepb.CapturePiece) bool {
+	p.Id, p.OrderUnixNanos, p.ReceivedUnixNanos = x.order.GetId(), x.order.GetSentUnixNanos(), x.received.UnixNano()
+	p.SentUnixNanos = x.all.cfg.Now().UnixNano()
+	return x.send(p)
+}
+
+// send waits for the session to take a piece, and not for ever.
+func (x *recording) send(p *wirepb.CapturePiece) bool {
+	select {
+	case x.all.pieces <- p:
+		return true
+	case <-x.ctx.Done():
+	case <-time.After(drainFor):
+	}
+	return false
+}
+
+// piece is the next with all that is to be told. No packet of before its time
+// follows, nor whose it is.
+func (x *recording) piece(batch []byte) *wirepb.CapturePiece {
+	p := &wirepb.CapturePiece{Id: x.order.GetId(), Batch: batch}
+	known := x.all.known() // before the processes: those that this says are known are among them
+	x.mu.Lock()
+	p.Names, p.Processes, x.names, x.processes = x.names, x.processes, nil, nil
+	x.mu.Unlock()
+	if batch == nil {
+		if l := x.all.deps.Ledger(x.line.Line); l != nil {
+			x.ledger = l
+		}
+		p.Ledger = x.ledger
+		if time.Since(x.heard) > sayEvery {
+			x.through = max(x.through, x.all.cfg.Now().Add(-sayEvery).UnixNano())
+		}
+	}
+	p.ThroughUnixNanos = min(x.through, known.UnixNano())
+	return p
+}
+
+// take makes a piece of a batch, or of as much of it as the limits let through.
+func (x *recording) take(payload []byte) *wirepb.CapturePiece {
+	b, err := tapstream.ParseBatch(payload)
+	if err != nil {
+		return nil // our own, and read by serve
+	}
+	if x.decoder.Open(b) != nil {
+		return nil
+	}
+	before := int64(0)
+	if !x.ending.IsZero() {
+		before = x.ending.UnixNano() // of the machine's clock, as records are
+	}
+	x.encoder.Reset()
+	var r tapstream.Record
+	var last int64
+	cut := false
+	for {
+		ok, err := x.decoder.Next(&r)
+		if !ok || err != nil {
+			break
+		}
+		if x.left.packets == 0 || x.left.bytes < uint64(len(r.Data)) || before != 0 && r.Time > before {
+			cut = true
+			if before == 0 || r.Time <= before {
+				x.limited()
+				break
+			}
+			continue
+		}
+		x.left.packets--
+		x.left.bytes -= uint64(len(r.Data))
+		last = max(last, r.Time)
+		x.encoder.Add(&r)
+		x.ask(&r)
+	}
+	if x.left.packets == 0 || x.left.bytes == 0 {
+		x.limited()
+	}
+	if x.encoder.Len() == 0 {
+		return nil
+	}
+	if cut {
+		payload = x.encoder.Seal(nil, b.Sequence)[tapstream.HeaderLen:]
+	}
+	x.through = max(x.through, last)
+	return x.piece(payload)
+}
+
+func (x *recording) limited() {
+	why := "so many packets as were asked for"
+	if x.left.packets > 0 {
+		why, x.left.bytes = "so many bytes as were asked for", 0
+	}
+	x.endNow(why)
+}
+
+// ask notes a connection of which it is to be told whose it is.
+func (x *recording) ask(r *tapstream.Record) {
+	link := packet.Ethernet
+	if r.Flags&tapstream.FlagRaw != 0 {
+		link = packet.RawIP
+	}
+	source, destination, protocol, ok := packet.Ends(r.Data, link)
+	if !ok {
+		return
+	}
+	t := tuple{source, destination, protocol}
+	if r.Flags&tapstream.FlagEgress == 0 {
+		t.local, t.remote = destination, source
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if _, known := x.asked[t]; !known && len(x.asked) < maxTuples {
+		x.asked[t] = false
+	}
+}
+
+func (x *recording) asks(t tuple) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	told, known := x.asked[t]
+	return known && !told
+}
+
+func (x *recording) tell(t tuple, p *wirepb.FlowProcess) {
+	address := func(a netip.AddrPort) *wirepb.FlowAddress {
+		return &wirepb.FlowAddress{Address: a.Addr().AsSlice(), Port: uint32(a.Port())}
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.asked[t] = true
+	x.processes = append(x.processes, &wirepb.CaptureProcess{Local: address(t.local), Remote: address(t.remote), Protocol: uint32(t.protocol), Process: p})
+}
+
+// finish says goodbye; what was lost is in the last account.
+func (x *recording) finish() {
+	p := x.piece(nil)
+	p.Ended, p.Message, p.ThroughUnixNanos = true, x.why, x.all.cfg.Now().UnixNano()
+	x.remove()
+	x.send(p)
+}
+
+// remove takes the line away. It may be called twice.
+func (x *recording) remove() {
+	if !x.all.forget(x.order.GetId()) {
+		return
+	}
+	// Also where the session, and with it the recording, has ended.
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := x.all.deps.Apply(ctx, ""); err != nil {
+		x.all.deps.Log.Warn("take away a capture", "capture", x.order.GetId(), "error", err)
+	}
+}

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"weft/cmd/weft/show"
+	"weft/controller/api/client"
+)
+
+// captureFlags are the flags of `weft capture`.
+type captureFlags struct {
+	selector, group, host, filter, file, size string
+	flow, packets                             uint64
+	long                                      time.Duration
+	snaplen, rate                             int
+	force                                     bool
+}
+
+func newCaptureCommand(o *options) *cobra.Command {
+	var f captureFlags
+	c := &cobra.Command{
+		Use:   "capture",
+		Short: "Capture packets of workloads on many hosts into one file",
+		Long: `Capture packets of workloads on many hosts into one pcapng file.
+
+Packets are in the order of time, whatever the hosts' clocks say, and each has
+its workload and, for TCP and UDP, the process in its comment. Every workload is
+an interface of the file. Drops are in the interface statistics.
+
+The hosts keep the limits by themselves. Ctrl-C ends the capture, and the file
+is whole. A capture goes through the controller and is for looking, not for
+leaving on: what should be copied all the time is a tap.`,
+		Example: `  weft capture -l app=orders --filter 'tcp port 5432' --for 30s -w out.pcapng
+  weft capture --group web -w - | wireshark -k -i -
+  weft capture --flow 4711 -w flow.pcapng
+  weft capture --host db1 --filter icmp --packets 100 -w - | tcpdump -r -`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd, o) },
+	}
+	flags := c.Flags()
+	flags.StringVarP(&f.selector, "selector", "l", "", "workloads with these labels")
+	flags.StringVar(&f.group, "group", "", "members of this group")
+	flags.StringVar(&f.host, "host", "", "this machine, at its own interfaces")
+	flags.Uint64Var(&f.flow, "flow", 0, "both ends of this flow, and only its packets; weft flows -o wide shows IDs")
+	flags.StringVar(&f.filter, "filter", "", "pcap-filter(7) expression")
+	flags.StringVarP(&f.file, "write", "w", "", "file to write; - is standard output")
+	flags.DurationVar(&f.long, "for", time.Minute, "end after so long, 24h at most")
+	flags.Uint64Var(&f.packets, "packets", 1_000_000, "end after so many packets, shared among the hosts")
+	flags.StringVar(&f.size, "size", "100MiB", "end after so many bytes of frames, shared among the hosts")
+	flags.IntVar(&f.snaplen, "snaplen", 0, "keep so many bytes of each frame; 0 keeps all")
+	flags.IntVar(&f.rate, "rate", 20, "Mbit/s at most through the controller, shared among the hosts; what is more is dropped and counted")
+	flags.BoolVar(&f.force, "force", false, "also workloads of groups whose flows are Off or Unnamed; the audit log says so")
+	c.RegisterFlagCompletionFunc("group", cobra.CompletionFunc(completeGroups(o))) //nolint:errcheck // the flag exists
+	return c
+}
+
+// parseSize reads a number of bytes, as 10MiB.
+func parseSize(text string) (uint64, error) {
+	number, unit := text, uint64(1)
+	for suffix, n := range map[string]uint64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
+		if rest, ok := strings.CutSuffix(text, suffix); ok {
+			number, unit = rest, n
+		}
+	}
+	n, err := strconv.ParseUint(number, 10, 32)
+	if err != nil || n == 0 {
+		return 0, usage(fmt.Errorf("--size %q: want bytes, or 10KiB, 10MiB, 1GiB", text))
+	}
+	return n * unit, nil
+}
+
+func (f *captureFlags) query() (url.Values, error) {
+	size, err := parseSize(f.size)
+	if err != nil {
+		return nil, err
+	}
+	q := url.Values{"for": {f.long.String()}, "packets": {strconv.FormatUint(f.packets, 10)}, "bytes": {strconv.FormatUint(size, 10)},
+		"snaplen": {strconv.Itoa(f.snaplen)}, "rate": {strconv.Itoa(f.rate * 1_000_000)}, "force": {strconv.FormatBool(f.force)}}
+	for name, v := range map[string]string{"labelSelector": f.selector, "group": f.group, "host": f.host, "filter": f.filter} {
+		if v != "" {
+			q.Set(name, v)
+		}
+	}
+	if f.flow != 0 {
+		q.Set("flow", strconv.FormatUint(f.flow, 10))
+	}
+	return q, nil
+}
+
+func (f *captureFlags) run(cmd *cobra.Command, o *options) error {
+	if f.file == "" {
+		return usage(errors.New("say where to: -w FILE, or -w - for standard output"))
+	}
+	q, err := f.query()
+	if err != nil {
+		return err
+	}
+	out := cmd.OutOrStdout()
+	if f.file == "-" && terminal(out) {
+		return usage(errors.New("packets are nothing for a terminal: -w FILE, or -w - | tcpdump -r -"))
+	}
+	cl, err := o.connect()
+	if err != nil {
+		return err
+	}
+	// Ctrl-C asks for the end of the file.
+	id, body, err := cl.Capture(context.WithoutCancel(cmd.Context()), q)
+	if err != nil {
+		return explainProblem(err)
+	}
+	defer body.Close()
+	if f.file != "-" {
+		file, err := os.OpenFile(f.file, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		out = file
+	}
+	done := make(chan struct{})
+	defer close(done)
+	go attend(cmd, cl, id, body, done)
+	return copyBlocks(out, body)
+}
+
+// attend says how far the capture is and ends it when somebody wants it to.
+func attend(cmd *cobra.Command, cl *client.Client, id string, body io.Closer, done <-chan struct{}) {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(stop)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	said := map[string]bool{}
+	for {
+		select {
+		case <-done:
+			return
+		case <-stop:
+			time.AfterFunc(endWithin, func() { body.Close() })
+			if err := cl.EndCapture(context.Background(), id); err != nil {
+				fmt.Fprintf(cmd.ErrOrStderr(), "end the capture: %v\n", err)
+			}
+			continue
+		case <-tick.C:
+		}
+		list, err := cl.CaptureFigures(context.Background(), id)
+		if err != nil {
+			continue
+		}
+		var parts []string
+		for _, x := range list {
+			if x.Message != "" && !said[x.Host+x.Message] {
+				said[x.Host+x.Message] = true
+				fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s\n", x.Host, x.Message)
+			}
+			parts = append(parts, fmt.Sprintf("%s %d packets, %s, %d dropped", x.Host, x.Packets, show.Bytes(x.Bytes), x.Dropped))
+		}
+		if terminal(cmd.ErrOrStderr()) {
+			fmt.Fprintf(cmd.ErrOrStderr(), "\r%s\x1b[K", strings.Join(parts, "; "))
+		}
+	}
+}
+
+// endWithin is how long after Ctrl-C the end of the file is waited for.
+const endWithin = 20 * time.Second
+
+// maxBlock is more than any block that a controller writes.
+const maxBlock = 1 << 20
+
+// copyBlocks copies a pcapng block by block: what ends in the middle of one, as
+// where the controller is gone, is left whole.
+func copyBlocks(out io.Writer, in io.Reader) error {
+	r := bufio.NewReaderSize(in, 64<<10)
+	var block []byte
+	for {
+		head, err := r.Peek(8)
+		if errors.Is(err, io.EOF) && len(head) == 0 {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("the controller is gone before the end; the file is whole and ends here: %w", err)
+		}
+		n := int(binary.LittleEndian.Uint32(head[4:]))
+		if n < 12 || n > maxBlock {
+			return fmt.Errorf("the answer is no capture: a block of %d bytes", n)
+		}
+		if cap(block) < n {
+			block = make([]byte, n)
+		}
+		if _, err := io.ReadFull(r, block[:n]); err != nil {
+			return fmt.Errorf("the controller is gone before the end; the file is whole and ends here: %w", err)
+		}
+		if _, err := out.Write(block[:n]); err != nil {
+			return fmt.Errorf("write the capture: %w", err)
+		}
+	}
+}
