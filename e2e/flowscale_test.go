@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +29,20 @@ spec:
     - {name: one}
     - {name: two}
 `
+
+// crowds is how many flows the largest crowd has: 100,000, or what WEFT_CROWD says.
+func crowds(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("WEFT_CROWD")
+	if text == "" {
+		return 100_000
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < sinkPorts || n > 1_000_000 {
+		t.Fatalf("WEFT_CROWD is %q; want a number from %d to 1000000", text, sinkPorts)
+	}
+	return n
+}
 
 // What flows say is what the generator counted, also where there are very many:
 // through a NAT, between containers and over loopback, while agents are killed and
@@ -81,7 +96,7 @@ func TestFlowsAddUpInCrowds(t *testing.T) {
 	inParallel(restart, func() { crowd(100_000) })
 	f.online("left", "right")
 	f.procs[controllerHost].kill()
-	inParallel(restart, func() { crowd(1_000_000) })
+	inParallel(restart, func() { crowd(crowds(t)) })
 	f.controller()
 	f.online("left", "right")
 

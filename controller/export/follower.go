@@ -52,9 +52,9 @@ func (f *follower) run(ctx context.Context) {
 	defer f.to.close()
 	old := true // where flows may be forgotten already
 	for ctx.Err() == nil {
-		if f.after >= f.deps.Flows.Last() {
+		if last := f.deps.Flows.Last(); f.after >= last {
 			f.level()
-			old = false
+			old = old && last == 0 // nothing is known yet of a database that is away
 			sleep(ctx, f.cfg.Poll)
 			continue
 		}

@@ -5,15 +5,25 @@ import (
 	"fmt"
 )
 
-// Last is the id up to which flows are kept.
-func (s *Store) Last() uint64 { return s.places()[reports].last }
+// Last is the id up to which flows are kept; 0 while the database is away since the
+// start.
+func (s *Store) Last() uint64 {
+	places, err := s.places()
+	if err != nil {
+		return 0
+	}
+	return places[reports].last
+}
 
 // Follow returns, in order, flows that were kept after an id and fulfil a query,
 // and the id to go on from. It looks at no more than many ids: there may be none
 // among them and more behind, until what it returns is Last.
 func (s *Store) Follow(ctx context.Context, q Query, after uint64, many int) ([]Flow, uint64, error) {
 	q.Since = s.now().Add(-s.keep[reports]) // older ones are on their way out
-	places := s.places()
+	places, err := s.places()
+	if err != nil {
+		return nil, after, err
+	}
 	at := places[reports]
 	for _, f := range at.fences {
 		if f.above <= after && after < f.upto {
@@ -38,7 +48,11 @@ func (s *Store) Follow(ctx context.Context, q Query, after uint64, many int) ([]
 // Forgotten says how many flows after an id are not kept any more, at most, and the
 // id to go on from.
 func (s *Store) Forgotten(ctx context.Context, after uint64) (gone, next uint64, err error) {
-	at := s.places()[reports]
+	places, err := s.places()
+	if err != nil {
+		return 0, after, err
+	}
+	at := places[reports]
 	st := ask("SELECT "+s.numbers("MIN(id)")+" FROM "+tables[reports].name+" WHERE ").narrow(piece{reports, s.oldest(reports, s.now()), forever, 0, at.last}, at.fences).add(" HAVING COUNT(*) > 0")
 	a, err := s.db.query(ctx, st, u64)
 	if err != nil {
