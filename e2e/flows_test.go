@@ -89,6 +89,29 @@ func (s *said) add(o said) {
 	s.ReceivedPackets, s.ReceivedBytes = s.ReceivedPackets+o.ReceivedPackets, s.ReceivedBytes+o.ReceivedBytes
 }
 
+// addUp waits until the flows that fulfil where come to what generators counted.
+func (f *fleet) addUp(patience time.Duration, what, where string, want said) {
+	f.t.Helper()
+	f.wait(patience, what+" adds up", func() error {
+		list, err := f.flows("client,server,host", where)
+		if err != nil {
+			return err
+		}
+		var got said
+		for _, x := range list {
+			got.add(said{x.Connections, x.Sent.Packets, x.Sent.Bytes, x.Received.Packets, x.Received.Bytes})
+		}
+		if want.SentPackets == 0 { // TCP: acknowledgements are the kernel's affair
+			got = said{Flows: got.Flows}
+		}
+		if got != want {
+			return fmt.Errorf("flows say %+v, the generator %+v: %+v", got, want, list)
+		}
+		return nil
+	})
+	f.t.Logf("%s: %+v", what, want)
+}
+
 // What flows say is what the generators of traffic counted, to the byte: between
 // machines, over a container bridge and over loopback; while agents are killed and
 // the controller is away. Short connections name their process and container.
@@ -151,28 +174,9 @@ func TestFlowsAddUp(t *testing.T) {
 			t.Log(f.weft("flows", "--group-by", "client,server,port,protocol,host").stdout)
 		}
 	})
-	same := func(what, where string, want said) {
-		f.wait(40*time.Second, what+" adds up", func() error {
-			list, err := f.flows("client,server", where)
-			if err != nil {
-				return err
-			}
-			var got said
-			for _, x := range list {
-				got.add(said{x.Connections, x.Sent.Packets, x.Sent.Bytes, x.Received.Packets, x.Received.Bytes})
-			}
-			if want.SentPackets == 0 { // TCP: acknowledgements are the kernel's affair
-				got = said{Flows: got.Flows}
-			}
-			if got != want {
-				return fmt.Errorf("flows say %+v, the generator %+v: %+v", got, want, list)
-			}
-			return nil
-		})
-	}
-	same("what crossed the net", "client=left,server=right,port=7000", across)
-	same("loopback", "client=left,server=left,port=7002", loop)
-	same("the bridge", "client=right:one,server=right:two,port=7001", bridge)
+	f.addUp(40*time.Second, "what crossed the net", "client=left,server=right,port=7000", across)
+	f.addUp(40*time.Second, "loopback", "client=left,server=left,port=7002", loop)
+	f.addUp(40*time.Second, "the bridge", "client=right:one,server=right:two,port=7001", bridge)
 
 	self, err := os.Executable()
 	if err != nil {

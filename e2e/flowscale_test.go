@@ -100,26 +100,9 @@ func TestFlowsAddUpInCrowds(t *testing.T) {
 	f.controller()
 	f.online("left", "right")
 
-	same := func(what, where string, want said) {
-		f.wait(4*time.Minute, what+" adds up", func() error {
-			list, err := f.flows("client", where)
-			if err != nil {
-				return err
-			}
-			var got said
-			for _, x := range list {
-				got.add(said{x.Connections, x.Sent.Packets, x.Sent.Bytes, x.Received.Packets, x.Received.Bytes})
-			}
-			if got != want {
-				return fmt.Errorf("flows say %+v, the generator %+v", got, want)
-			}
-			return nil
-		})
-		t.Logf("%s: %d flows, %d packets, %d bytes", what, want.Flows, want.SentPackets, want.SentBytes)
-	}
-	same("the NAT", "client=left,server=right,protocol=udp,reporter=client", natted)
-	same("the bridge", "client=right:one,server=right:two,protocol=udp", bridged)
-	same("loopback", "client=left,server=left,protocol=udp", looped)
+	f.addUp(4*time.Minute, "the NAT", "client=left,server=right,protocol=udp,reporter=client", natted)
+	f.addUp(4*time.Minute, "the bridge", "client=right:one,server=right:two,protocol=udp", bridged)
+	f.addUp(4*time.Minute, "loopback", "client=left,server=left,protocol=udp", looped)
 	for _, host := range []string{"left", "right"} {
 		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", f.procs[host].cmd.Process.Pid))
 		for _, line := range strings.Split(string(status), "\n") {

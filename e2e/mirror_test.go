@@ -73,24 +73,8 @@ func TestMirrorIsMetered(t *testing.T) {
 	}
 	apart := f.generate(stranger, "ask", fmt.Sprint(other.Addresses()[0], ":7000"), "20000", "200")
 	joint := f.generate(stranger, "ask", fmt.Sprint(member.Addresses()[0], ":7000"), "30000", "200")
-	same := func(what, where string, want said) {
-		f.wait(40*time.Second, what+" adds up", func() error {
-			list, err := f.flows("server,host", where)
-			if err != nil {
-				return err
-			}
-			var got said
-			for _, x := range list {
-				got.add(said{x.Connections, x.Sent.Packets, x.Sent.Bytes, x.Received.Packets, x.Received.Bytes})
-			}
-			if got != want {
-				return fmt.Errorf("flows say %+v, the generator %+v: %+v", got, want, list)
-			}
-			return nil
-		})
-	}
-	same("what the probe alone hears", "port=7000,host=probe", apart)
-	same("what the member says too", "port=7000,server=member", joint)
+	f.addUp(40*time.Second, "what the probe alone hears", "port=7000,host=probe", apart)
+	f.addUp(40*time.Second, "what the member says too", "port=7000,server=member", joint)
 	// A router's NetFlow 5: 192.0.2.1 had ten packets with 1,000 bytes for 203.0.113.9.
 	var report strings.Builder
 	seconds := uint32(time.Now().Unix())
@@ -98,7 +82,7 @@ func TestMirrorIsMetered(t *testing.T) {
 		fmt.Fprintf(&report, `\%03o\%03o\%03o\%03o`, n>>24, n>>16&255, n>>8&255, n&255)
 	}
 	f.run(other, "sh", "-c", fmt.Sprintf("printf '%s' | nc -u -w 1 %s 2055", report.String(), probe.Addresses()[0]))
-	same("what a router reports", "host=probe,server-address=203.0.113.9,port=443", said{Flows: 1, SentPackets: 10, SentBytes: 1000})
+	f.addUp(40*time.Second, "what a router reports", "host=probe,server-address=203.0.113.9,port=443", said{Flows: 1, SentPackets: 10, SentBytes: 1000})
 	if out := f.ok("flows", "--where", "port=7000,host=probe,server=member", "--top", "1"); !strings.Contains(out, "member") {
 		t.Errorf("the mirror's report of a member is not in the list:\n%s", out)
 	}

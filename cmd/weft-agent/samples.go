@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -34,29 +33,10 @@ type sampleServer struct {
 // Run answers until ctx ends. That the socket cannot be made is no reason not to
 // work.
 func (s *sampleServer) Run(ctx context.Context, ready func()) error {
-	_ = os.Remove(s.path) // an earlier agent's; the directory is locked, so it is dead
-	l, err := net.Listen("unix", s.path)
-	ready()
-	if err != nil {
-		s.log.Warn("samples are not served on this machine", "error", err)
-		<-ctx.Done()
-		return nil
-	}
-	_ = os.Chmod(s.path, 0o600) // the directory is 0700 already
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
 	var viewers sync.WaitGroup
 	defer viewers.Wait()
 	room := make(chan struct{}, maxViewers)
-	for {
-		conn, err := l.Accept()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			time.Sleep(100 * time.Millisecond) // out of descriptors
-			continue
-		}
+	err := serveSocket(ctx, s.path, ready, func(conn net.Conn) {
 		select {
 		case room <- struct{}{}:
 			viewers.Go(func() {
@@ -66,7 +46,12 @@ func (s *sampleServer) Run(ctx context.Context, ready func()) error {
 		default:
 			conn.Close()
 		}
+	})
+	if err != nil {
+		s.log.Warn("samples are not served on this machine", "error", err)
+		<-ctx.Done()
 	}
+	return nil
 }
 
 func (s *sampleServer) serve(parent context.Context, conn net.Conn) {

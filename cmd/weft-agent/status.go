@@ -42,25 +42,7 @@ func newStatusServer(dir string, a *agent.Agent, problem func() error) *statusSe
 // Run answers until ctx ends. That the socket cannot be made (a path that is
 // too long, a full disk) is no reason not to tap.
 func (s *statusServer) Run(ctx context.Context, ready func()) error {
-	_ = os.Remove(s.path) // an earlier agent's; the directory is locked, so it is dead
-	l, err := net.Listen("unix", s.path)
-	ready()
-	if err != nil {
-		<-ctx.Done()
-		return nil
-	}
-	_ = os.Chmod(s.path, 0o600) // the directory is 0700 already
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	for {
-		conn, err := l.Accept()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			time.Sleep(100 * time.Millisecond) // out of descriptors
-			continue
-		}
+	err := serveSocket(ctx, s.path, ready, func(conn net.Conn) {
 		st := status{Version: version.Version, PID: os.Getpid(), Agent: s.agent.Status()}
 		if err := s.problem(); err != nil {
 			st.Problem = err.Error()
@@ -68,7 +50,11 @@ func (s *statusServer) Run(ctx context.Context, ready func()) error {
 		_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
 		_ = json.NewEncoder(conn).Encode(st)
 		conn.Close()
+	})
+	if err != nil {
+		<-ctx.Done()
 	}
+	return nil
 }
 
 func newStatusCommand() *cobra.Command {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"time"
 
+	"weft/controller/endpoint"
 	"weft/controller/flowstore"
 )
 
@@ -55,7 +56,7 @@ func (x *IPFIX) check() error {
 	if (x.TLS || x.CAFile != "") && x.Transport != "tcp" {
 		errs = append(errs, errors.New("tls, caFile: they go with transport: tcp"))
 	}
-	if _, err := authorities(x.CAFile); err != nil {
+	if _, err := endpoint.Authorities(x.CAFile); err != nil {
 		errs = append(errs, err)
 	}
 	if x.MTU != 0 && (x.MTU < minMTU || x.MTU > maxMTU) {
@@ -82,7 +83,7 @@ func (x *IPFIX) sender(Deps) (sender, error) {
 		s.size = s.cfg.MTU - headers
 	}
 	if x.TLS || x.CAFile != "" {
-		pool, err := authorities(x.CAFile)
+		pool, err := endpoint.Authorities(x.CAFile)
 		if err != nil {
 			return nil, err
 		}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"path/filepath"
 
+	"weft/controller/endpoint"
 	"weft/controller/flowstore"
 )
 
@@ -26,11 +27,11 @@ type JSONLines struct {
 	// Unix is a stream socket.
 	Unix string `yaml:"unix,omitempty"`
 	// Endpoint is posted to, in gzip.
-	Endpoint `yaml:",inline"`
+	endpoint.Endpoint `yaml:",inline"`
 }
 
 func (j *JSONLines) check() error {
-	posts := j.Endpoint != Endpoint{}
+	posts := j.Endpoint != endpoint.Endpoint{}
 	n := 0
 	for _, given := range []bool{j.File != "", j.Stdout, j.Unix != "", posts} {
 		if given {
@@ -56,7 +57,7 @@ func (j *JSONLines) check() error {
 		errs = append(errs, fmt.Errorf("keep: want 1 to %d", maxFiles))
 	}
 	if posts {
-		errs = append(errs, j.Endpoint.check())
+		errs = append(errs, j.Endpoint.Check())
 	}
 	return errors.Join(errs...)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
+	"weft/controller/endpoint"
 	"weft/controller/flowstore"
 )
 
@@ -50,7 +51,7 @@ func (k *Kafka) check() error {
 	if k.Topic == "" {
 		errs = append(errs, errors.New("topic: give one"))
 	}
-	if _, err := authorities(k.CAFile); err != nil {
+	if _, err := endpoint.Authorities(k.CAFile); err != nil {
 		errs = append(errs, err)
 	}
 	switch k.Mechanism {
@@ -62,7 +63,7 @@ func (k *Kafka) check() error {
 		if k.Mechanism == "PLAIN" && !k.encrypted() {
 			errs = append(errs, errors.New("mechanism: PLAIN would show the password; give tls: true, or a SCRAM mechanism"))
 		}
-		if _, err := secret(k.PasswordFile); k.User == "" || err != nil {
+		if _, err := endpoint.Secret(k.PasswordFile); k.User == "" || err != nil {
 			errs = append(errs, fmt.Errorf("user, passwordFile: give both (%v)", err))
 		}
 	default:
@@ -89,7 +90,7 @@ func (k *Kafka) sender(Deps) (sender, error) {
 		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.MaxBufferedRecords(2 * page), kgo.RecordDeliveryTimeout(sendIn / 2), kgo.RetryTimeout(sendIn / 2), kgo.DialTimeout(10 * time.Second),
 	}
 	if k.encrypted() {
-		pool, err := authorities(k.CAFile)
+		pool, err := endpoint.Authorities(k.CAFile)
 		if err != nil {
 			return nil, err
 		}
@@ -108,13 +109,13 @@ func (k *Kafka) sender(Deps) (sender, error) {
 // login reads the password each time it is needed.
 func (k *Kafka) login() sasl.Mechanism {
 	asScram := func(context.Context) (scram.Auth, error) {
-		password, err := secret(k.PasswordFile)
+		password, err := endpoint.Secret(k.PasswordFile)
 		return scram.Auth{User: k.User, Pass: password}, err
 	}
 	switch k.Mechanism {
 	case "PLAIN":
 		return plain.Plain(func(context.Context) (plain.Auth, error) {
-			password, err := secret(k.PasswordFile)
+			password, err := endpoint.Secret(k.PasswordFile)
 			return plain.Auth{User: k.User, Pass: password}, err
 		})
 	case "SCRAM-SHA-256":

@@ -16,6 +16,7 @@ import (
 	resource "go.opentelemetry.io/proto/otlp/resource/v1"
 	"google.golang.org/protobuf/proto"
 
+	"weft/controller/endpoint"
 	"weft/controller/flowstore"
 	"weft/internal/version"
 	"weft/model"
@@ -26,10 +27,10 @@ import (
 // weft. where not.
 type OTLP struct {
 	// Endpoint is that of logs, which ends with /v1/logs for most receivers.
-	Endpoint `yaml:",inline"`
+	endpoint.Endpoint `yaml:",inline"`
 }
 
-func (o *OTLP) check() error { return o.Endpoint.check() }
+func (o *OTLP) check() error { return o.Endpoint.Check() }
 
 func (o *OTLP) sender(deps Deps) (sender, error) {
 	p, err := newPoster(&o.Endpoint)

@@ -4,23 +4,19 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
 
-	"weft/internal/version"
+	"weft/controller/endpoint"
 	"weft/model"
 )
 
@@ -29,27 +25,19 @@ type Receivers struct {
 	Receivers []Receiver `yaml:"receivers"`
 }
 
-// Receiver is somebody who is told. A URL may hold a secret, and so may stand in a
-// file of its own; what is in such files is read again for each message.
+// Receiver is somebody who is told.
 type Receiver struct {
 	// Name is for logs.
 	Name string `yaml:"name"`
 	// Type is webhook, which is sent each change as JSON, or alertmanager, which is
 	// sent all alerts in the form of Alertmanager's API, again and again.
 	Type string `yaml:"type"`
-	// URL of a webhook, or of an Alertmanager without its path.
-	URL string `yaml:"url,omitempty"`
-	// URLFile holds the URL.
-	URLFile string `yaml:"urlFile,omitempty"`
-	// TokenFile holds what is sent as a bearer token.
-	TokenFile string `yaml:"tokenFile,omitempty"`
-	// CAFile holds the authorities that the receiver's certificate is checked by;
-	// the system's unless given.
-	CAFile string `yaml:"caFile,omitempty"`
+	// Endpoint is that of the webhook, or an Alertmanager's without its path.
+	endpoint.Endpoint `yaml:",inline"`
 	// Severities are those that it is told of; all unless given.
 	Severities []model.Severity `yaml:"severities,omitempty"`
 
-	client *http.Client
+	client *endpoint.Client
 }
 
 // maxReceivers bounds who is told.
@@ -91,76 +79,21 @@ func (r *Receiver) check() error {
 	if r.Type != "webhook" && r.Type != "alertmanager" {
 		errs = append(errs, fmt.Errorf("type: %q is none of webhook, alertmanager", r.Type))
 	}
-	if (r.URL == "") == (r.URLFile == "") {
-		errs = append(errs, errors.New("url: give one of url and urlFile"))
-	} else if _, err := r.target(); err != nil {
+	if err := r.Endpoint.Check(); err != nil {
 		errs = append(errs, err)
-	}
-	for field, file := range map[string]string{"tokenFile": r.TokenFile, "caFile": r.CAFile, "urlFile": r.URLFile} {
-		if file != "" && !filepath.IsAbs(file) {
-			errs = append(errs, fmt.Errorf("%s: %q is no absolute path", field, file))
-		}
-	}
-	if r.TokenFile != "" {
-		if _, err := secret(r.TokenFile); err != nil {
-			errs = append(errs, fmt.Errorf("tokenFile: %w", err))
-		}
 	}
 	for _, s := range r.Severities {
 		if s.Rank() == 0 {
 			errs = append(errs, fmt.Errorf("severities: %q is none of Critical, Warning, Info", s))
 		}
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	if r.CAFile != "" {
-		pem, err := os.ReadFile(r.CAFile)
-		pool := x509.NewCertPool()
-		if err != nil || !pool.AppendCertsFromPEM(pem) {
-			errs = append(errs, fmt.Errorf("caFile: %s holds no certificate (%v)", r.CAFile, err))
-		}
-		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
-	}
-	// A token must not follow a redirect to somebody else.
-	r.client = &http.Client{Transport: transport, Timeout: sendWithin, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	return errors.Join(errs...)
-}
-
-// secret reads a short file.
-func secret(file string) (string, error) {
-	const most = 16 << 10
-	f, err := os.Open(file)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, most))
-	if err != nil {
-		return "", err
-	}
-	text := strings.TrimSpace(string(b))
-	if text == "" || strings.ContainsAny(text, "\r\n") {
-		return "", fmt.Errorf("%s does not hold one line", file)
-	}
-	return text, nil
-}
-
-// target is where to send. Its errors do not say the URL, which may be a secret.
-func (r *Receiver) target() (string, error) {
-	text := r.URL
-	if r.URLFile != "" {
+	if len(errs) == 0 {
 		var err error
-		if text, err = secret(r.URLFile); err != nil {
-			return "", fmt.Errorf("urlFile: %w", err)
+		if r.client, err = endpoint.NewClient(&r.Endpoint); err != nil {
+			errs = append(errs, err)
 		}
 	}
-	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
-		return "", errors.New("url: want http(s)://HOST[:PORT]/PATH, and a password in no URL but in tokenFile")
-	}
-	if r.Type == "alertmanager" {
-		u = u.JoinPath("/api/v2/alerts")
-	}
-	return u.String(), nil
+	return errors.Join(errs...)
 }
 
 func (r *Receiver) wants(s model.Severity) bool {
@@ -175,33 +108,18 @@ var errRefused = errors.New("refused")
 
 // send posts once.
 func (r *Receiver) send(ctx context.Context, body any) error {
-	target, err := r.target()
-	if err != nil {
-		return err
-	}
 	data, err := json.Marshal(body)
 	if err != nil {
 		return fmt.Errorf("encode: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(data))
-	if err != nil {
-		return errors.New("make the request")
+	path := ""
+	if r.Type == "alertmanager" {
+		path = "/api/v2/alerts"
 	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("User-Agent", "weft/"+version.Version)
-	if r.TokenFile != "" {
-		token, err := secret(r.TokenFile)
-		if err != nil {
-			return fmt.Errorf("tokenFile: %w", err)
-		}
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	resp, err := r.client.Do(req)
+	ctx, cancel := context.WithTimeout(ctx, sendWithin)
+	defer cancel()
+	resp, err := r.client.Post(ctx, path, http.Header{"Content-Type": {"application/json"}}, bytes.NewReader(data))
 	if err != nil {
-		var outer *url.Error // it says the URL
-		if errors.As(err, &outer) {
-			err = outer.Err
-		}
 		return err
 	}
 	defer resp.Body.Close()
