@@ -4,11 +4,14 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X weft/internal/version.Version=$(VERSION)
+# Under sudo the person who asked compiles, so that what is built and Go's caches stay theirs.
+ASKED := $(if $(filter 0,$(shell id -u)),$(filter-out root,$(SUDO_USER)))
+AS := $(if $(ASKED),runuser -u $(ASKED) -- env HOME=$(shell getent passwd $(ASKED) | cut -d: -f6))
+OWN := $(if $(ASKED),chown -R $(SUDO_UID):$(SUDO_GID) bin,true)
 BUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
-# Under sudo, what is built still belongs to the person who asked.
-OWN := $(if $(SUDO_UID),chown -R $(SUDO_UID):$(SUDO_GID) bin,true)
 # Root parts of the tests run as root: only the test binaries, never the compiler.
-ROOT = $(if $(filter 0,$(shell id -u)),,-exec 'sudo env PATH=$(PATH) HOME=$(HOME) WEFT_REQUIRE=$(WEFT_REQUIRE) WEFT_BIN=$(WEFT_BIN)')
+# The few that build a program do so in root's own cache, from the modules that are here.
+ROOT = $(if $(filter 0,$(shell id -u)),,-exec 'sudo -H env PATH=$(PATH) GOMODCACHE=$(shell go env GOMODCACHE) WEFT_REQUIRE=$(WEFT_REQUIRE) WEFT_BIN=$(WEFT_BIN)')
 export WEFT_BIN := $(CURDIR)/bin
 export WEFT_REQUIRE ?= all
 
@@ -22,10 +25,9 @@ deps: ## install what is missing from Debian's packages
 
 build: ## build bin/weft and bin/weft-agent
 	@scripts/deps build
-	@mkdir -p bin
-	$(BUILD) -o bin/weft ./cmd/weft
-	CGO_ENABLED=0 $(BUILD) -o bin/weft-agent ./cmd/weft-agent
-	@$(OWN)
+	@mkdir -p bin && $(OWN)
+	$(AS) $(BUILD) -o bin/weft ./cmd/weft
+	$(AS) env CGO_ENABLED=0 $(BUILD) -o bin/weft-agent ./cmd/weft-agent
 
 demo: build ## bring up the hybrid lab and the first tap; ONCE=1 checks it and tears it down
 	@scripts/deps run

@@ -90,6 +90,7 @@ func TestFlowsAddUpInCrowds(t *testing.T) {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(f.weft("flows", "--group-by", "client,server,protocol,reporter,host"))
+			t.Log(f.weft("get", "alerts", "-o", "json"))
 		}
 	})
 	crowd(10_000)

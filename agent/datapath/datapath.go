@@ -103,6 +103,10 @@ type Datapath struct {
 	// driver; mu is taken first.
 	reading sync.Mutex
 	talks   talks
+	counted time.Time // when the counts of rules were read last
+	read    time.Time // when the reading before this one began
+
+	woken chan struct{}
 }
 
 // New makes an inert Datapath.
@@ -122,7 +126,7 @@ func New(cfg Config, deps Deps) (*Datapath, error) {
 	if cfg.Every == 0 {
 		cfg.Every = time.Second
 	}
-	return &Datapath{cfg: cfg, deps: deps, talks: newTalks()}, nil
+	return &Datapath{cfg: cfg, deps: deps, talks: newTalks(), woken: make(chan struct{}, 1)}, nil
 }
 
 // verifyEvery and deepEvery are how often the kernel is compared with what should
@@ -155,19 +159,26 @@ func (d *Datapath) Run(ctx context.Context, ready func()) error {
 	}
 }
 
-// keepReading reads the connection table until ctx ends.
+// keepReading reads the connection table until ctx ends. While nothing begins it
+// takes its time, for a table's size is what reading it costs, however empty it is:
+// up to quietest times as long lies between two readings, unless Wake says that
+// something has begun.
 func (d *Datapath) keepReading(ctx context.Context) {
-	pause := time.NewTimer(d.cfg.Every)
-	defer pause.Stop()
+	rest, quiet := d.cfg.Every, 0
 	for {
-		select {
-		case <-ctx.Done():
+		if !wait(ctx, rest, nil) || !wait(ctx, time.Duration(quiet)*d.cfg.Every, d.woken) {
 			return
-		case <-pause.C:
+		}
+		select {
+		case <-d.woken:
+		default:
 		}
 		began := time.Now()
-		err := d.collect()
-		pause.Reset(d.pause(time.Since(began)))
+		begun, err := d.collect()
+		rest = d.pause(time.Since(began))
+		if quiet = min(quiet+1, quietest-1); begun || err != nil {
+			quiet = 0
+		}
 		if err != nil {
 			d.deps.Log.Warn("read the connection table", "error", err)
 		}
@@ -177,12 +188,40 @@ func (d *Datapath) keepReading(ctx context.Context) {
 	}
 }
 
+const quietest = 4
+
+// wait returns after a time, or sooner when woken; false when ctx has ended.
+func wait(ctx context.Context, long time.Duration, woken <-chan struct{}) bool {
+	t := time.NewTimer(long)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-woken:
+	case <-t.C:
+	}
+	return true
+}
+
+// Wake says that a connection has begun.
+func (d *Datapath) Wake() {
+	select {
+	case d.woken <- struct{}{}:
+	default:
+	}
+}
+
 // readingShare is how many times as long as a reading took it is to the next one,
 // and maxPause how long at most: a long table must not keep a CPU busy.
 const (
 	readingShare = 10
 	maxPause     = 10 * time.Second
 )
+
+// countEvery is how many times as long as between two readings it is until the next
+// time that the counts of rules are read: their maps are large, however few rules
+// there are.
+const countEvery = 5
 
 // pause is how long to wait after a reading. A table that fills is read as often as
 // can be, for each reading makes room.
@@ -479,52 +518,56 @@ func (d *Datapath) view() *view {
 	return v
 }
 
-// collect reads the driver's table and counts. Policy may change meanwhile: a
-// long table keeps no change waiting.
-func (d *Datapath) collect() error {
+// collect reads the driver's table and counts, and says whether a connection has
+// begun since the last time. Policy may change meanwhile: a long table keeps no
+// change waiting.
+func (d *Datapath) collect() (begun bool, err error) {
 	d.mu.Lock()
 	v := d.view()
 	if v == nil {
 		d.mu.Unlock()
-		return nil
+		return false, nil
 	}
 	d.reading.Lock()
 	d.mu.Unlock()
-	if err := d.read(v); err != nil {
-		return err
+	if begun, err = d.readTable(v); err != nil {
+		return false, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.driver == nil {
-		return nil
+		return false, nil
 	}
 	troubles, err := d.driver.Troubles()
 	if err != nil {
-		return err
+		return false, err
 	}
 	d.trouble.look(troubles)
 	if w, knows := d.driver.(Witness); knows {
 		forged, unknown, err := w.Disbelieved()
 		if err != nil {
-			return err
+			return false, err
 		}
 		if before := d.forged.last; d.forged.look(forged) && before.IsZero() {
 			d.deps.Log.Error("somebody calls under a proof of who calls that is not good", "found", d.forged.String())
 		}
 		d.unknown.look(unknown)
 	}
-	return nil
+	return begun, nil
 }
 
-// read shows the table to who follows it. The lock for reading is held, and let
-// go of.
-func (d *Datapath) read(v *view) error {
+// readTable shows the table to who follows it. The lock for reading is held, and
+// let go of.
+func (d *Datapath) readTable(v *view) (begun bool, err error) {
 	defer d.reading.Unlock()
+	before := d.read
+	d.read = time.Now()
 	d.talks.begin(v.driver.Name())
 	if v.meter != nil {
 		v.meter.Begin()
 	}
-	err := v.driver.Connections(func(c *connection.Line) bool {
+	err = v.driver.Connections(func(c *connection.Line) bool {
+		begun = begun || c.First.After(before)
 		// What was over before policy was about the workload is none of its business.
 		if staged, judged := v.staged[c.Workload]; judged && !c.Last.Before(v.judged[c.Workload]) {
 			d.talks.add(c, staged)
@@ -537,13 +580,14 @@ func (d *Datapath) read(v *view) error {
 	if v.meter != nil {
 		err = errors.Join(err, v.meter.End(err == nil))
 	}
-	if err != nil {
-		return err
+	if err != nil || time.Since(d.counted) < countEvery*d.cfg.Every {
+		return begun, err
 	}
+	d.counted = time.Now()
 	counts, err := v.driver.Counts()
 	if err != nil {
-		return err
+		return begun, err
 	}
 	d.talks.counts(counts)
-	return nil
+	return begun, nil
 }

@@ -30,7 +30,8 @@ const (
 type hellos struct {
 	mu    sync.Mutex
 	heard recent[key, *hello]
-	open  []key // that are listened to, or were, in the order they came
+	open  [maxOpen]key // that are listened to, or were: the last ones that came
+	turn  int          // the place there of the next
 	names recent[place, string]
 }
 
@@ -82,16 +83,13 @@ func (h *hellos) hear(x *connection.Hello) {
 	}
 }
 
-// listen gives up the first that is listened to where there are too many.
+// listen gives up the one that came maxOpen before.
 func (h *hellos) listen(k key) {
-	h.open = append(h.open, k)
-	if len(h.open) <= maxOpen {
-		return
-	}
-	if c, known := h.heard.peek(h.open[0]); known {
+	if c, known := h.heard.peek(h.open[h.turn]); known {
 		c.recogniser = nil
 	}
-	h.open = append(h.open[:0], h.open[1:]...)
+	h.open[h.turn] = k
+	h.turn = (h.turn + 1) % maxOpen
 }
 
 // order returns what is new of a piece, and false where some is missing before it.

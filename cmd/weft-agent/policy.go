@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"weft/agent/connection"
 	"weft/agent/datapath"
 	"weft/agent/datapath/bpf"
 	"weft/agent/datapath/nft"
@@ -52,10 +53,16 @@ func newSegments(c config, found *discover.Discover, captures *recording.Recordi
 	}
 	s.traffic = &traffic{Meter: s.flows, captures: captures}
 	s.Datapath, err = datapath.New(datapath.Config{CgroupRoot: root, CallerKey: s.callerKey, Now: clock}, datapath.Deps{
-		Drivers:   drivers(c, root, s.flows, part("datapath")),
+		Drivers:   drivers(c, root, s, part("datapath")),
 		Inventory: found.Snapshot, Known: s.places.known, Meter: s.traffic, Log: part("datapath"),
 	})
 	return s, err
+}
+
+// Hear takes what a connection begins with.
+func (s *segments) Hear(x *connection.Hello) {
+	s.flows.Hear(x)
+	s.Wake()
 }
 
 // drivers are those that this machine may use, the preferred first. The others

@@ -18,6 +18,21 @@ type hook struct {
 	program *ebpf.Program
 }
 
+// id is the number that the kernel has given a hook's program. It is asked once:
+// asking costs as much as all the rest of looking at a hook.
+func (d *Driver) id(h hook) (ebpf.ProgramID, error) {
+	if id, known := d.programs[h.name]; known {
+		return id, nil
+	}
+	info, err := h.program.Info()
+	if err != nil {
+		return 0, fmt.Errorf("look at the program %s: %w", h.name, err)
+	}
+	id, _ := info.ID()
+	d.programs[h.name] = id
+	return id, nil
+}
+
 // hooks are in the order of their attachment: who is at a socket is noted before
 // anything is judged by it.
 func (d *Driver) hooks() []hook {
@@ -95,11 +110,11 @@ func (d *Driver) carry() error {
 // being made. iter/tcp lists those of one network namespace only, so that it is
 // run in each that has a subject.
 func (d *Driver) noteSockets(namespaces []string) error {
-	if err := iterate(d.objects.WeftSockets); err != nil {
+	if err := iterate(link.IterOptions{Program: d.objects.WeftSockets}); err != nil {
 		return fmt.Errorf("note who is at open sockets: %w", err)
 	}
 	for _, path := range append([]string{""}, namespaces...) {
-		if err := inNamespace(path, func() error { return iterate(d.objects.WeftSubflows) }); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := inNamespace(path, func() error { return iterate(link.IterOptions{Program: d.objects.WeftSubflows}) }); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("note who is at open sockets: %w", err)
 		}
 	}
@@ -107,8 +122,8 @@ func (d *Driver) noteSockets(namespaces []string) error {
 }
 
 // iterate runs a program over all it iterates over.
-func iterate(p *ebpf.Program) error {
-	it, err := link.AttachIter(link.IterOptions{Program: p})
+func iterate(over link.IterOptions) error {
+	it, err := link.AttachIter(over)
 	if err != nil {
 		return err
 	}
@@ -164,20 +179,33 @@ func (d *Driver) hold(name string, l link.Link) {
 
 // isOurs says whether a link is at work on our cgroup.
 func (d *Driver) isOurs(l link.Link) bool {
-	info, err := l.Info()
-	if err != nil || info.Cgroup() == nil {
-		return false
+	root, err := findCgroup(d.cfg.CgroupRoot)
+	return err == nil && infoAt(l, root) != nil
+}
+
+// infoAt is what a link says of itself; nil unless it is at work on that cgroup.
+func infoAt(l link.Link, root cgroup) *link.Info {
+	if l == nil {
+		return nil
 	}
-	c, err := findCgroup(d.cfg.CgroupRoot)
-	return err == nil && info.Cgroup().CgroupId == c.id
+	info, err := l.Info()
+	if err != nil || info.Cgroup() == nil || info.Cgroup().CgroupId != root.id {
+		return nil
+	}
+	return info
 }
 
 // verifyHooks repairs links that somebody has detached, given another program or
 // unpinned.
 func (d *Driver) verifyHooks() (found []string, err error) {
+	root, err := findCgroup(d.cfg.CgroupRoot)
+	if err != nil {
+		return nil, err
+	}
 	for _, h := range d.hooks() {
 		l, pin := d.links[h.name], d.pin(filepath.Join("links", h.name))
-		if l == nil || !d.isOurs(l) {
+		info := infoAt(l, root)
+		if info == nil {
 			found = append(found, "the program "+h.name+" was detached")
 			os.Remove(pin)
 			if err := d.attachOne(h); err != nil {
@@ -185,15 +213,11 @@ func (d *Driver) verifyHooks() (found []string, err error) {
 			}
 			continue
 		}
-		info, err := l.Info()
+		ours, err := d.id(h)
 		if err != nil {
-			return found, fmt.Errorf("look at the link %s: %w", h.name, err)
+			return found, err
 		}
-		ours, err := h.program.Info()
-		if err != nil {
-			return found, fmt.Errorf("look at the program %s: %w", h.name, err)
-		}
-		if id, _ := ours.ID(); id != info.Program {
+		if ours != info.Program {
 			found = append(found, "the link "+h.name+" was given another program")
 			if err := l.Update(h.program); err != nil {
 				return found, fmt.Errorf("put the program %s back: %w", h.name, err)

@@ -56,18 +56,13 @@ func (d *Driver) Connections(visit func(*connection.Line) bool) error {
 	if err != nil {
 		return err
 	}
-	// A line that makes way while the table is read is seen in either, or in both:
-	// the second time nothing is new of it.
-	for _, t := range []*lines{&d.lines, &d.refused} {
-		if err := d.forget(t, now); err != nil {
-			return err
-		}
-	}
-	if err := d.forgetPast(); err != nil {
+	if err := firstError(d.forget, d.forgetPast, func() error { return d.forgetRefused(now) }); err != nil {
 		return err
 	}
+	// A line that makes way while the table is read is seen in either, or in both:
+	// the second time nothing is new of it.
 	d.live = tally{}
-	done, err := d.visitLines(&d.lines, now, visit)
+	done, err := d.visitLines(now, visit)
 	if err == nil && !done {
 		done, err = d.visitPast(visit)
 	}
@@ -75,8 +70,7 @@ func (d *Driver) Connections(visit func(*connection.Line) bool) error {
 		d.live = nil
 		return err
 	}
-	_, err = d.visitLines(&d.refused, now, visit)
-	return err
+	return d.visitRefused(now, visit)
 }
 
 // describe fills a connection from its line.

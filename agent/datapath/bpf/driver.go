@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -73,7 +74,8 @@ type Driver struct {
 	answers  *answerer
 	edge     *edge // nil where the kernel has no such link
 	cookies  cookies
-	links    map[string]link.Link // by the hook's name
+	links    map[string]link.Link      // by the hook's name
+	programs map[string]ebpf.ProgramID // by the hook's name, as asked
 	learner  *learner
 	hellos   Listener // nil for none
 	hearer   *hearer
@@ -91,13 +93,17 @@ type Driver struct {
 	// addressBook is the number of the book of addresses in force.
 	addressBook uint32
 
-	visiting       sync.Mutex // one at a time reads the connection table
-	lines, refused lines
-	past           []policyPastKey // lines that made way, and were visited
-	reader         *reader[policyConnKey]
-	pastReader     *reader[policyPastKey]
-	line           connection.Line // that is shown
-	live           tally
+	visiting   sync.Mutex // one at a time reads the connection table
+	pressure   pressure
+	keep       keep            // under that pressure
+	visited    policyVisited   // the last whole visit, until what it saw to have ended is taken out
+	tried      []policyConnKey // turned down, and last visited as ended
+	pastSum    tally           // of past
+	past       []policyPastKey // lines that made way, and were visited
+	reader     *reader[policyConnKey]
+	pastReader *reader[policyPastKey]
+	line       connection.Line // that is shown
+	live       tally
 
 	mu        sync.Mutex
 	workloads map[uint32]string // by slot, also of those that are gone

@@ -280,6 +280,16 @@ type edgeVerdict struct {
 	Stateless uint32
 }
 
+type edgeVisited struct {
+	_            structs.HostLayout
+	NowNs        uint64
+	EndedNs      uint64
+	OpeningNs    uint64
+	TcpNs        uint64
+	UnansweredNs uint64
+	AnsweredNs   uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -315,6 +325,7 @@ const (
 	edgeMapTables      = "tables"
 	edgeMapTrouble     = "trouble"
 	edgeMapVerdicts    = "verdicts"
+	edgeMapVisited     = "visited"
 	edgeProgWeftEdge   = "weft_edge"
 	edgeVarEventType   = "event_type"
 	edgeVarHelloType   = "hello_type"
@@ -401,6 +412,7 @@ type edgeMapSpecs struct {
 	Tables      *ebpf.MapSpec `ebpf:"tables"`
 	Trouble     *ebpf.MapSpec `ebpf:"trouble"`
 	Verdicts    *ebpf.MapSpec `ebpf:"verdicts"`
+	Visited     *ebpf.MapSpec `ebpf:"visited"`
 }
 
 // edgeVariableSpecs contains global variables before they are loaded into the kernel.
@@ -463,6 +475,7 @@ type edgeMaps struct {
 	Tables      *ebpf.Map `ebpf:"tables"`
 	Trouble     *ebpf.Map `ebpf:"trouble"`
 	Verdicts    *ebpf.Map `ebpf:"verdicts"`
+	Visited     *ebpf.Map `ebpf:"visited"`
 }
 
 func (m *edgeMaps) Close() error {
@@ -498,6 +511,7 @@ func (m *edgeMaps) Close() error {
 		m.Tables,
 		m.Trouble,
 		m.Verdicts,
+		m.Visited,
 	)
 }
 

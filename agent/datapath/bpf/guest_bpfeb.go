@@ -343,6 +343,16 @@ type guestVisit struct {
 	Pad    uint32
 }
 
+type guestVisited struct {
+	_            structs.HostLayout
+	NowNs        uint64
+	EndedNs      uint64
+	OpeningNs    uint64
+	TcpNs        uint64
+	UnansweredNs uint64
+	AnsweredNs   uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -382,6 +392,7 @@ const (
 	guestMapTables            = "tables"
 	guestMapTrouble           = "trouble"
 	guestMapVerdicts          = "verdicts"
+	guestMapVisited           = "visited"
 	guestMapVisits            = "visits"
 	guestProgWeftGuestEgress  = "weft_guest_egress"
 	guestProgWeftGuestIngress = "weft_guest_ingress"
@@ -477,6 +488,7 @@ type guestMapSpecs struct {
 	Tables       *ebpf.MapSpec `ebpf:"tables"`
 	Trouble      *ebpf.MapSpec `ebpf:"trouble"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
+	Visited      *ebpf.MapSpec `ebpf:"visited"`
 	Visits       *ebpf.MapSpec `ebpf:"visits"`
 }
 
@@ -546,6 +558,7 @@ type guestMaps struct {
 	Tables       *ebpf.Map `ebpf:"tables"`
 	Trouble      *ebpf.Map `ebpf:"trouble"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
+	Visited      *ebpf.Map `ebpf:"visited"`
 	Visits       *ebpf.Map `ebpf:"visits"`
 }
 
@@ -586,6 +599,7 @@ func (m *guestMaps) Close() error {
 		m.Tables,
 		m.Trouble,
 		m.Verdicts,
+		m.Visited,
 		m.Visits,
 	)
 }

@@ -6,68 +6,80 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 
 	"weft/agent/connection"
 )
 
-// lines is the connection table, or that of those turned down.
-type lines struct {
-	table    *ebpf.Map
-	refused  bool
-	pressure pressure
-	ending   []policyConnKey // that were last visited as ended
-}
-
-// forget takes lines out that have ended, unless one has begun anew or goes on.
-func (d *Driver) forget(t *lines, now time.Duration) error {
-	err := takeOut(d, t.table, t.ending, func(k *policyConnKey, c *policyConn) bool {
-		return t.pressure.ended(k, c, now-time.Duration(c.LastNs))
-	})
-	t.ending = t.ending[:0]
-	return err
-}
-
-// forgetPast takes out what was visited of lines that made way.
-func (d *Driver) forgetPast() error {
-	err := takeOut(d, d.objects.PastConns, d.past, func(*policyPastKey, *policyConn) bool { return true })
-	d.past = d.past[:0]
-	return err
-}
-
-// takeOutEach is how many lines are taken out before their counts are kept.
-const takeOutEach = 1024
-
-// takeOut takes those lines out that may still go.
-func takeOut[K any](d *Driver, table *ebpf.Map, keys []K, may func(*K, *policyConn) bool) error {
-	gone := tally{}
-	for i := range keys {
-		var c policyConn
-		if table.Lookup(&keys[i], &c) == nil && may(&keys[i], &c) && table.LookupAndDelete(&keys[i], &c) == nil {
-			gone.add(&c)
-		}
-		if i%takeOutEach == takeOutEach-1 {
-			if err := d.keepRetired(gone); err != nil {
-				return err
-			}
-		}
+// forget takes lines out that the last whole visit saw to have ended, and that have
+// had no packet since. The kernel does it: a flood leaves a million of them.
+func (d *Driver) forget() error {
+	if d.visited.NowNs == 0 {
+		return nil
 	}
+	if err := d.objects.Visited.Put(uint32(0), d.visited); err != nil {
+		return fmt.Errorf("say what was visited of the connection table: %w", err)
+	}
+	d.visited.NowNs = 0
+	if err := iterate(link.IterOptions{Program: d.objects.WeftForget, Map: d.objects.Conns}); err != nil {
+		return fmt.Errorf("take what has ended out of the connection table: %w", err)
+	}
+	return nil
+}
+
+// visitedAt is a visit as weft_forget reads it.
+func visitedAt(now time.Duration, k *keep) policyVisited {
+	return policyVisited{NowNs: uint64(now), EndedNs: uint64(k.ended), OpeningNs: uint64(k.opening), TcpNs: uint64(k.tcp), UnansweredNs: uint64(k.unanswered), AnsweredNs: uint64(k.answered)}
+}
+
+// forgetPast takes out what was visited of lines that made way. Nothing changes them.
+func (d *Driver) forgetPast() error {
+	for keys := d.past; len(keys) > 0; {
+		n, err := d.objects.PastConns.BatchDelete(keys, nil)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			n, err = n+1, nil // the one after those that were there
+		}
+		if err != nil {
+			return fmt.Errorf("take out the lines that made way: %w", err)
+		}
+		keys = keys[n:]
+	}
+	d.past = d.past[:0]
+	gone := d.pastSum
+	d.pastSum = tally{}
 	return d.keepRetired(gone)
 }
 
-func (d *Driver) visitLines(t *lines, now time.Duration, visit func(*connection.Line) bool) (done bool, err error) {
+// forgetRefused takes out those turned down that were last visited as ended, unless
+// they have been tried again.
+func (d *Driver) forgetRefused(now time.Duration) error {
+	for i := range d.tried {
+		var c policyConn
+		k := &d.tried[i]
+		if d.objects.Denied.Lookup(k, &c) != nil || !d.keep.over(k, &c, now-time.Duration(c.LastNs)) {
+			continue
+		}
+		if err := d.objects.Denied.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("take out a connection that was turned down: %w", err)
+		}
+	}
+	d.tried = d.tried[:0]
+	return nil
+}
+
+func (d *Driver) visitLines(now time.Duration, visit func(*connection.Line) bool) (done bool, err error) {
 	count := uint32(0)
-	done, err = d.reader.read(t.table, func(k *policyConnKey, c *policyConn) bool {
+	done, err = d.reader.read(d.objects.Conns, func(k *policyConnKey, c *policyConn) bool {
 		count++
 		d.live.add(c)
 		d.describe(k, c, &d.line)
-		d.line.Refused = t.refused
-		if d.line.Ended = t.pressure.ended(k, c, now-time.Duration(c.LastNs)); d.line.Ended {
-			t.ending = append(t.ending, *k)
-		}
+		d.line.Ended = d.keep.over(k, c, now-time.Duration(c.LastNs))
 		return visit(&d.line)
 	})
-	if !done && err == nil && !t.refused {
-		t.pressure = pressureOf(count, t.table.MaxEntries())
+	if !done && err == nil {
+		d.visited = visitedAt(now, &d.keep)
+		d.pressure = pressureOf(count, d.objects.Conns.MaxEntries())
+		d.keep = d.pressure.keeps()
 	}
 	return done, err
 }
@@ -78,8 +90,21 @@ func (d *Driver) visitPast(visit func(*connection.Line) bool) (done bool, err er
 		d.describe(&k.Key, c, &d.line)
 		d.line.Ended = true
 		d.past = append(d.past, *k)
+		d.pastSum.add(c)
 		return visit(&d.line)
 	})
+}
+
+func (d *Driver) visitRefused(now time.Duration, visit func(*connection.Line) bool) error {
+	_, err := d.reader.read(d.objects.Denied, func(k *policyConnKey, c *policyConn) bool {
+		d.describe(k, c, &d.line)
+		d.line.Refused = true
+		if d.line.Ended = d.keep.over(k, c, now-time.Duration(c.LastNs)); d.line.Ended {
+			d.tried = append(d.tried, *k)
+		}
+		return visit(&d.line)
+	})
+	return err
 }
 
 // readEach is how many lines are read at a time.

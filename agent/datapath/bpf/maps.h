@@ -440,8 +440,22 @@ struct {
 	__type(value, struct counts);
 } counts SEC(".maps");
 
-// retired: the packets of allowed connections that have left the table. User
-// space's own.
+// visited is the last whole visit of the table by user space: when it began, and
+// how long lines stay after their last packet.
+struct visited {
+	__u64 now_ns; // CLOCK_BOOTTIME; 0: there was none
+	__u64 ended_ns, opening_ns, tcp_ns, unanswered_ns, answered_ns;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct visited);
+} visited SEC(".maps");
+
+// retired: the packets of allowed connections that have left the table. Packets
+// change nothing here.
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1 << 18);

@@ -30,7 +30,7 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 	if _, err := findCgroup(cfg.CgroupRoot); err != nil {
 		return nil, err
 	}
-	d := &Driver{cfg: cfg, log: deps.Log, hellos: deps.Hellos, workloads: map[uint32]string{}, byCgroup: map[uint64]string{}, paths: map[uint32]string{}, comms: map[[16]int8]string{}, cookies: cookies{}, links: map[string]link.Link{},
+	d := &Driver{cfg: cfg, log: deps.Log, hellos: deps.Hellos, workloads: map[uint32]string{}, byCgroup: map[uint64]string{}, paths: map[uint32]string{}, comms: map[[16]int8]string{}, cookies: cookies{}, links: map[string]link.Link{}, programs: map[string]ebpf.ProgramID{},
 		reader: newReader[policyConnKey](), pastReader: newReader[policyPastKey]()}
 	var err error
 	if d.clock, err = readClock(); err != nil {
@@ -42,7 +42,7 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 	if err := firstError(d.load, d.read); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
-	d.lines, d.refused = lines{table: d.objects.Conns}, lines{table: d.objects.Denied, refused: true}
+	d.keep, d.pastSum = d.pressure.keeps(), tally{}
 	d.loadNames()
 	if d.edge, err = d.openEdge(); err != nil {
 		d.log.Warn("ICMP requests and what else no socket sees are not judged here; Linux 6.4 is needed", "error", err)

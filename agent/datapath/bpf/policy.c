@@ -478,6 +478,54 @@ int weft_subflows(struct bpf_iter__tcp *ctx)
 	return 0;
 }
 
+// ended says whether a line has had its time, as the type keep of user space does.
+static __always_inline int ended(const struct conn_key *k, const struct conn *c, const struct visited *v)
+{
+	__u64 last = c->last_ns, idle = v->now_ns > last ? v->now_ns - last : 0;
+	__u32 flags = c->flags, both = CONN_TCP_FIN_SENT | CONN_TCP_FIN_RECEIVED;
+	if (k->protocol != IPPROTO_TCP)
+		return idle > (flags & CONN_TCP_ANSWERED ? v->answered_ns : v->unanswered_ns);
+	if (flags & (CONN_CLOSED | CONN_TCP_RESET) || (flags & both) == both)
+		return idle > v->ended_ns;
+	return idle > (flags & CONN_TCP_ESTABLISHED ? v->tcp_ns : v->opening_ns);
+}
+
+// retire keeps what an allowed connection had when it left the table.
+static __always_inline void retire(__u64 rule, __u64 packets, __u64 bytes)
+{
+	struct counts *sum = bpf_map_lookup_elem(&retired, &rule);
+	if (!sum) {
+		struct counts none = {};
+		bpf_map_update_elem(&retired, &rule, &none, BPF_NOEXIST);
+		sum = bpf_map_lookup_elem(&retired, &rule);
+	}
+	if (!sum)
+		return;
+	__sync_fetch_and_add(&sum->packets, packets);
+	__sync_fetch_and_add(&sum->bytes, bytes);
+}
+
+// weft_forget takes those lines out that user space has visited as ended, for one
+// that was ended when the visit began was there, and has had no packet since.
+SEC("iter/bpf_map_elem")
+int weft_forget(struct bpf_iter__bpf_map_elem *ctx)
+{
+	const struct conn_key *key = ctx->key;
+	const struct conn *c = ctx->value;
+	__u32 zero = 0;
+	const struct visited *v = bpf_map_lookup_elem(&visited, &zero);
+	if (!key || !c || !v || !v->now_ns)
+		return 0;
+	struct conn_key k = *key;
+	if (!ended(&k, c, v))
+		return 0;
+	__u64 rule = c->rule, packets = c->sent_packets + c->received_packets, bytes = c->sent_bytes + c->received_bytes;
+	int allowed = c->action == ACT_ALLOW;
+	if (!bpf_map_delete_elem(&conns, &k) && allowed)
+		retire(rule, packets, bytes);
+	return 0;
+}
+
 // weft_tcp keeps what the kernel knows of a TCP connection in its line.
 SEC("sockops")
 int weft_tcp(struct bpf_sock_ops *ops)
@@ -514,9 +562,10 @@ int weft_tcp(struct bpf_sock_ops *ops)
 		return 1;
 	c->rtt_us = ops->srtt_us >> 3;
 	c->retransmits = ops->total_retrans;
-	if (op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == TCP_CLOSE_STATE)
+	if (op == BPF_SOCK_OPS_STATE_CB && ops->args[1] == TCP_CLOSE_STATE) {
+		c->last_ns = bpf_ktime_get_boot_ns(); // a line stays for a while from now on, see weft_forget
 		__sync_fetch_and_or(&c->flags, CONN_CLOSED);
-	else if (op != BPF_SOCK_OPS_STATE_CB && op != BPF_SOCK_OPS_RETRANS_CB)
+	} else if (op != BPF_SOCK_OPS_STATE_CB && op != BPF_SOCK_OPS_RETRANS_CB)
 		__sync_fetch_and_or(&c->flags, CONN_TCP_ESTABLISHED);
 	return 1;
 }
@@ -533,5 +582,5 @@ int weft_judge(struct __sk_buff *skb)
 	judge(f);
 	struct verdict v = {f->query.rule, f->query.logged, f->query.action, f->query.stateless};
 	bpf_map_update_elem(&verdicts, &zero, &v, BPF_ANY);
-	return bpf_map_lookup_elem(&retired, &v.rule) ? 1 : 1; // names the map, which programs do not use
+	return 1;
 }

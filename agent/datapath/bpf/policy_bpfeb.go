@@ -356,6 +356,16 @@ type policyVerdict struct {
 	Stateless uint32
 }
 
+type policyVisited struct {
+	_            structs.HostLayout
+	NowNs        uint64
+	EndedNs      uint64
+	OpeningNs    uint64
+	TcpNs        uint64
+	UnansweredNs uint64
+	AnsweredNs   uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -398,12 +408,14 @@ const (
 	policyMapTables        = "tables"
 	policyMapTrouble       = "trouble"
 	policyMapVerdicts      = "verdicts"
+	policyMapVisited       = "visited"
 	policyProgWeftBind4    = "weft_bind4"
 	policyProgWeftBind6    = "weft_bind6"
 	policyProgWeftConnect4 = "weft_connect4"
 	policyProgWeftConnect6 = "weft_connect6"
 	policyProgWeftCreate   = "weft_create"
 	policyProgWeftEgress   = "weft_egress"
+	policyProgWeftForget   = "weft_forget"
 	policyProgWeftIngress  = "weft_ingress"
 	policyProgWeftJudge    = "weft_judge"
 	policyProgWeftOption   = "weft_option"
@@ -469,6 +481,7 @@ type policyProgramSpecs struct {
 	WeftConnect6 *ebpf.ProgramSpec `ebpf:"weft_connect6"`
 	WeftCreate   *ebpf.ProgramSpec `ebpf:"weft_create"`
 	WeftEgress   *ebpf.ProgramSpec `ebpf:"weft_egress"`
+	WeftForget   *ebpf.ProgramSpec `ebpf:"weft_forget"`
 	WeftIngress  *ebpf.ProgramSpec `ebpf:"weft_ingress"`
 	WeftJudge    *ebpf.ProgramSpec `ebpf:"weft_judge"`
 	WeftOption   *ebpf.ProgramSpec `ebpf:"weft_option"`
@@ -522,6 +535,7 @@ type policyMapSpecs struct {
 	Tables       *ebpf.MapSpec `ebpf:"tables"`
 	Trouble      *ebpf.MapSpec `ebpf:"trouble"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
+	Visited      *ebpf.MapSpec `ebpf:"visited"`
 }
 
 // policyVariableSpecs contains global variables before they are loaded into the kernel.
@@ -594,6 +608,7 @@ type policyMaps struct {
 	Tables       *ebpf.Map `ebpf:"tables"`
 	Trouble      *ebpf.Map `ebpf:"trouble"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
+	Visited      *ebpf.Map `ebpf:"visited"`
 }
 
 func (m *policyMaps) Close() error {
@@ -636,6 +651,7 @@ func (m *policyMaps) Close() error {
 		m.Tables,
 		m.Trouble,
 		m.Verdicts,
+		m.Visited,
 	)
 }
 
@@ -661,6 +677,7 @@ type policyPrograms struct {
 	WeftConnect6 *ebpf.Program `ebpf:"weft_connect6"`
 	WeftCreate   *ebpf.Program `ebpf:"weft_create"`
 	WeftEgress   *ebpf.Program `ebpf:"weft_egress"`
+	WeftForget   *ebpf.Program `ebpf:"weft_forget"`
 	WeftIngress  *ebpf.Program `ebpf:"weft_ingress"`
 	WeftJudge    *ebpf.Program `ebpf:"weft_judge"`
 	WeftOption   *ebpf.Program `ebpf:"weft_option"`
@@ -680,6 +697,7 @@ func (p *policyPrograms) Close() error {
 		p.WeftConnect6,
 		p.WeftCreate,
 		p.WeftEgress,
+		p.WeftForget,
 		p.WeftIngress,
 		p.WeftJudge,
 		p.WeftOption,

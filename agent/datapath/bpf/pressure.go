@@ -37,38 +37,42 @@ func pressureOf(lines, room uint32) pressure {
 	return roomy
 }
 
-// of is how long a line stays that could go early.
-func (p pressure) of(keep time.Duration) time.Duration {
+// keep is how long lines stay after their last packet.
+type keep struct{ ended, opening, tcp, unanswered, answered time.Duration }
+
+// keeps is that under a pressure: what could go early does.
+func (p pressure) keeps() keep {
+	share := time.Duration(1)
 	switch p {
 	case filling:
-		return keep / 4
+		share = 4
 	case full:
-		return keep / 20
+		share = 20
 	}
-	return keep
+	return keep{ended: keepEnded / share, opening: keepOpening / share, tcp: keepTCP, unanswered: keepUnanswered / share, answered: keepAnswered}
 }
 
-// ended says whether a line has had its time.
-func (p pressure) ended(k *policyConnKey, c *policyConn, idle time.Duration) bool {
+// over says whether a line has had its time, as ended does of policy.c.
+func (t *keep) over(k *policyConnKey, c *policyConn, idle time.Duration) bool {
 	if k.Protocol == unix.IPPROTO_TCP {
 		both := uint32(connFinSent | connFinReceived)
 		switch {
 		case c.Flags&(connClosed|connReset) != 0 || c.Flags&both == both:
-			return idle > p.of(keepEnded)
+			return idle > t.ended
 		case c.Flags&connEstablished == 0:
-			return idle > p.of(keepOpening)
+			return idle > t.opening
 		}
-		return idle > keepTCP
+		return idle > t.tcp
 	}
 	if c.Flags&connAnswered == 0 {
-		return idle > p.of(keepUnanswered)
+		return idle > t.unanswered
 	}
-	return idle > keepAnswered
+	return idle > t.answered
 }
 
 // Filling says that the table was half full or more when it was last read.
 func (d *Driver) Filling() bool {
 	d.visiting.Lock()
 	defer d.visiting.Unlock()
-	return d.lines.pressure != roomy
+	return d.pressure != roomy
 }

@@ -24,6 +24,8 @@ struct mptcp_subflow_context { struct sock *conn; } CORE;
 struct inet_connection_sock { void *icsk_ulp_data; } CORE;
 struct bpf_iter__tcp { struct bpf_iter_meta *meta; struct sock_common *sk_common; __u32 uid; } CORE;
 struct bpf_iter_meta;
+struct bpf_map;
+struct bpf_iter__bpf_map_elem { struct bpf_iter_meta *meta; struct bpf_map *map; void *key; void *value; } CORE;
 struct bpf_iter__task_file { struct bpf_iter_meta *meta; struct task_struct *task; __u32 fd; struct file *file; } CORE;
 
 #define COMPONENTS 32

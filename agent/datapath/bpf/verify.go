@@ -87,12 +87,12 @@ func (d *Driver) verifyMaps(deep bool) (found []string, err error) {
 	}
 	list := []compared{
 		{"cgroups", false, d.cgroups}, {"slots", false, d.slots}, {"namespaces", false, d.namespaces}, {"tables", false, d.tables},
-		{"defaults", false, d.defaults}, {"names", false, d.names}, {"addresses", true, d.addresses}, {"identities", true, d.identities},
+		{"defaults", false, d.defaults}, {"names", true, d.names}, {"addresses", true, d.addresses}, {"identities", true, d.identities},
 		{"badges", false, d.options.badges}, {"callers", true, d.options.callers}, {"residents", true, d.options.residents}, {"callees", true, d.options.callees},
 		{"blocks", true, d.blocks}, {"ports", true, d.ports}, {"steps", true, d.steps}, {"conditions", true, d.conditions},
 	}
 	if p := d.guestPorts; p != nil {
-		list = append(list, compared{"guests", false, p.guests}, compared{"homes", false, p.homes})
+		list = append(list, compared{"guests", false, p.guests}, compared{"homes", true, p.homes})
 	}
 	for _, m := range list {
 		if m.large && !deep {
