@@ -303,6 +303,11 @@ func (s *session) report() error {
 		if proto.Equal(st, s.sections[st.Name]) {
 			continue
 		}
+		if st.Name == "probe" { // whoever is told that it holds is not to see turns of before
+			if err := s.reportTurns(); err != nil {
+				return err
+			}
+		}
 		if err := s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Section{Section: st}}); err != nil {
 			return err
 		}

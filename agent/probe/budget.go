@@ -45,16 +45,16 @@ func (b *Budget) take(ctx context.Context, kind model.ProbeKind) (held time.Dura
 // Asked is how many questions there were.
 func (b *Budget) Asked() uint64 { return b.asked.Load() }
 
-// check says what an agent does not do, whoever asks. It says so rather than do less:
-// a result of something else would be taken for that of what was asked.
-func (b *Budget) check(s *Spec) error {
+// CheckAgent says what an agent does not do, whoever asks. It says so rather than do
+// less: a result of something else would be taken for that of what was asked.
+func (s *Spec) CheckAgent() error {
 	most := float64(model.MaxProbeRate)
 	if s.Kind == model.ProbeTCP {
 		most = model.MaxProbeConnects
 	}
 	switch {
 	case s.Concurrency > model.MaxProbeConcurrency:
-		return fmt.Errorf("-c %d: an agent asks %d at one time at most", s.Concurrency, model.MaxProbeConcurrency)
+		return fmt.Errorf("-c %d: an agent asks %d at one time at most; ask from more hosts", s.Concurrency, model.MaxProbeConcurrency)
 	case s.Count > model.MaxProbeCount:
 		return fmt.Errorf("-n %d: an agent asks %d in all at most", s.Count, model.MaxProbeCount)
 	case s.Rate > most:

@@ -122,7 +122,7 @@ func (o *Orders) refusal(w *wirepb.ProbeSpec) string {
 		return fmt.Sprintf("%d probes run from this host, which is the limit; wait for one to end", model.MaxProbeRuns)
 	}
 	s := specOf(w, o.deps.Budget)
-	if err := o.deps.Budget.check(&s); err != nil {
+	if err := s.CheckAgent(); err != nil {
 		return err.Error()
 	}
 	return ""

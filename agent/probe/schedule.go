@@ -92,7 +92,7 @@ func (s *Schedule) check(p *wirepb.ScheduledProbe, before int) error {
 		return fmt.Errorf("a concurrency of %d: an agent has %d at most", p.GetSpec().GetConcurrency(), model.MaxTurnConcurrency)
 	}
 	x := s.turnOf(p)
-	return s.deps.Budget.check(&x)
+	return x.CheckAgent()
 }
 
 func interval(p *wirepb.ScheduledProbe) time.Duration {
