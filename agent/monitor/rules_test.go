@@ -63,7 +63,9 @@ func TestRulesHoldAndClear(t *testing.T) {
 // because there are none any more.
 func TestRulesJudgeProbes(t *testing.T) {
 	turn := model.ProbeTurn{Probe: "shop", Result: &model.ProbeResult{}}
-	r := NewRules(nil, func() []model.ProbeTurn { return []model.ProbeTurn{turn, {Probe: "other", Result: &model.ProbeResult{Asked: 5}}} }, nil)
+	r := NewRules(nil, func() []model.ProbeTurn {
+		return []model.ProbeTurn{turn, {Probe: "other", Result: &model.ProbeResult{Asked: 5}}}
+	}, nil)
 	if err := r.Apply(t.Context(), &wirepb.MonitorSection{Rules: []*wirepb.AlertRule{
 		{Name: "shop-fails", Metric: "probe.errors", Subject: "shop", Threshold: 10, Clear: 10},
 		{Name: "shop-slow", Metric: "probe.p99", Subject: "sh*", Threshold: 200, Clear: 100},

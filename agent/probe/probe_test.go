@@ -137,6 +137,18 @@ func TestItEnds(t *testing.T) {
 	if r := run(t, s); r.Asked != 0 {
 		t.Errorf("cut off by its time: %+v", r)
 	}
+	// A question that is due the moment the time is up is none that failed.
+	dead, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.Close()
+	s = spec(model.ProbeTCP, dead.Addr().String())
+	s.Count, s.Rate, s.Time = 0, 20, 200*time.Millisecond
+	if r := run(t, s); r.Errors["timeout"] != 0 || r.Errors["connection refused"] != r.Asked || r.Note != "" {
+		t.Errorf("of a closed port for a while: %+v", r)
+	}
+	s = spec(model.ProbeHTTP, server.URL)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if r, err := Run(ctx, s, nil); err != nil || r.Asked != 0 {

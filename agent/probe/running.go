@@ -84,7 +84,7 @@ func (p *probe) work(ctx context.Context, a asker, to *account) {
 		one, cancel := context.WithTimeout(ctx, p.Timeout)
 		n, err := a.ask(one)
 		cancel()
-		if ctx.Err() != nil && err != nil {
+		if err != nil && over(ctx) {
 			return // cut off, and no fault of who was asked
 		}
 		to.count(time.Since(due), n, err)
@@ -92,6 +92,13 @@ func (p *probe) work(ctx context.Context, a asker, to *account) {
 			p.stop(errLimit(fmt.Sprintf("the answers had %d MiB, which is what an agent reads for one probe", model.MaxProbeBytes>>20)))
 		}
 	}
+}
+
+// over says whether a context has ended, or is to have: what is told its deadline may
+// know it before the context's own timer has fired.
+func over(ctx context.Context) bool {
+	deadline, has := ctx.Deadline()
+	return ctx.Err() != nil || has && !time.Now().Before(deadline)
 }
 
 func (a *account) count(took time.Duration, bytes int64, err error) {

@@ -166,6 +166,9 @@ func (s *Schedule) keep(p *scheduled, began time.Time, r *model.ProbeResult, err
 		next.Message = err.Error()
 		s.deps.Log.Warn("a turn of a probe", "probe", p.Name, "error", err)
 	} else {
+		if r.Asked < p.GetSpec().GetCount() && r.Failed() == 0 {
+			r.Note = fmt.Sprintf("in a turn is no time for %d questions; take a longer interval, or more at one time", p.GetSpec().GetCount())
+		}
 		next.Result = probewire.Encode(r)
 		next.Asked, next.Failed = next.Asked+r.Asked, next.Failed+r.Failed()
 	}

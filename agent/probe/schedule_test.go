@@ -3,6 +3,8 @@ package probe
 import (
 	"context"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -92,6 +94,19 @@ func TestSchedule(t *testing.T) {
 	s.apply(t)
 	if r := s.Report(); len(r.Turns) != 0 || r.Asked != uint64(asked.Load()) {
 		t.Errorf("taken away, it has %v; asked were %d", r, asked.Load())
+	}
+}
+
+// A turn that is too short for what is asked in it says so.
+func TestTurnsSayWhatTheyLeaveOut(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(400 * time.Millisecond) }))
+	defer server.Close()
+	s := scheduling(t, Config{})
+	p := planned("slow", server.URL, time.Second)
+	p.Spec.Concurrency = 1
+	s.apply(t, p)
+	if turn := turned(t, s, "slow", 1); turn.Result.GetAsked() >= 10 || !strings.Contains(turn.Result.GetNote(), "no time for 10 questions") {
+		t.Errorf("the turn is %v", turn)
 	}
 }
 

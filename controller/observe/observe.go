@@ -295,7 +295,9 @@ func (o *Observer) Lines(id wire.Identity, r *wirepb.LineReport) {
 func (o *Observer) Probes(id wire.Identity, r *wirepb.ProbeReport) {
 	turns := make(map[string]*wirepb.ProbeTurn, min(len(r.GetTurns()), model.MaxProbes))
 	for _, t := range r.GetTurns()[:min(len(r.GetTurns()), model.MaxProbes)] {
-		turns[t.GetName()] = t
+		if proto.Size(t) <= maxTurn {
+			turns[t.GetName()] = t
+		}
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()

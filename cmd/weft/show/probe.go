@@ -114,7 +114,7 @@ func (p *page) probe(r *model.Probe, now time.Time) {
 	}
 	p.field("Asks", fmt.Sprintf("%s %s", s.Kind, s.Target))
 	p.field("Each turn", fmt.Sprintf("%s, %d at a time, each waited for %s", Plural(s.Questions(), "question"), s.AtOnce(), s.Patience()))
-	p.field("Turns each", s.Every().String())
+	p.field("Every", s.Every().String())
 	p.field("Expects", s.Expect)
 	p.section("Hosts, their last turn")
 	columns := slices.Insert(ProbeColumns(), 1, Column{Title: "AGO"})
