@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"weft/model"
 	"weft/wire/wirepb"
 )
@@ -175,4 +177,29 @@ func TestTurnsAreSpread(t *testing.T) {
 			t.Errorf("of 10000 machines %d begin in the same tenth of the interval, %d", n, tenth)
 		}
 	}
+}
+
+// Whatever a controller says, an agent does no more than it may.
+func FuzzSchedule(f *testing.F) {
+	raw, err := proto.Marshal(&wirepb.ProbeSection{Probes: []*wirepb.ScheduledProbe{planned("p", "http://127.0.0.1:1/", time.Second)}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var section wirepb.ProbeSection
+		if proto.Unmarshal(raw, &section) != nil {
+			return
+		}
+		s := NewSchedule(Config{}, Deps{}) // that is not run
+		if _, err := s.Apply(t.Context(), &section); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range s.byName {
+			x, every := s.turnOf(p.ScheduledProbe), interval(p.ScheduledProbe)
+			if x.Concurrency < 1 || x.Concurrency > model.MaxTurnConcurrency || x.Count < 1 || float64(x.Count) > model.MaxTurnRate*every.Seconds() || x.Timeout > model.MaxProbeTimeout || x.Time > model.MaxProbeTime || every < model.MinProbeInterval {
+				t.Errorf("%v becomes %+v", p.ScheduledProbe, x)
+			}
+		}
+	})
 }
