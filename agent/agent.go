@@ -98,7 +98,17 @@ type Captures interface {
 	HangUp()
 }
 
-// Deps of an Agent. Lines, Policy, Flows, Samples, Captures, Alerts, CertificateExpires, CallerKey, Problem and Welcome may be nil.
+// Probes asks services while somebody wants it to.
+type Probes interface {
+	// Want begins what is ordered and ends what is not any more.
+	Want(*wirepb.ProbeOrders)
+	// Progress is for the session to send.
+	Progress() <-chan *wirepb.ProbeProgress
+	// HangUp ends all, as the session has.
+	HangUp()
+}
+
+// Deps of an Agent. Lines, Policy, Flows, Samples, Captures, Probes, Turns, Alerts, CertificateExpires, CallerKey, Problem and Welcome may be nil.
 type Deps struct {
 	State *State
 	// HTTP reaches the controller: HTTP/2 over TLS 1.3 with this machine's
@@ -116,6 +126,10 @@ type Deps struct {
 	Samples Sampler
 	// Captures are what somebody captures here.
 	Captures Captures
+	// Probes are what somebody probes from here.
+	Probes Probes
+	// Turns are what came of scheduled probes.
+	Turns func() *wirepb.ProbeReport
 	// Alerts are conditions that alert rules have made of this machine.
 	Alerts func() []*wirepb.Condition
 	// CertificateExpires is when this machine's certificate does.

@@ -18,7 +18,7 @@ import (
 // programs of policy takes a while, and a tap should not. Within a lane they are
 // applied in this order: a stream needs a way to travel and somebody who accepts it
 // before it is opened.
-var lanes = [...][]string{{"transport", "deliver", "capture"}, {"flow", "policy", "identity"}, {"monitor"}}
+var lanes = [...][]string{{"transport", "deliver", "capture"}, {"flow", "policy", "identity"}, {"monitor", "probe"}}
 
 // laneOf is a section's lane, and its place in there. Of those that nobody knows
 // somebody has to say so.
@@ -104,6 +104,8 @@ func emptySection(name string) *wirepb.Section {
 		s.Body = &wirepb.Section_Capture{Capture: &wirepb.CaptureSection{}}
 	case "monitor":
 		s.Body = &wirepb.Section_Monitor{Monitor: &wirepb.MonitorSection{}}
+	case "probe":
+		s.Body = &wirepb.Section_Probe{Probe: &wirepb.ProbeSection{}}
 	case "flow":
 		s.Body = &wirepb.Section_Flow{Flow: &wirepb.FlowSection{}}
 	case "policy":

@@ -139,6 +139,7 @@ type session struct {
 	workloads map[string]*wirepb.Workload
 	sections  map[string]*wirepb.SectionStatus
 	lines     *wirepb.LineReport
+	turns     *wirepb.ProbeReport
 
 	flow      *wirepb.FlowAck // the last batch that was sent, nil for none
 	underway  atomic.Int32    // batches that were sent and are not acknowledged
@@ -160,6 +161,9 @@ func (s *session) serve(ctx context.Context, cancel context.CancelCauseFunc) err
 	parts.Wait()
 	if c := s.agent.deps.Captures; c != nil {
 		c.HangUp()
+	}
+	if p := s.agent.deps.Probes; p != nil {
+		p.HangUp()
 	}
 	return context.Cause(ctx)
 }
@@ -206,6 +210,9 @@ func (s *session) receive(began time.Time) error {
 				c.Acknowledge(a)
 			}
 		}
+		if o := m.GetProbes(); o != nil && s.agent.deps.Probes != nil {
+			s.agent.deps.Probes.Want(o)
+		}
 		if ack := m.GetFlows(); ack != nil && s.agent.deps.Flows != nil {
 			s.agent.deps.Flows.Acknowledge(ack)
 			s.underway.Add(-1)
@@ -229,6 +236,10 @@ func (s *session) send(ctx context.Context) error {
 	var captured <-chan *wirepb.CapturePiece
 	if a.deps.Captures != nil {
 		captured = a.deps.Captures.Pieces()
+	}
+	var probed <-chan *wirepb.ProbeProgress
+	if a.deps.Probes != nil {
+		probed = a.deps.Probes.Progress()
 	}
 	complete := a.deps.Inventory.Complete()
 	select {
@@ -264,9 +275,13 @@ func (s *session) send(ctx context.Context) error {
 			if err := s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Capture{Capture: p}}); err != nil {
 				return err
 			}
+		case p := <-probed:
+			if err := s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Probe{Probe: p}}); err != nil {
+				return err
+			}
 		case <-lines.C:
 			a.checkIdentity()
-			if err := errors.Join(s.reportLines(), s.reportPolicy()); err != nil {
+			if err := errors.Join(s.reportLines(), s.reportPolicy(), s.reportTurns()); err != nil {
 				return err
 			}
 		case <-beat.C:
@@ -287,6 +302,11 @@ func (s *session) report() error {
 	for _, st := range s.agent.applier.statuses() {
 		if proto.Equal(st, s.sections[st.Name]) {
 			continue
+		}
+		if st.Name == "probe" { // whoever is told that it holds is not to see turns of before
+			if err := s.reportTurns(); err != nil {
+				return err
+			}
 		}
 		if err := s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Section{Section: st}}); err != nil {
 			return err
@@ -344,6 +364,18 @@ func (s *session) reportLines() error {
 	}
 	s.lines = lines
 	return s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Lines{Lines: lines}})
+}
+
+func (s *session) reportTurns() error {
+	if s.agent.deps.Turns == nil {
+		return nil
+	}
+	turns := s.agent.deps.Turns()
+	if proto.Equal(turns, s.turns) {
+		return nil
+	}
+	s.turns = turns
+	return s.stream.Send(&wirepb.AgentMessage{Body: &wirepb.AgentMessage_Probes{Probes: turns}})
 }
 
 func (s *session) reportPolicy() error {

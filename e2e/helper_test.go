@@ -56,6 +56,8 @@ func helper(name string, args []string) error {
 		defer l.Close()
 		<-ctx.Done()
 		return nil
+	case "hold-open": // whoever calls, and say nothing
+		return holdOpen(ctx, args[0])
 	case "burn": // a processor, under a name of its own
 		if err := os.WriteFile("/proc/self/comm", []byte("weft-burn"), 0); err != nil {
 			return err
@@ -85,6 +87,28 @@ func serveNoise(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// holdOpen takes connections and what is said there, and answers nothing.
+func holdOpen(ctx context.Context, address string) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	context.AfterFunc(ctx, func() { l.Close() })
+	for {
+		conn, err := l.Accept()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer conn.Close()
+			io.Copy(io.Discard, conn) //nolint:errcheck // it ends with whoever called
+		}()
+	}
 }
 
 // figures are what the client counted; it prints them when it ends.

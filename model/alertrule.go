@@ -33,10 +33,11 @@ type AlertRuleSpec struct {
 	// drops a second), temperature (degrees Celsius), process.cpu (percent of one
 	// core), process.memory (percent of the machine's), process.count, workload.cpu
 	// (percent of one core), workload.memory (percent of its limit, or of the
-	// machine's).
+	// machine's), probe.p50, probe.p90, probe.p99 (milliseconds, of each probe's last
+	// turn), probe.errors (percent of its questions).
 	Metric Metric `json:"metric"`
-	// Match says which processes, workloads, file systems, disks, interfaces or
-	// sensors, by name, as a pattern of path.Match ("kvm", "/var*"); any unless given.
+	// Match says which processes, workloads, file systems, disks, interfaces, sensors
+	// or probes, by name, as a pattern of path.Match ("kvm", "/var*"); any unless given.
 	Match string `json:"match,omitempty"`
 	// Above is the threshold of what goes too far upwards.
 	Above *float64 `json:"above,omitempty"`
@@ -60,7 +61,8 @@ type Metric string
 
 // Metrics lists them.
 var Metrics = []Metric{"cpu", "cpu.iowait", "cpu.steal", "load", "memory", "swap", "pressure.cpu", "pressure.memory", "pressure.io", "disk.busy", "filesystem", "filesystem.inodes",
-	"network.received", "network.sent", "network.errors", "temperature", "process.cpu", "process.memory", "process.count", "workload.cpu", "workload.memory"}
+	"network.received", "network.sent", "network.errors", "temperature", "process.cpu", "process.memory", "process.count", "workload.cpu", "workload.memory",
+	"probe.p50", "probe.p90", "probe.p99", "probe.errors"}
 
 // whole are the metrics of a machine, of which there is one each.
 var whole = []Metric{"cpu", "cpu.iowait", "cpu.steal", "load", "memory", "swap", "pressure.cpu", "pressure.memory", "pressure.io"}

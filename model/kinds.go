@@ -26,6 +26,7 @@ var Kinds = []KindInfo{
 	{Kind: KindWorkload, Plural: "workloads", Short: "wl", Observed: true, New: func() Resource { return &Workload{TypeMeta: typeMeta(KindWorkload)} }},
 	{Kind: KindAlert, Plural: "alerts", Short: "al", Observed: true, New: func() Resource { return &Alert{TypeMeta: typeMeta(KindAlert)} }},
 	{Kind: KindAlertRule, Plural: "alertrules", Short: "ar", New: func() Resource { return &AlertRule{TypeMeta: typeMeta(KindAlertRule)} }},
+	{Kind: KindProbe, Plural: "probes", Short: "pr", New: func() Resource { return &Probe{TypeMeta: typeMeta(KindProbe)} }},
 	{Kind: KindGroup, Plural: "groups", Short: "g", New: func() Resource { return &Group{TypeMeta: typeMeta(KindGroup)} }},
 	{Kind: KindPolicy, Plural: "policies", Short: "pol", New: func() Resource { return &Policy{TypeMeta: typeMeta(KindPolicy)} }},
 	{Kind: KindTap, Plural: "taps", Short: "t", New: func() Resource { return &Tap{TypeMeta: typeMeta(KindTap)} }},
@@ -71,6 +72,7 @@ func (r *Host) Meta() *Metadata        { return &r.Metadata }
 func (r *Workload) Meta() *Metadata    { return &r.Metadata }
 func (r *Alert) Meta() *Metadata       { return &r.Metadata }
 func (r *AlertRule) Meta() *Metadata   { return &r.Metadata }
+func (r *Probe) Meta() *Metadata       { return &r.Metadata }
 func (r *Group) Meta() *Metadata       { return &r.Metadata }
 func (r *Policy) Meta() *Metadata      { return &r.Metadata }
 func (r *Tap) Meta() *Metadata         { return &r.Metadata }

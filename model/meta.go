@@ -16,6 +16,7 @@ const (
 	KindWorkload    Kind = "Workload"
 	KindAlert       Kind = "Alert"
 	KindAlertRule   Kind = "AlertRule"
+	KindProbe       Kind = "Probe"
 	KindGroup       Kind = "Group"
 	KindPolicy      Kind = "Policy"
 	KindTap         Kind = "Tap"

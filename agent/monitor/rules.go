@@ -28,6 +28,7 @@ const (
 // condition of the machine until it is over.
 type Rules struct {
 	watch  *Watch
+	turns  func() []model.ProbeTurn
 	failed func(error)
 
 	mu    sync.Mutex
@@ -52,10 +53,13 @@ type subject struct {
 	looked uint64
 }
 
-// NewRules judges what a Watch sees. failed is called where the machine cannot be
-// looked at.
-func NewRules(w *Watch, failed func(error)) *Rules {
-	return &Rules{watch: w, failed: failed, wake: make(chan struct{}, 1)}
+// NewRules judges what a Watch sees, and the last turns of probes; these may be nil.
+// failed is called where the machine cannot be looked at.
+func NewRules(w *Watch, turns func() []model.ProbeTurn, failed func(error)) *Rules {
+	if turns == nil {
+		turns = func() []model.ProbeTurn { return nil }
+	}
+	return &Rules{watch: w, turns: turns, failed: failed, wake: make(chan struct{}, 1)}
 }
 
 // Apply takes the rules over. What a rule remembers stays where it is as before.
@@ -114,9 +118,10 @@ func (r *Rules) Run(ctx context.Context, ready func()) error {
 func (r *Rules) judge(s *model.Sample, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	turns := r.turns()
 	for _, x := range r.rules {
 		x.looked++
-		figures(s, x.Metric, x.Subject, func(id, name string, value float64) { x.see(id, name, value, now) })
+		figures(s, turns, x.Metric, x.Subject, func(id, name string, value float64) { x.see(id, name, value, now) })
 		for id, y := range x.subjects {
 			if y.looked != x.looked { // gone, and what was wrong with it
 				delete(x.subjects, id)
@@ -126,7 +131,7 @@ func (r *Rules) judge(s *model.Sample, now time.Time) {
 }
 
 func (x *rule) see(id, name string, value float64, now time.Time) {
-	bad, over := value > x.Threshold, value <= x.Clear
+	bad, over := value > x.Threshold, value <= x.Clear // of NaN, neither
 	if x.Below {
 		bad, over = value < x.Threshold, value >= x.Clear
 	}
@@ -188,8 +193,9 @@ func short(v float64) string {
 	return strconv.FormatFloat(math.Round(v*10)/10, 'f', -1, 64)
 }
 
-// figures calls f with each subject of a metric whose name matches, and its figure.
-func figures(s *model.Sample, metric, pattern string, f func(id, name string, value float64)) {
+// figures calls f with each subject of a metric whose name matches, and its figure;
+// NaN where nobody knows.
+func figures(s *model.Sample, turns []model.ProbeTurn, metric, pattern string, f func(id, name string, value float64)) {
 	matches := func(name string) bool {
 		if pattern == "" {
 			return true
@@ -270,6 +276,12 @@ func figures(s *model.Sample, metric, pattern string, f func(id, name string, va
 			}
 		}
 		f("", "processes named "+pattern, float64(n))
+	case "probe.p50", "probe.p90", "probe.p99", "probe.errors":
+		for _, t := range turns {
+			if r := t.Result; matches(t.Probe) {
+				f(t.Probe, t.Probe, probed(r, metric))
+			}
+		}
 	case "workload.cpu", "workload.memory":
 		for _, w := range s.Workloads {
 			if !matches(w.Name) || !rates {
@@ -286,6 +298,18 @@ func figures(s *model.Sample, metric, pattern string, f func(id, name string, va
 			f(w.ID, w.Name, v)
 		}
 	}
+}
+
+// probed is a figure of a turn: latencies in milliseconds. Where nothing was answered
+// there is none, and what was wrong with them is not over by that.
+func probed(r *model.ProbeResult, metric string) float64 {
+	switch {
+	case r.Asked == 0, r.OK == 0 && metric != "probe.errors":
+		return math.NaN()
+	case metric == "probe.errors":
+		return r.FailedPercent()
+	}
+	return 1000 * map[string]float64{"probe.p50": r.Latency.P50, "probe.p90": r.Latency.P90, "probe.p99": r.Latency.P99}[metric]
 }
 
 func part(of, whole uint64) float64 {

@@ -4,14 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -19,54 +16,65 @@ import (
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+
+	"weft/model"
 )
 
-// maxAnswer bounds what is read of one answer.
-const maxAnswer = 64 << 20
-
-// newAsker checks the target and returns what makes askers.
-func newAsker(s *Spec) (func() (asker, error), error) {
+// newAsker returns what makes askers of a target that has been checked.
+func newAsker(ctx context.Context, s *Spec) (func() (asker, error), error) {
 	switch s.Kind {
-	case HTTP:
-		u, err := url.Parse(s.Target)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			return nil, fmt.Errorf("%q: want http://HOST[:PORT]/PATH or https://…", s.Target)
+	case model.ProbeHTTP:
+		statuses, err := model.ParseStatuses(s.Expect)
+		if err != nil {
+			return nil, err
 		}
 		transport := http.DefaultTransport.(*http.Transport).Clone()
 		transport.Proxy, transport.DisableCompression = nil, true // it is this service that is asked, and its own bytes are counted
 		transport.MaxIdleConns, transport.MaxIdleConnsPerHost = s.Concurrency, s.Concurrency
+		// A server that means ill fills no memory.
+		transport.MaxResponseHeaderBytes = 64 << 10
+		transport.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: 256 << 10, MaxReceiveBufferPerConnection: 4 << 20}
 		client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-		return func() (asker, error) { return &httpAsker{client, u.String()}, nil }, nil
-	case TCP:
-		if _, _, err := net.SplitHostPort(s.Target); err != nil {
-			return nil, fmt.Errorf("%q: want HOST:PORT", s.Target)
+		most := int64(maxAnswer)
+		if s.Budget != nil {
+			most = model.MaxProbeAnswer
 		}
+		return func() (asker, error) { return &httpAsker{client, s.Target, statuses, most}, nil }, nil
+	case model.ProbeTCP:
 		return func() (asker, error) { return tcpAsker{s.Target}, nil }, nil
-	case DNS:
-		name, server, ok := strings.Cut(s.Target, "@")
-		if !ok || server == "" {
-			return nil, fmt.Errorf("%q: want NAME@SERVER[:PORT]", s.Target)
-		}
-		if _, _, err := net.SplitHostPort(server); err != nil {
-			server = net.JoinHostPort(strings.Trim(server, "[]"), "53")
+	case model.ProbeDNS:
+		name, server, err := model.SplitProbeDNS(s.Target)
+		if err != nil {
+			return nil, err
 		}
 		n, err := dnsmessage.NewName(strings.TrimSuffix(name, ".") + ".")
 		if err != nil {
 			return nil, fmt.Errorf("%q is no name of DNS", name)
 		}
-		return func() (asker, error) { return &dnsAsker{name: n, server: server, buf: make([]byte, 64<<10)}, nil }, nil
-	case ICMP:
-		if s.Target == "" || strings.Contains(s.Target, "/") {
-			return nil, fmt.Errorf("%q: want a HOST", s.Target)
+		return func() (asker, error) {
+			a := &dnsAsker{name: n, server: server, buf: make([]byte, 64<<10)}
+			a.dial(ctx)
+			return a, nil
+		}, nil
+	case model.ProbeICMP:
+		// Once for all who ask, and before the first question is timed.
+		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", s.Target)
+		if err == nil && len(found) == 0 {
+			err = &net.DNSError{Err: "no address", Name: s.Target, IsNotFound: true}
 		}
-		return func() (asker, error) { return newEcho(s.Target) }, nil
+		if err != nil {
+			return func() (asker, error) { return nowhere{err}, nil }, nil
+		}
+		return func() (asker, error) { return newEcho(found[0].Unmap()) }, nil
 	}
 	return nil, fmt.Errorf("%q is none of http, tcp, dns, icmp", s.Kind)
 }
 
 type httpAsker struct {
-	client *http.Client
-	url    string
+	client   *http.Client
+	url      string
+	statuses model.Statuses
+	most     int64 // bytes read of an answer
 }
 
 func (a *httpAsker) ask(ctx context.Context) (int64, error) {
@@ -79,8 +87,8 @@ func (a *httpAsker) ask(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	defer resp.Body.Close()
-	n, err := io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer))
-	if err == nil && resp.StatusCode >= 400 {
+	n, err := io.Copy(io.Discard, io.LimitReader(resp.Body, a.most))
+	if err == nil && !a.statuses.Has(resp.StatusCode) {
 		err = errKind(fmt.Sprintf("status %d", resp.StatusCode))
 	}
 	return n, err
@@ -105,17 +113,19 @@ type dnsAsker struct {
 	name   dnsmessage.Name
 	server string
 	conn   net.Conn
+	err    error // the server has no address
 	buf    []byte
 }
 
+// dial finds the server, before the first question is timed.
+func (a *dnsAsker) dial(ctx context.Context) {
+	var d net.Dialer
+	a.conn, a.err = d.DialContext(ctx, "udp", a.server)
+}
+
 func (a *dnsAsker) ask(ctx context.Context) (int64, error) {
-	if a.conn == nil {
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, "udp", a.server)
-		if err != nil {
-			return 0, err
-		}
-		a.conn = conn
+	if a.err != nil {
+		return 0, a.err
 	}
 	var id [2]byte
 	rand.Read(id[:])
@@ -125,10 +135,11 @@ func (a *dnsAsker) ask(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	deadline, _ := ctx.Deadline()
-	if err := a.conn.SetDeadline(deadline); err != nil {
+	release, err := until(ctx, a.conn)
+	if err != nil {
 		return 0, err
 	}
+	defer release()
 	if _, err := a.conn.Write(out); err != nil {
 		return 0, err
 	}
@@ -149,11 +160,36 @@ func (a *dnsAsker) ask(ctx context.Context) (int64, error) {
 	}
 }
 
+// until ends what waits at a connection when ctx does. release must be called before
+// the connection is used for something else.
+func until(ctx context.Context, conn interface{ SetDeadline(time.Time) error }) (release func(), err error) {
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return nil, err
+	}
+	over := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		conn.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // it could be set before
+		close(over)
+	})
+	return func() {
+		if !stop() {
+			<-over
+		}
+	}, nil
+}
+
 func (a *dnsAsker) close() {
 	if a.conn != nil {
 		a.conn.Close()
 	}
 }
+
+// nowhere is a machine that has no address.
+type nowhere struct{ err error }
+
+func (a nowhere) ask(context.Context) (int64, error) { return 0, a.err }
+
+func (nowhere) close() {}
 
 // echo asks by ICMP: through the kernel's own ping socket, or a raw one where that
 // is not allowed.
@@ -167,17 +203,13 @@ type echo struct {
 	buf   []byte
 }
 
-func newEcho(host string) (asker, error) {
-	found, err := net.DefaultResolver.LookupNetIP(context.Background(), "ip", host)
-	if err != nil || len(found) == 0 {
-		return nil, fmt.Errorf("look up %s: %w", host, err)
-	}
-	a := found[0].Unmap()
+func newEcho(a netip.Addr) (*echo, error) {
 	e := &echo{typ: ipv4.ICMPTypeEcho, proto: 1, buf: make([]byte, 1500)}
 	ping, raw := "udp4", "ip4:icmp"
 	if a.Is6() {
 		e.typ, e.proto, ping, raw = ipv6.ICMPTypeEchoRequest, 58, "udp6", "ip6:ipv6-icmp"
 	}
+	var err error
 	if e.conn, err = icmp.ListenPacket(ping, ""); err == nil {
 		e.to = net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0))
 		return e, nil
@@ -197,22 +229,17 @@ func (e *echo) ask(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = time.Now().Add(time.Minute)
-	}
-	if err := e.conn.SetDeadline(deadline); err != nil {
+	release, err := until(ctx, e.conn)
+	if err != nil {
 		return 0, err
 	}
+	defer release()
 	if _, err := e.conn.WriteTo(out, e.to); err != nil {
 		return 0, err
 	}
 	for {
 		n, _, err := e.conn.ReadFrom(e.buf)
 		if err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				return 0, context.DeadlineExceeded
-			}
 			return 0, err
 		}
 		m, err := icmp.ParseMessage(e.proto, e.buf[:n])

@@ -15,39 +15,41 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
+
+	"weft/model"
 )
 
-// The limits of a probe.
+// The limits of a probe that somebody starts on a machine of theirs. An agent's are
+// less, see Budget.
 const (
 	MaxConcurrency = 10_000
 	MaxCount       = 100_000_000
 	MaxRate        = 1_000_000
 	MaxTime        = 24 * time.Hour
-	maxKinds       = 64 // of errors
-)
-
-// Kinds of probes.
-const (
-	HTTP = "http"
-	TCP  = "tcp"
-	DNS  = "dns"
-	ICMP = "icmp"
+	maxKinds       = 64       // of errors
+	maxAnswer      = 64 << 20 // what is read of one answer
 )
 
 // Spec says what to ask, and how often.
 type Spec struct {
-	Kind string
-	// Target is a URL for http, HOST:PORT for tcp, NAME@SERVER[:PORT] for dns, HOST
-	// for icmp.
+	Kind model.ProbeKind
+	// Target is as model.CheckProbeTarget has it.
 	Target      string
 	Concurrency int     // questions at one time
-	Count       int     // questions in all
+	Count       int     // questions in all; 0 as many as the time has room for
 	Rate        float64 // questions a second; 0 as fast as answers come
 	Timeout     time.Duration
 	Time        time.Duration // bounds the whole
+	// Begin bounds in which time questions are begun, beyond the first of each who
+	// asks; 0 is Time.
+	Begin time.Duration
+	// Expect are the statuses of http that are good answers, as model.ParseStatuses
+	// reads them.
+	Expect string
+	// Budget is shared with other probes of this machine; nil has no limits.
+	Budget *Budget
 }
 
 // Check says what is wrong with a Spec.
@@ -55,7 +57,7 @@ func (s *Spec) Check() error {
 	switch {
 	case s.Concurrency < 1 || s.Concurrency > MaxConcurrency:
 		return fmt.Errorf("-c %d: take one from 1 to %d", s.Concurrency, MaxConcurrency)
-	case s.Count < 1 || s.Count > MaxCount:
+	case s.Count < 0 || s.Count > MaxCount:
 		return fmt.Errorf("-n %d: take one from 1 to %d", s.Count, MaxCount)
 	case s.Rate < 0 || s.Rate > MaxRate || s.Rate != s.Rate:
 		return fmt.Errorf("--rate %g: take one up to %d a second, or 0 for as fast as answers come", s.Rate, MaxRate)
@@ -64,34 +66,10 @@ func (s *Spec) Check() error {
 	case s.Time <= 0 || s.Time > MaxTime:
 		return fmt.Errorf("--time %s: take one up to %s", s.Time, MaxTime)
 	}
-	_, err := newAsker(s)
-	return err
-}
-
-// Result is what came of a probe. Latencies are of questions that were answered.
-type Result struct {
-	Kind    string  `json:"kind"`
-	Target  string  `json:"target"`
-	Seconds float64 `json:"seconds"`
-	Asked   uint64  `json:"asked"`
-	OK      uint64  `json:"ok"`
-	// Rate is answers a second.
-	Rate    float64 `json:"rate"`
-	Bytes   uint64  `json:"bytes"`
-	Latency Latency `json:"latency"`
-	// Errors counts questions without a good answer, by kind.
-	Errors map[string]uint64 `json:"errors"`
-}
-
-// Latency is in seconds.
-type Latency struct {
-	Min  float64 `json:"min"`
-	Mean float64 `json:"mean"`
-	P50  float64 `json:"p50"`
-	P90  float64 `json:"p90"`
-	P99  float64 `json:"p99"`
-	P999 float64 `json:"p999"`
-	Max  float64 `json:"max"`
+	if _, err := model.ParseStatuses(s.Expect); err != nil {
+		return fmt.Errorf("--expect %w", err)
+	}
+	return model.CheckProbeTarget(s.Kind, s.Target)
 }
 
 // asker asks once; each worker has its own.
@@ -107,125 +85,65 @@ type errKind string
 
 func (e errKind) Error() string { return string(e) }
 
-// worker is the account of one of those who ask.
-type worker struct {
-	latencies histogram
-	asked     uint64
-	bytes     uint64
-	errors    map[string]uint64
-}
-
 // Run asks until all is asked, the time is up or ctx ends; then it says what came
-// of it so far. progress, unless nil, is called now and then with how many questions
-// are over.
-func Run(parent context.Context, s Spec, progress func(done uint64)) (*Result, error) {
+// of it so far. progress, unless nil, is told now and then what has come until then.
+func Run(parent context.Context, s Spec, progress func(*model.ProbeResult)) (*model.ProbeResult, error) {
 	if err := s.Check(); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(parent, s.Time)
+	ctx, cancel := context.WithTimeoutCause(parent, s.Time, errTime)
 	defer cancel()
-	make, err := newAsker(&s)
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	make, err := newAsker(ctx, &s)
 	if err != nil {
 		return nil, err
 	}
-	var next, done atomic.Uint64
-	began := time.Now()
+	p := newProbe(&s, stop)
 	var workers sync.WaitGroup
-	all := []*worker{}
-	for range min(s.Concurrency, s.Count) {
+	for i := range min(s.Concurrency, int(p.count)) {
 		a, err := make()
 		if err != nil {
-			cancel()
+			stop(err)
 			workers.Wait()
 			return nil, err
 		}
-		w := &worker{errors: map[string]uint64{}}
-		all = append(all, w)
 		workers.Go(func() {
 			defer a.close()
-			w.run(ctx, &s, a, began, &next, &done)
+			p.work(ctx, a, p.accounts[i%len(p.accounts)])
 		})
 	}
 	ended := waited(&workers)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for over := false; !over; {
+	for {
 		select {
 		case <-ended:
-			over = true
+			out := p.sum()
+			var limit errLimit
+			if cause := context.Cause(ctx); errors.As(cause, &limit) && (limit != errTime || s.Count > 0) {
+				out.Note = limit.Error()
+			}
+			return out, nil
 		case <-tick.C:
 			if progress != nil {
-				progress(done.Load())
+				progress(p.sum())
 			}
 		}
 	}
-	return sum(&s, all, time.Since(began)), nil
 }
+
+// errLimit is why a probe ends before all is asked.
+type errLimit string
+
+func (e errLimit) Error() string { return string(e) }
+
+const errTime = errLimit("the time is up")
 
 func waited(g *sync.WaitGroup) <-chan struct{} {
 	c := make(chan struct{})
 	go func() { g.Wait(); close(c) }()
 	return c
-}
-
-func (w *worker) run(ctx context.Context, s *Spec, a asker, began time.Time, next, done *atomic.Uint64) {
-	timer := time.NewTimer(0)
-	<-timer.C
-	for ctx.Err() == nil {
-		i := next.Add(1) - 1
-		if i >= uint64(s.Count) {
-			return
-		}
-		due := time.Now()
-		if s.Rate > 0 {
-			due = began.Add(time.Duration(float64(i) / s.Rate * float64(time.Second)))
-			if wait := time.Until(due); wait > 0 {
-				timer.Reset(wait)
-				select {
-				case <-ctx.Done():
-					return
-				case <-timer.C:
-				}
-			}
-		}
-		one, cancel := context.WithTimeout(ctx, s.Timeout)
-		n, err := a.ask(one)
-		cancel()
-		if ctx.Err() != nil && err != nil {
-			return // cut off, and no fault of who was asked
-		}
-		w.asked++
-		if err != nil {
-			kind := kindOf(err)
-			if _, known := w.errors[kind]; !known && len(w.errors) >= maxKinds {
-				kind = "other"
-			}
-			w.errors[kind]++
-		} else {
-			w.latencies.add(time.Since(due))
-			w.bytes += uint64(n)
-		}
-		done.Add(1)
-	}
-}
-
-func sum(s *Spec, all []*worker, took time.Duration) *Result {
-	r := &Result{Kind: s.Kind, Target: s.Target, Seconds: took.Seconds(), Errors: map[string]uint64{}}
-	var h histogram
-	for _, w := range all {
-		h.merge(&w.latencies)
-		r.Asked += w.asked
-		r.Bytes += w.bytes
-		for kind, n := range w.errors {
-			r.Errors[kind] += n
-		}
-	}
-	if r.OK = h.n; h.n > 0 {
-		q := func(v float64) float64 { return h.quantile(v).Seconds() }
-		r.Latency = Latency{Min: h.min.Seconds(), Mean: h.sum / float64(h.n) / 1e9, P50: q(0.5), P90: q(0.9), P99: q(0.99), P999: q(0.999), Max: h.max.Seconds()}
-		r.Rate = float64(h.n) / took.Seconds()
-	}
-	return r
 }
 
 // kindOf sorts errors into a few kinds that a person can act on.

@@ -13,13 +13,15 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"weft/model"
 )
 
-func spec(kind, target string) Spec {
+func spec(kind model.ProbeKind, target string) Spec {
 	return Spec{Kind: kind, Target: target, Concurrency: 8, Count: 400, Timeout: 5 * time.Second, Time: time.Minute}
 }
 
-func run(t *testing.T, s Spec) *Result {
+func run(t *testing.T, s Spec) *model.ProbeResult {
 	t.Helper()
 	r, err := Run(t.Context(), s, nil)
 	if err != nil {
@@ -39,7 +41,7 @@ func TestHTTP(t *testing.T) {
 		w.Write([]byte("hello"))
 	}))
 	defer server.Close()
-	r := run(t, spec(HTTP, server.URL))
+	r := run(t, spec(model.ProbeHTTP, server.URL))
 	if r.Asked != 400 || r.OK != 300 || r.Errors["status 503"] != 100 || r.Bytes != 1500 || n.Load() != 400 {
 		t.Errorf("the result is %+v", r)
 	}
@@ -62,11 +64,11 @@ func TestTCPAndRefusals(t *testing.T) {
 			c.Close()
 		}
 	}()
-	if r := run(t, spec(TCP, l.Addr().String())); r.OK != 400 {
+	if r := run(t, spec(model.ProbeTCP, l.Addr().String())); r.OK != 400 {
 		t.Errorf("the result is %+v", r)
 	}
 	l.Close()
-	if r := run(t, spec(TCP, l.Addr().String())); r.OK != 0 || r.Errors["connection refused"] != 400 || r.Latency.Max != 0 {
+	if r := run(t, spec(model.ProbeTCP, l.Addr().String())); r.OK != 0 || r.Errors["connection refused"] != 400 || r.Latency.Max != 0 {
 		t.Errorf("of a closed port: %+v", r)
 	}
 }
@@ -97,10 +99,10 @@ func TestDNS(t *testing.T) {
 			server.WriteTo(out, from)
 		}
 	}()
-	if r := run(t, spec(DNS, "example.org@"+server.LocalAddr().String())); r.OK != 400 {
+	if r := run(t, spec(model.ProbeDNS, "example.org@"+server.LocalAddr().String())); r.OK != 400 {
 		t.Errorf("the result is %+v", r)
 	}
-	if r := run(t, spec(DNS, "no.example.org@"+server.LocalAddr().String())); r.Errors["NameError"] != 400 {
+	if r := run(t, spec(model.ProbeDNS, "no.example.org@"+server.LocalAddr().String())); r.Errors["NameError"] != 400 {
 		t.Errorf("of a name that is none: %+v", r)
 	}
 }
@@ -114,7 +116,7 @@ func TestOmissionIsCounted(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	s := spec(HTTP, server.URL)
+	s := spec(model.ProbeHTTP, server.URL)
 	s.Concurrency, s.Count, s.Rate = 1, 100, 200
 	r := run(t, s)
 	if r.OK != 100 || r.Latency.P50 < 0.1 {
@@ -126,7 +128,7 @@ func TestOmissionIsCounted(t *testing.T) {
 func TestItEnds(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	defer server.Close()
-	s := spec(HTTP, server.URL)
+	s := spec(model.ProbeHTTP, server.URL)
 	s.Timeout, s.Count = 10*time.Millisecond, 16
 	if r := run(t, s); r.Errors["timeout"] != 16 {
 		t.Errorf("of a server that never answers: %+v", r)
@@ -135,6 +137,18 @@ func TestItEnds(t *testing.T) {
 	if r := run(t, s); r.Asked != 0 {
 		t.Errorf("cut off by its time: %+v", r)
 	}
+	// A question that is due the moment the time is up is none that failed.
+	dead, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.Close()
+	s = spec(model.ProbeTCP, dead.Addr().String())
+	s.Count, s.Rate, s.Time = 0, 20, 200*time.Millisecond
+	if r := run(t, s); r.Errors["timeout"] != 0 || r.Errors["connection refused"] != r.Asked || r.Note != "" {
+		t.Errorf("of a closed port for a while: %+v", r)
+	}
+	s = spec(model.ProbeHTTP, server.URL)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if r, err := Run(ctx, s, nil); err != nil || r.Asked != 0 {
@@ -148,9 +162,9 @@ func TestSpecsAreChecked(t *testing.T) {
 		want   string
 	}{
 		{func(s *Spec) { s.Concurrency = 0 }, "-c"}, {func(s *Spec) { s.Count = 1 << 40 }, "-n"}, {func(s *Spec) { s.Rate = -1 }, "--rate"}, {func(s *Spec) { s.Timeout = 0 }, "--timeout"}, {func(s *Spec) { s.Time = 0 }, "--time"},
-		{func(s *Spec) { s.Target = "ftp://x" }, "http://HOST"}, {func(s *Spec) { s.Kind, s.Target = TCP, "x" }, "HOST:PORT"}, {func(s *Spec) { s.Kind, s.Target = DNS, "x" }, "NAME@SERVER"}, {func(s *Spec) { s.Kind = "smtp" }, "http, tcp, dns, icmp"},
+		{func(s *Spec) { s.Expect = "2x" }, "--expect"}, {func(s *Spec) { s.Target = "ftp://x" }, "http://HOST"}, {func(s *Spec) { s.Kind, s.Target = model.ProbeTCP, "x" }, "HOST:PORT"}, {func(s *Spec) { s.Kind, s.Target = model.ProbeDNS, "x" }, "NAME@SERVER"}, {func(s *Spec) { s.Kind = "smtp" }, "http, tcp, dns, icmp"},
 	} {
-		s := spec(HTTP, "http://127.0.0.1:1/")
+		s := spec(model.ProbeHTTP, "http://127.0.0.1:1/")
 		c.change(&s)
 		if err := s.Check(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %q", s, err, c.want)

@@ -81,8 +81,8 @@ func TestAgentWorksOnWhileTheControllerIsAway(t *testing.T) {
 		t.Error("the controller forgot in its restart what the host had reported")
 	}
 	eventually(t, 15*time.Second, "online again", func() bool { return c.online("ids") })
-	if n := strings.Count(again.log.String(), "section applied"); n != 7 {
-		t.Errorf("%d sections applied, want the 7 from disk and none sent again:\n%s", n, again.log.String())
+	if n := strings.Count(again.log.String(), "section applied"); n != 8 {
+		t.Errorf("%d sections applied, want the 8 from disk and none sent again:\n%s", n, again.log.String())
 	}
 }
 

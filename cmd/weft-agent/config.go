@@ -73,6 +73,9 @@ type config struct {
 	// Captures is on or off; on unless given. Off, this host takes part in no weft
 	// capture, whoever asks for one.
 	Captures string `yaml:"captures,omitempty"`
+	// Probes is on or off; on unless given. Off, this host asks nothing for a weft probe,
+	// scheduled or not, whoever wants it to.
+	Probes string `yaml:"probes,omitempty"`
 	// Sandbox is on or off; on unless given. On, the agent gives up all that its
 	// work does not need: capabilities, and system calls. Off is for finding out
 	// whether that is what is in the way.
@@ -243,6 +246,9 @@ func (c config) check() error {
 	}
 	if c.Captures != "" && c.Captures != "on" && c.Captures != "off" {
 		fault("captures", "%q is none of on, off", c.Captures)
+	}
+	if c.Probes != "" && c.Probes != "on" && c.Probes != "off" {
+		fault("probes", "%q is none of on, off", c.Probes)
 	}
 	for i, l := range c.Collectors {
 		if _, _, err := net.SplitHostPort(l.Listen); err != nil {

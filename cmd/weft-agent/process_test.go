@@ -153,7 +153,7 @@ func applied(st model.HostStatus) bool {
 			return false
 		}
 	}
-	return len(st.Sections) == 7
+	return len(st.Sections) == 8
 }
 
 // logTo writes lines to the test's log.

@@ -16,6 +16,7 @@ import (
 	"weft/agent/discover"
 	"weft/agent/mirror"
 	"weft/agent/monitor"
+	"weft/agent/probe"
 	"weft/agent/transport"
 	"weft/internal/identity"
 	"weft/internal/run"
@@ -137,9 +138,12 @@ func buildAgent(c config, confined sandbox.Report, state *agent.State, log *slog
 	}
 	lines.streams = streams
 	watch := newWatch(c, found, segments.traffic)
-	rules := monitor.NewRules(watch, func(err error) { part("monitor").Warn("look at the machine", "error", err) })
+	probing := probe.Config{Off: c.Probes == "off"}
+	asking := probe.Deps{Budget: probe.NewBudget(), Log: part("probe")}
+	orders, schedule := probe.NewOrders(probing, asking), probe.NewSchedule(probing, asking)
+	rules := monitor.NewRules(watch, schedule.Turns, func(err error) { part("monitor").Warn("look at the machine", "error", err) })
 	sync, err := agent.New(agent.Config{Controller: c.Controller, Version: version.Version, Now: clock}, agent.Deps{
-		State: state, HTTP: id.HTTPClient(), Inventory: found, Log: part("sync"), Lines: lines.report, Policy: segments, Flows: segments.flows, Samples: sampler{watch}, Captures: lines.recordings, Alerts: rules.Conditions, CallerKey: segments.callerKey.Public(),
+		State: state, HTTP: id.HTTPClient(), Inventory: found, Log: part("sync"), Lines: lines.report, Policy: segments, Flows: segments.flows, Samples: sampler{watch}, Captures: lines.recordings, Probes: orders, Turns: schedule.Report, Alerts: rules.Conditions, CallerKey: segments.callerKey.Public(),
 		Reconcilers: map[string]agent.Reconciler{
 			"transport": func(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {
 				segments.places.setRelays(s.GetTransport())
@@ -149,6 +153,9 @@ func buildAgent(c config, confined sandbox.Report, state *agent.State, log *slog
 			"capture": lines.applyCapture,
 			"monitor": func(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {
 				return nil, rules.Apply(ctx, s.GetMonitor())
+			},
+			"probe": func(ctx context.Context, s *wirepb.Section) ([]*wirepb.ItemStatus, error) {
+				return schedule.Apply(ctx, s.GetProbe())
 			},
 			"flow":     segments.applyFlow,
 			"policy":   segments.applyPolicy,
@@ -187,6 +194,7 @@ func buildAgent(c config, confined sandbox.Report, state *agent.State, log *slog
 	}
 	services = append(services,
 		run.Service{Name: "samples", Run: (&sampleServer{sampleSocket(c), watch, part("samples")}).Run},
+		run.Service{Name: "probe", Run: schedule.Run},
 		run.Service{Name: "monitor", Run: rules.Run})
 	return append(services, run.Service{Name: "sync", Run: sync.Run}), nil
 }

@@ -46,7 +46,7 @@ func addClientCommands(root *cobra.Command) {
 		}
 	}
 	add("resources", newApplyCommand(o), newConfirmCommand(o), newGetCommand(o), newDescribeCommand(o), newEditCommand(o), newDeleteCommand(o), newDiffCommand(o),
-		newLabelCommand(o), newGroupCommand(o), newPolicyCommand(o), newFlowsCommand(o), newCaptureCommand(o), newTopCommand(o), newAlertCommand(o), newExplainCommand(o), newAuditCommand(o))
+		newLabelCommand(o), newGroupCommand(o), newPolicyCommand(o), newFlowsCommand(o), newCaptureCommand(o), newProbeCommand(o), newTopCommand(o), newAlertCommand(o), newExplainCommand(o), newAuditCommand(o))
 	add("access", newLoginCommand(), newContextCommand(), newTokenCommand(o), newAccessCommand(o))
 	for _, c := range root.Commands() {
 		if c.GroupID == "" {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,3 +78,21 @@ func completeNames(o *options, info model.KindInfo) completer {
 }
 
 func completeGroups(o *options) completer { return completeNames(o, model.MustKind(model.KindGroup)) }
+
+// completeList completes the last of several names with commas between.
+func completeList(one completer) completer {
+	return func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+		before, given := "", strings.Split(word, ",")
+		if i := strings.LastIndex(word, ","); i >= 0 {
+			before, word = word[:i+1], word[i+1:]
+		}
+		names, directive := one(cmd, args, word)
+		var out []string
+		for _, n := range names {
+			if !slices.Contains(given[:len(given)-1], n) {
+				out = append(out, before+n)
+			}
+		}
+		return out, directive
+	}
+}

@@ -28,6 +28,7 @@ import (
 	"weft/controller/observe"
 	"weft/controller/pki"
 	"weft/controller/plan"
+	"weft/controller/probes"
 	"weft/controller/samples"
 	"weft/controller/session"
 	"weft/controller/store"
@@ -164,14 +165,14 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 	if err != nil {
 		return err
 	}
-	looks, captured := samples.New(), captures.New()
+	looks, captured, probed := samples.New(), captures.New(), probes.New()
 	sessions := session.New(session.Config{TrustDomain: o.trustDomain, Version: version.Version, Failsafe: failsafe},
-		session.Deps{Store: st, Observer: observer, Authority: authority, Filter: compileFilter, Number: identities.Number, Flows: ingest.Take, Samples: looks, Captures: captured, Log: log.With("part", "session")})
+		session.Deps{Store: st, Observer: observer, Authority: authority, Filter: compileFilter, Number: identities.Number, Flows: ingest.Take, Samples: looks, Captures: captured, Probes: probed, Log: log.With("part", "session")})
 	alerts, err := notify.New(notify.Config{File: filepath.Join(o.data, "alerts.jsonl"), Receivers: receivers}, notify.Deps{Alerts: observer.Alerts, Changed: observer.Changed, Log: log.With("part", "alerts")})
 	if err != nil {
 		return err
 	}
-	rest, err := api.New(api.Config{CAPin: authority.Pin(), SocketUser: o.socketOwner, Failsafe: failsafe}, api.Deps{Store: st, Observer: observer, Flows: flows, Take: ingest, Samples: looks, Captures: captured, History: alerts.History, Log: log.With("part", "api")})
+	rest, err := api.New(api.Config{CAPin: authority.Pin(), SocketUser: o.socketOwner, Failsafe: failsafe}, api.Deps{Store: st, Observer: observer, Flows: flows, Take: ingest, Samples: looks, Captures: captured, Probes: probed, History: alerts.History, Log: log.With("part", "api")})
 	if err != nil {
 		return err
 	}

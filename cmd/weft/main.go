@@ -73,7 +73,7 @@ func newRootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usage(fmt.Errorf("%w; see %s --help", err, cmd.CommandPath()))
 	})
-	root.AddCommand(newControllerCommand(), newDemoCommand(), newLabCommand(), newRelayCommand(), newProbeCommand())
+	root.AddCommand(newControllerCommand(), newDemoCommand(), newLabCommand(), newRelayCommand())
 	addClientCommands(root)
 	return root
 }

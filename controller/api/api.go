@@ -22,6 +22,7 @@ import (
 	"weft/controller/flowstore"
 	"weft/controller/notify"
 	"weft/controller/observe"
+	"weft/controller/probes"
 	"weft/controller/samples"
 	"weft/controller/store"
 	"weft/internal/version"
@@ -64,6 +65,8 @@ type Deps struct {
 	Samples Samples // nil for none
 	// Captures is who captures packets; nil for none.
 	Captures *captures.Captures
+	// Probes is who probes from hosts; nil for nobody.
+	Probes *probes.Probes
 	// History returns changes of alerts, the newest first; nil for none.
 	History func(limit int) []notify.Change
 	Log     *slog.Logger
@@ -100,6 +103,7 @@ type Observer interface {
 	GroupStatus(g *model.Group) model.GroupStatus
 	TapStatus(t *model.Tap) model.TapStatus // of a stored tap
 	PolicyStatus(p *model.Policy) model.PolicyStatus
+	ProbeStatus(p *model.Probe) model.ProbeStatus
 	Interfaces() map[string][]model.Interface // by host name
 	Conversations(since time.Time) observe.Recorded
 	PreviewTap(spec model.TapSpec) (sources, tools []*model.Workload, err error)
@@ -115,6 +119,7 @@ type API struct {
 	take     FlowTaker
 	samples  Samples
 	captures *captures.Captures
+	probes   *probes.Probes
 	history  func(limit int) []notify.Change
 	log      *slog.Logger
 	guard    *access.Guard
@@ -139,7 +144,7 @@ func New(cfg Config, deps Deps) (*API, error) {
 		cfg.Addresses = localAddresses
 	}
 	a := &API{
-		cfg: cfg, store: deps.Store, seen: deps.Observer, flows: deps.Flows, take: deps.Take, samples: deps.Samples, captures: deps.Captures, history: deps.History, log: deps.Log,
+		cfg: cfg, store: deps.Store, seen: deps.Observer, flows: deps.Flows, take: deps.Take, samples: deps.Samples, captures: deps.Captures, probes: deps.Probes, history: deps.History, log: deps.Log,
 		guard:   access.NewGuard(deps.Store, os.Geteuid(), cfg.SocketUser),
 		watches: make(chan struct{}, maxWatches),
 	}

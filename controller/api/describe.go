@@ -61,6 +61,7 @@ var enums = map[string][]any{
 	"HostStatus.state":     {model.HostOnline, model.HostOffline, model.HostRevoked},
 	"Condition.severity":   {model.SeverityCritical, model.SeverityWarning, model.SeverityInfo},
 	"AlertSpec.severity":   {model.SeverityCritical, model.SeverityWarning, model.SeverityInfo},
+	"ProbeSpec.kind":       {model.ProbeHTTP, model.ProbeTCP, model.ProbeDNS, model.ProbeICMP},
 	"RelayStatus.state":    {model.HostOnline, model.HostOffline, model.HostRevoked},
 	"JoinTokenSpec.role":   {model.RoleHost, model.RoleRelay},
 	"AccessTokenSpec.role": {model.AccessAdmin, model.AccessViewer},

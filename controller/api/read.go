@@ -88,6 +88,8 @@ func (a *API) observe(r model.Resource) {
 				r.Status.Firing = append(r.Status.Firing, x.Spec.Host)
 			}
 		}
+	case *model.Probe:
+		r.Status = a.seen.ProbeStatus(r)
 	case *model.Tap:
 		r.Status = a.seen.TapStatus(r)
 	}

@@ -24,10 +24,31 @@ func (a *API) warnings(ctx context.Context, r model.Resource) []string {
 			out = append(out, "the tap is paused; nothing is copied until spec.paused is taken out")
 		}
 		return out
+	case *model.Probe:
+		return a.probeWarnings(&r.Spec)
 	case *model.Host:
 		if r.Spec.Revoked {
 			return []string{"a revoked host cannot be taken back; to use the machine again, delete it and join with a new token"}
 		}
+	}
+	return nil
+}
+
+// heavy is from how many questions a second it is said what a probe comes to.
+const heavy = 1000
+
+func (a *API) probeWarnings(spec *model.ProbeSpec) []string {
+	hosts := 0
+	for _, w := range a.seen.Workloads() {
+		if w.Spec.Kind == model.WorkloadHost && spec.From.Matches(w.Metadata.Labels) {
+			hosts++
+		}
+	}
+	if hosts == 0 {
+		return []string{fmt.Sprintf("spec.from: %q matches no host now; those that come to match will ask by themselves; weft get workloads -l workload.kind=host shows their labels", spec.From)}
+	}
+	if rate := float64(hosts*spec.Questions()) / spec.Every().Seconds(); rate > heavy {
+		return []string{fmt.Sprintf("%d hosts ask %d questions each %s: %s is asked %.0f a second", hosts, spec.Questions(), spec.Every(), spec.Target, rate)}
 	}
 	return nil
 }

@@ -23,6 +23,8 @@ type Source interface {
 	HostStatus(h *model.Host) model.HostStatus
 	TapStatus(t *model.Tap) model.TapStatus
 	PolicyStatus(p *model.Policy) model.PolicyStatus
+	ProbeStatus(p *model.Probe) model.ProbeStatus
+	Probed() map[string]uint64
 }
 
 // Lister reads resources.
@@ -45,6 +47,7 @@ type Metrics struct {
 	log    *slog.Logger
 
 	hosts, silent, alerts, workloads, tapPackets, tapBytes, tapState, policyState, ruleConnections *prometheus.Desc
+	probeLatency, probeFailing, probeQuestions, probeFailures, hostQuestions                       *prometheus.Desc
 	flowsKept, flowBatches, flowsLost, flowQueue, flowQueueBytes, flowLag, flowsRefused            *prometheus.Desc
 }
 
@@ -62,6 +65,12 @@ func New(source Source, store Lister, flows Flows, log *slog.Logger) *Metrics {
 		policyState:     prometheus.NewDesc("weft_policy_state", "1 for the state the policy is in.", []string{"policy", "state"}, nil),
 		ruleConnections: prometheus.NewDesc("weft_policy_rule_connections", "Connections that the rule has decided; of a staged policy, would have decided of those remembered.", []string{"policy", "direction", "rule"}, nil),
 
+		probeLatency:   prometheus.NewDesc("weft_probe_latency_seconds", "How long answers took in a host's last turn of a scheduled probe; none where nothing was answered, or the host has no session.", []string{"probe", "host", "quantile"}, nil),
+		probeFailing:   prometheus.NewDesc("weft_probe_failing_ratio", "The share of questions without a good answer in that turn, from 0 to 1.", []string{"probe", "host"}, nil),
+		probeQuestions: prometheus.NewDesc("weft_probe_questions_total", "Questions that a host has asked for a scheduled probe, since its agent was started or told something else.", []string{"probe", "host"}, nil),
+		probeFailures:  prometheus.NewDesc("weft_probe_failures_total", "Those without a good answer.", []string{"probe", "host"}, nil),
+		hostQuestions:  prometheus.NewDesc("weft_host_probe_questions_total", "Questions that a host has asked for all probes, also those on demand, since its agent was started.", []string{"host"}, nil),
+
 		flowsKept:      prometheus.NewDesc("weft_flows_total", "Flows that were kept since the controller started.", nil, nil),
 		flowBatches:    prometheus.NewDesc("weft_flow_batches_total", "Batches of flows that were kept since the controller started.", nil, nil),
 		flowsLost:      prometheus.NewDesc("weft_flows_lost", "Flows that agents could not keep while the controller, or its database, was away; of those heard of within --flows-keep.", nil, nil),
@@ -75,6 +84,7 @@ func New(source Source, store Lister, flows Flows, log *slog.Logger) *Metrics {
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{m.hosts, m.silent, m.alerts, m.workloads, m.tapPackets, m.tapBytes, m.tapState, m.policyState, m.ruleConnections,
+		m.probeLatency, m.probeFailing, m.probeQuestions, m.probeFailures, m.hostQuestions,
 		m.flowsKept, m.flowBatches, m.flowsLost, m.flowQueue, m.flowQueueBytes, m.flowLag, m.flowsRefused} {
 		ch <- d
 	}
@@ -113,6 +123,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(m.workloads, prometheus.GaugeValue, float64(n), string(kind))
 	}
 	m.collectFlows(ch)
+	m.collectProbes(ctx, ch)
 	for _, r := range m.list(ctx, model.KindTap) {
 		tap := r.(*model.Tap)
 		status := m.source.TapStatus(tap)
@@ -143,6 +154,29 @@ func (m *Metrics) collectFlows(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(m.flowQueueBytes, prometheus.GaugeValue, float64(queue.Bytes))
 	ch <- prometheus.MustNewConstMetric(m.flowLag, prometheus.GaugeValue, queue.Lag.Seconds())
 	ch <- prometheus.MustNewConstMetric(m.flowsRefused, prometheus.GaugeValue, float64(queue.Refused))
+}
+
+func (m *Metrics) collectProbes(ctx context.Context, ch chan<- prometheus.Metric) {
+	for _, r := range m.list(ctx, model.KindProbe) {
+		p := r.(*model.Probe)
+		for _, h := range m.source.ProbeStatus(p).Hosts {
+			ch <- prometheus.MustNewConstMetric(m.probeQuestions, prometheus.CounterValue, float64(h.Asked), p.Metadata.Name, h.Host)
+			ch <- prometheus.MustNewConstMetric(m.probeFailures, prometheus.CounterValue, float64(h.Failed), p.Metadata.Name, h.Host)
+			if h.Result == nil || h.Message != "" {
+				continue
+			}
+			ch <- prometheus.MustNewConstMetric(m.probeFailing, prometheus.GaugeValue, h.Result.FailedPercent()/100, p.Metadata.Name, h.Host)
+			if h.Result.OK == 0 {
+				continue
+			}
+			for quantile, v := range map[string]float64{"0.5": h.Result.Latency.P50, "0.9": h.Result.Latency.P90, "0.99": h.Result.Latency.P99, "0.999": h.Result.Latency.P999} {
+				ch <- prometheus.MustNewConstMetric(m.probeLatency, prometheus.GaugeValue, v, p.Metadata.Name, h.Host, quantile)
+			}
+		}
+	}
+	for host, n := range m.source.Probed() {
+		ch <- prometheus.MustNewConstMetric(m.hostQuestions, prometheus.CounterValue, float64(n), host)
+	}
 }
 
 func (m *Metrics) ledger(ch chan<- prometheus.Metric, tap string, p model.TapPath) {

@@ -33,6 +33,15 @@ func (world) TapStatus(*model.Tap) model.TapStatus {
 	return model.TapStatus{State: model.TapActive, Paths: []model.TapPath{{Host: "web-1", Tool: "ids", Ledger: l}}}
 }
 
+func (world) ProbeStatus(*model.Probe) model.ProbeStatus {
+	return model.ProbeStatus{Hosts: []model.ProbeHost{
+		{Host: "web-1", Asked: 20, Failed: 5, Result: &model.ProbeResult{Asked: 10, OK: 8, Latency: model.ProbeLatency{P50: 0.001, P90: 0.002, P99: 0.003, P999: 0.004}}},
+		{Host: "web-2", Asked: 10, Failed: 10, Result: &model.ProbeResult{Asked: 10}},
+		{Host: "web-3", Message: "offline", Asked: 10, Result: &model.ProbeResult{Asked: 10, OK: 10}}}}
+}
+
+func (world) Probed() map[string]uint64 { return map[string]uint64{"web-1": 30} }
+
 func (world) PolicyStatus(*model.Policy) model.PolicyStatus {
 	return model.PolicyStatus{State: model.PolicyActive, Rules: []model.PolicyRuleStatus{{Name: "web", Direction: "ingress", Connections: 12}}}
 }
@@ -75,10 +84,22 @@ func TestMetricsShowTheLedger(t *testing.T) {
 		`weft_tap_bytes_total{account="filtered",host="web-1",tap="one",tool="ids"} 300`,
 		`weft_policy_state{policy="one",state="Active"} 1`,
 		`weft_policy_rule_connections{direction="ingress",policy="one",rule="web"} 12`,
+		`weft_probe_latency_seconds{host="web-1",probe="one",quantile="0.99"} 0.003`,
+		`weft_probe_failing_ratio{host="web-1",probe="one"} 0.2`,
+		`weft_probe_failing_ratio{host="web-2",probe="one"} 1`,
+		`weft_probe_questions_total{host="web-3",probe="one"} 10`,
+		`weft_probe_failures_total{host="web-1",probe="one"} 5`,
+		`weft_host_probe_questions_total{host="web-1"} 30`,
 		`weft_tap_packets_total{account="pathDropped",host="web-1",tap="one",tool="ids"} 0`,
 	} {
 		if !strings.Contains(string(body), want) {
 			t.Errorf("no line %q", want)
+		}
+	}
+	// What is not known is not shown as if it were.
+	for _, no := range []string{`weft_probe_latency_seconds{host="web-2"`, `weft_probe_latency_seconds{host="web-3"`, `weft_probe_failing_ratio{host="web-3"`} {
+		if strings.Contains(string(body), no) {
+			t.Errorf("there is a line %q", no)
 		}
 	}
 }

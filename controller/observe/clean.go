@@ -20,6 +20,7 @@ const (
 	MaxInterfaces = 4096
 	maxText       = 1024
 	maxMessage    = 8 << 10
+	maxTurn       = 32 << 10 // bytes of a probe's
 )
 
 func cleanFacts(f *wirepb.HostFacts) *wirepb.HostFacts {

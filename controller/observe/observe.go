@@ -98,6 +98,8 @@ type host struct {
 	workloads map[string]*wirepb.Workload // by id
 	sections  map[string]*wirepb.SectionStatus
 	lines     map[string]*wirepb.LineStatus
+	probes    map[string]*wirepb.ProbeTurn // scheduled ones, by name
+	probed    uint64                       // questions, of all its probes
 	skewSince time.Time
 	policy    *counters // nil before the first report
 }
@@ -286,6 +288,21 @@ func (o *Observer) Lines(id wire.Identity, r *wirepb.LineReport) {
 		lines[l.Line] = l
 	}
 	o.host(id.UID).lines = lines
+	o.touch(false)
+}
+
+// Probes records what has come of a host's scheduled probes.
+func (o *Observer) Probes(id wire.Identity, r *wirepb.ProbeReport) {
+	turns := make(map[string]*wirepb.ProbeTurn, min(len(r.GetTurns()), model.MaxProbes))
+	for _, t := range r.GetTurns()[:min(len(r.GetTurns()), model.MaxProbes)] {
+		if proto.Size(t) <= maxTurn {
+			turns[t.GetName()] = t
+		}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	h := o.host(id.UID)
+	h.probes, h.probed = turns, r.GetAsked()
 	o.touch(false)
 }
 

@@ -18,12 +18,7 @@ func (c *compute) alertRules() map[string][]*wirepb.AlertRule {
 	if len(c.Rules) == 0 {
 		return out
 	}
-	labels := map[string]map[string]string{}
-	for _, w := range c.Workloads {
-		if w.Spec.Kind == model.WorkloadHost {
-			labels[w.Spec.Host] = w.Metadata.Labels
-		}
-	}
+	labels := c.hostLabels()
 	for _, r := range c.Rules {
 		threshold, clear, below := r.Spec.Threshold()
 		m := &wirepb.AlertRule{Name: r.Metadata.Name, Severity: string(cmp.Or(r.Spec.Severity, model.SeverityWarning)), Metric: string(r.Spec.Metric), Subject: r.Spec.Match,
@@ -32,6 +27,17 @@ func (c *compute) alertRules() map[string][]*wirepb.AlertRule {
 			if r.Spec.Hosts == nil || labels[name] != nil && r.Spec.Hosts.Matches(labels[name]) {
 				out[name] = append(out[name], m)
 			}
+		}
+	}
+	return out
+}
+
+// hostLabels are those of each host's own workload, by the host's name.
+func (c *compute) hostLabels() map[string]map[string]string {
+	out := map[string]map[string]string{}
+	for _, w := range c.Workloads {
+		if w.Spec.Kind == model.WorkloadHost {
+			out[w.Spec.Host] = w.Metadata.Labels
 		}
 	}
 	return out
@@ -46,9 +52,10 @@ func monitorSection(rules []*wirepb.AlertRule) *wirepb.Section {
 	return seal(SectionMonitor, &wirepb.Section{Body: &wirepb.Section_Monitor{Monitor: &wirepb.MonitorSection{Rules: rules}}})
 }
 
-// relabelled says whether a change may be one of which hosts a rule is about.
+// relabelled says whether a change may be one of which hosts a rule is about, or run a
+// probe.
 func (p *Planner) relabelled(workloads *difference[*model.Workload]) bool {
 	picks := func(r *model.AlertRule) bool { return r.Spec.Hosts != nil }
 	host := func(w *model.Workload) bool { return w.Spec.Kind == model.WorkloadHost }
-	return slices.ContainsFunc(p.state.Rules, picks) && (slices.ContainsFunc(workloads.gone, host) || slices.ContainsFunc(workloads.come, host))
+	return (len(p.state.Probes) > 0 || slices.ContainsFunc(p.state.Rules, picks)) && (slices.ContainsFunc(workloads.gone, host) || slices.ContainsFunc(workloads.come, host))
 }

@@ -23,10 +23,11 @@ const (
 	SectionPolicy    = "policy"
 	SectionIdentity  = "identity"
 	SectionMonitor   = "monitor"
+	SectionProbe     = "probe"
 )
 
 // Sections lists the names in the order of their application.
-var Sections = []string{SectionTransport, SectionDeliver, SectionCapture, SectionFlow, SectionPolicy, SectionIdentity, SectionMonitor}
+var Sections = []string{SectionTransport, SectionDeliver, SectionCapture, SectionFlow, SectionPolicy, SectionIdentity, SectionMonitor, SectionProbe}
 
 // Filter is a pcap-filter expression compiled for frames that begin with an
 // Ethernet header and for frames that begin with an IP header.
@@ -48,6 +49,7 @@ type State struct {
 	Policies    []*model.Policy
 	Taps        []*model.Tap
 	Rules       []*model.AlertRule
+	Probes      []*model.Probe
 	// Workloads as their hosts' agents last reported them, with all labels.
 	Workloads []*model.Workload
 	// Interfaces are those of each host, by the host's name.
@@ -122,7 +124,7 @@ type compute struct {
 	hosts    map[string]*hostLines
 }
 
-// lines plans all taps, what is metered, and what hosts watch themselves for, and returns the sections they come to, by host.
+// lines plans all taps, what is metered, what hosts watch themselves for and what they probe, and returns the sections they come to, by host.
 func (c *compute) lines() (map[string]*Tap, map[string][]*wirepb.Section) {
 	c.hosts = map[string]*hostLines{}
 	for _, h := range c.Hosts {
@@ -134,9 +136,9 @@ func (c *compute) lines() (map[string]*Tap, map[string][]*wirepb.Section) {
 	for _, t := range c.Taps {
 		taps[t.Metadata.Name] = c.tap(t)
 	}
-	relays, quiet, rules := c.relays(), c.quiet(), c.alertRules()
+	relays, quiet, rules, probes := c.relays(), c.quiet(), c.alertRules(), c.scheduled()
 	for name, lines := range c.hosts {
-		sections[name] = append(lines.sections(relays), flowSection(quiet[name]), monitorSection(rules[name]))
+		sections[name] = append(lines.sections(relays), flowSection(quiet[name]), monitorSection(rules[name]), probeSection(probes[name]))
 	}
 	return taps, sections
 }

@@ -43,12 +43,14 @@ func (p *Planner) Plan(s State) *Plan {
 	var groups difference[*model.Group]
 	var taps difference[*model.Tap]
 	var rules difference[*model.AlertRule]
+	var probes difference[*model.Probe]
 	var c change
 	s.Hosts, hosts = compare(last.Hosts, s.Hosts)
 	s.Relays, relays = compare(last.Relays, s.Relays)
 	s.Groups, groups = compare(last.Groups, s.Groups)
 	s.Taps, taps = compare(last.Taps, s.Taps)
 	s.Rules, rules = compare(last.Rules, s.Rules)
+	s.Probes, probes = compare(last.Probes, s.Probes)
 	s.Policies, c.policies = compare(last.Policies, s.Policies)
 	s.Workloads, c.workloads = compare(last.Workloads, s.Workloads)
 	c.keys = s.CallerKeys
@@ -81,7 +83,7 @@ func (p *Planner) Plan(s State) *Plan {
 	next := *p.plan
 	next.Changed = nil
 	sections := map[string][]*wirepb.Section{}
-	lines := first || !hosts.empty() || !relays.empty() || !taps.empty() || len(s.Taps) > 0 && (!groups.empty() || len(c.rewired) > 0 || p.tapped(&c.workloads)) || p.quieted(&groups, &c.workloads) || !rules.empty() || p.relabelled(&c.workloads)
+	lines := first || !hosts.empty() || !relays.empty() || !taps.empty() || len(s.Taps) > 0 && (!groups.empty() || len(c.rewired) > 0 || p.tapped(&c.workloads)) || p.quieted(&groups, &c.workloads) || !rules.empty() || !probes.empty() || p.relabelled(&c.workloads)
 	if lines {
 		base := compute{State: s, resolver: NewResolver(s.Groups, alive(s.Workloads, p.live))}
 		next.Taps, sections = base.lines()

@@ -82,6 +82,8 @@ func digest(s *wirepb.Section) string {
 		body = b.Flow
 	case *wirepb.Section_Monitor:
 		body = b.Monitor
+	case *wirepb.Section_Probe:
+		body = b.Probe
 	}
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(body)
 	if err != nil {

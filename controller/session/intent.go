@@ -17,6 +17,7 @@ type intent struct {
 	policies []*model.Policy
 	taps     []*model.Tap
 	rules    []*model.AlertRule
+	probes   []*model.Probe
 }
 
 // set puts a resource in place of the one of its name; nil takes that out.
@@ -34,6 +35,8 @@ func (i *intent) set(kind model.Kind, name string, r model.Resource) {
 		put(&i.taps, name, r)
 	case model.KindAlertRule:
 		put(&i.rules, name, r)
+	case model.KindProbe:
+		put(&i.probes, name, r)
 	}
 }
 
@@ -52,6 +55,8 @@ func (i *intent) fill(kind model.Kind, list []model.Resource) {
 		i.taps = sorted[*model.Tap](list)
 	case model.KindAlertRule:
 		i.rules = sorted[*model.AlertRule](list)
+	case model.KindProbe:
+		i.probes = sorted[*model.Probe](list)
 	}
 }
 

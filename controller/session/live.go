@@ -155,6 +155,9 @@ func (s *Service) unregister(l *live) {
 	}
 	s.mu.Unlock()
 	s.deps.Observer.Disconnected(l.id)
+	if s.deps.Probes != nil {
+		s.deps.Probes.Gone(l.id)
+	}
 	close(l.done)
 }
 
@@ -269,6 +272,12 @@ func (s *Service) report(l *live, m *wirepb.AgentMessage) error {
 		if s.deps.Captures != nil {
 			s.deps.Captures.Take(l.id, b.Capture)
 		}
+	case *wirepb.AgentMessage_Probe:
+		if s.deps.Probes != nil {
+			s.deps.Probes.Take(l.id, b.Probe)
+		}
+	case *wirepb.AgentMessage_Probes:
+		s.deps.Observer.Probes(l.id, b.Probes)
 	case *wirepb.AgentMessage_Relay:
 		s.deps.Observer.Relay(l.id, b.Relay)
 	case *wirepb.AgentMessage_Hello:
@@ -321,6 +330,7 @@ func (s *Service) send(l *live, st *stream, welcome *wirepb.Welcome) error {
 	defer beat.Stop()
 	asked := &wirepb.SampleRequest{} // for nothing
 	ordered := uint64(0)             // version of captures
+	probing := uint64(0)             // version of probes
 	for {
 		for section := l.next(); section != nil; section = l.next() {
 			if err := st.Send(&wirepb.ControllerMessage{Body: &wirepb.ControllerMessage_Section{Section: section}}); err != nil {
@@ -357,10 +367,20 @@ func (s *Service) send(l *live, st *stream, welcome *wirepb.Welcome) error {
 				}
 			}
 		}
+		var probes <-chan struct{}
+		if s.deps.Probes != nil && l.id.Role == model.RoleHost {
+			var orders *wirepb.ProbeOrders
+			if orders, probing, probes = s.deps.Probes.Wanted(l.id.UID, probing); orders != nil {
+				if err := st.Send(&wirepb.ControllerMessage{Body: &wirepb.ControllerMessage_Probes{Probes: orders}}); err != nil {
+					return err
+				}
+			}
+		}
 		select {
 		case <-l.ctx.Done():
 			return context.Cause(l.ctx)
 		case <-captures:
+		case <-probes:
 		case <-l.wake:
 		case <-looks:
 		case <-looksAtAll:

@@ -19,7 +19,7 @@ import (
 )
 
 // planned are the kinds that a plan is made of.
-var planned = []model.Kind{model.KindHost, model.KindRelay, model.KindGroup, model.KindPolicy, model.KindTap, model.KindAlertRule}
+var planned = []model.Kind{model.KindHost, model.KindRelay, model.KindGroup, model.KindPolicy, model.KindTap, model.KindAlertRule, model.KindProbe}
 
 // wholePlan is how often a plan is made from nothing, all the same: numbers of
 // identities count as used when they are asked for.
@@ -137,7 +137,7 @@ func (s *Service) replan(have *intent) {
 		s.planner, s.planned = &plan.Planner{}, s.now()
 	}
 	p := s.planner.Plan(plan.State{
-		TrustDomain: s.cfg.TrustDomain, Hosts: i.Hosts, Relays: i.Relays, Groups: i.Groups, Policies: i.Policies, Taps: i.Taps, Rules: have.rules,
+		TrustDomain: s.cfg.TrustDomain, Hosts: i.Hosts, Relays: i.Relays, Groups: i.Groups, Policies: i.Policies, Taps: i.Taps, Rules: have.rules, Probes: have.probes,
 		Workloads: s.deps.Observer.Workloads(), Interfaces: s.deps.Observer.Interfaces(), Filter: s.deps.Filter,
 		Failsafe: s.cfg.Failsafe, Number: s.deps.Number, CallerKeys: s.deps.Observer.CallerKeys(),
 	})

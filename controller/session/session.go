@@ -77,6 +77,8 @@ type Deps struct {
 	Samples Samples
 	// Captures says what hosts are to capture and takes it; nil has none capture.
 	Captures Captures
+	// Probes says what hosts are to probe while somebody listens; nil has none probe.
+	Probes Probes
 	// Number numbers identities for good; nil numbers them for this Service.
 	Number plan.Number
 	Log    *slog.Logger
@@ -97,6 +99,16 @@ type Captures interface {
 	// closed when there is more.
 	Wanted(uid string, known uint64) (o *wirepb.CaptureOrders, version uint64, acks []*wirepb.CaptureAck, changed <-chan struct{})
 	Take(id wire.Identity, p *wirepb.CapturePiece)
+}
+
+// Probes is who probes what from which host.
+type Probes interface {
+	// Wanted is what a host is to be told, where it has another version than the one
+	// known. The channel is closed when there is more.
+	Wanted(uid string, known uint64) (o *wirepb.ProbeOrders, version uint64, changed <-chan struct{})
+	Take(id wire.Identity, m *wirepb.ProbeProgress)
+	// Gone says that the host's session has ended.
+	Gone(id wire.Identity)
 }
 
 // Service answers the agent protocol. Its handler works while Run does.

@@ -289,6 +289,8 @@ type AgentMessage struct {
 	//	*AgentMessage_Flows
 	//	*AgentMessage_Sample
 	//	*AgentMessage_Capture
+	//	*AgentMessage_Probe
+	//	*AgentMessage_Probes
 	Body          isAgentMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -430,6 +432,24 @@ func (x *AgentMessage) GetCapture() *CapturePiece {
 	return nil
 }
 
+func (x *AgentMessage) GetProbe() *ProbeProgress {
+	if x != nil {
+		if x, ok := x.Body.(*AgentMessage_Probe); ok {
+			return x.Probe
+		}
+	}
+	return nil
+}
+
+func (x *AgentMessage) GetProbes() *ProbeReport {
+	if x != nil {
+		if x, ok := x.Body.(*AgentMessage_Probes); ok {
+			return x.Probes
+		}
+	}
+	return nil
+}
+
 type isAgentMessage_Body interface {
 	isAgentMessage_Body()
 }
@@ -478,6 +498,14 @@ type AgentMessage_Capture struct {
 	Capture *CapturePiece `protobuf:"bytes,11,opt,name=capture,proto3,oneof"`
 }
 
+type AgentMessage_Probe struct {
+	Probe *ProbeProgress `protobuf:"bytes,12,opt,name=probe,proto3,oneof"`
+}
+
+type AgentMessage_Probes struct {
+	Probes *ProbeReport `protobuf:"bytes,13,opt,name=probes,proto3,oneof"`
+}
+
 func (*AgentMessage_Hello) isAgentMessage_Body() {}
 
 func (*AgentMessage_Facts) isAgentMessage_Body() {}
@@ -500,6 +528,10 @@ func (*AgentMessage_Sample) isAgentMessage_Body() {}
 
 func (*AgentMessage_Capture) isAgentMessage_Body() {}
 
+func (*AgentMessage_Probe) isAgentMessage_Body() {}
+
+func (*AgentMessage_Probes) isAgentMessage_Body() {}
+
 type ControllerMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Body:
@@ -511,6 +543,7 @@ type ControllerMessage struct {
 	//	*ControllerMessage_Samples
 	//	*ControllerMessage_Captures
 	//	*ControllerMessage_Captured
+	//	*ControllerMessage_Probes
 	Body          isControllerMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -616,6 +649,15 @@ func (x *ControllerMessage) GetCaptured() *CaptureAck {
 	return nil
 }
 
+func (x *ControllerMessage) GetProbes() *ProbeOrders {
+	if x != nil {
+		if x, ok := x.Body.(*ControllerMessage_Probes); ok {
+			return x.Probes
+		}
+	}
+	return nil
+}
+
 type isControllerMessage_Body interface {
 	isControllerMessage_Body()
 }
@@ -648,6 +690,10 @@ type ControllerMessage_Captured struct {
 	Captured *CaptureAck `protobuf:"bytes,7,opt,name=captured,proto3,oneof"`
 }
 
+type ControllerMessage_Probes struct {
+	Probes *ProbeOrders `protobuf:"bytes,8,opt,name=probes,proto3,oneof"`
+}
+
 func (*ControllerMessage_Welcome) isControllerMessage_Body() {}
 
 func (*ControllerMessage_Section) isControllerMessage_Body() {}
@@ -661,6 +707,8 @@ func (*ControllerMessage_Samples) isControllerMessage_Body() {}
 func (*ControllerMessage_Captures) isControllerMessage_Body() {}
 
 func (*ControllerMessage_Captured) isControllerMessage_Body() {}
+
+func (*ControllerMessage_Probes) isControllerMessage_Body() {}
 
 type Hello struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -1362,7 +1410,7 @@ func (x *WorkloadUpdate) GetDeletes() []string {
 // it changes and once after each Welcome unless its digest is what Hello named.
 type Section struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "capture", "deliver", "transport", "flow", "policy", "identity", "monitor"
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "capture", "deliver", "transport", "flow", "policy", "identity", "monitor", "probe"
 	// revision grows with each change of the plan; digest, in hex, names the
 	// body: no two bodies of a name have one. Who receives it only compares.
 	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -1376,6 +1424,7 @@ type Section struct {
 	//	*Section_Identity
 	//	*Section_Flow
 	//	*Section_Monitor
+	//	*Section_Probe
 	Body          isSection_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1502,6 +1551,15 @@ func (x *Section) GetMonitor() *MonitorSection {
 	return nil
 }
 
+func (x *Section) GetProbe() *ProbeSection {
+	if x != nil {
+		if x, ok := x.Body.(*Section_Probe); ok {
+			return x.Probe
+		}
+	}
+	return nil
+}
+
 type isSection_Body interface {
 	isSection_Body()
 }
@@ -1534,6 +1592,10 @@ type Section_Monitor struct {
 	Monitor *MonitorSection `protobuf:"bytes,10,opt,name=monitor,proto3,oneof"`
 }
 
+type Section_Probe struct {
+	Probe *ProbeSection `protobuf:"bytes,11,opt,name=probe,proto3,oneof"`
+}
+
 func (*Section_Capture) isSection_Body() {}
 
 func (*Section_Deliver) isSection_Body() {}
@@ -1547,6 +1609,8 @@ func (*Section_Identity) isSection_Body() {}
 func (*Section_Flow) isSection_Body() {}
 
 func (*Section_Monitor) isSection_Body() {}
+
+func (*Section_Probe) isSection_Body() {}
 
 type SectionStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -6375,6 +6439,710 @@ func (x *CaptureProcess) GetProcess() *FlowProcess {
 	return nil
 }
 
+// ProbeSpec says what to ask, and how often. The agent keeps limits of its own.
+type ProbeSpec struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"` // http, tcp, dns, icmp
+	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	Concurrency   uint32                 `protobuf:"varint,3,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
+	Count         uint64                 `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"`
+	Rate          float64                `protobuf:"fixed64,5,opt,name=rate,proto3" json:"rate,omitempty"` // questions a second; 0: as fast as answers come
+	TimeoutMillis uint64                 `protobuf:"varint,6,opt,name=timeout_millis,json=timeoutMillis,proto3" json:"timeout_millis,omitempty"`
+	TimeMillis    uint64                 `protobuf:"varint,7,opt,name=time_millis,json=timeMillis,proto3" json:"time_millis,omitempty"` // bounds the whole
+	Expect        string                 `protobuf:"bytes,8,opt,name=expect,proto3" json:"expect,omitempty"`                            // statuses of http; empty: all below 400
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeSpec) Reset() {
+	*x = ProbeSpec{}
+	mi := &file_wire_agent_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeSpec) ProtoMessage() {}
+
+func (x *ProbeSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeSpec.ProtoReflect.Descriptor instead.
+func (*ProbeSpec) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *ProbeSpec) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ProbeSpec) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *ProbeSpec) GetConcurrency() uint32 {
+	if x != nil {
+		return x.Concurrency
+	}
+	return 0
+}
+
+func (x *ProbeSpec) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *ProbeSpec) GetRate() float64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *ProbeSpec) GetTimeoutMillis() uint64 {
+	if x != nil {
+		return x.TimeoutMillis
+	}
+	return 0
+}
+
+func (x *ProbeSpec) GetTimeMillis() uint64 {
+	if x != nil {
+		return x.TimeMillis
+	}
+	return 0
+}
+
+func (x *ProbeSpec) GetExpect() string {
+	if x != nil {
+		return x.Expect
+	}
+	return ""
+}
+
+// ProbeResult is what came of a probe, or of what is over of one that runs.
+type ProbeResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Seconds       float64                `protobuf:"fixed64,1,opt,name=seconds,proto3" json:"seconds,omitempty"`
+	Asked         uint64                 `protobuf:"varint,2,opt,name=asked,proto3" json:"asked,omitempty"`
+	Ok            uint64                 `protobuf:"varint,3,opt,name=ok,proto3" json:"ok,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Min           float64                `protobuf:"fixed64,5,opt,name=min,proto3" json:"min,omitempty"` // latencies, in seconds
+	Mean          float64                `protobuf:"fixed64,6,opt,name=mean,proto3" json:"mean,omitempty"`
+	P50           float64                `protobuf:"fixed64,7,opt,name=p50,proto3" json:"p50,omitempty"`
+	P90           float64                `protobuf:"fixed64,8,opt,name=p90,proto3" json:"p90,omitempty"`
+	P99           float64                `protobuf:"fixed64,9,opt,name=p99,proto3" json:"p99,omitempty"`
+	P999          float64                `protobuf:"fixed64,10,opt,name=p999,proto3" json:"p999,omitempty"`
+	Max           float64                `protobuf:"fixed64,11,opt,name=max,proto3" json:"max,omitempty"`
+	Errors        []*ProbeError          `protobuf:"bytes,12,rep,name=errors,proto3" json:"errors,omitempty"`
+	Note          string                 `protobuf:"bytes,13,opt,name=note,proto3" json:"note,omitempty"` // why not all was asked that was to be
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeResult) Reset() {
+	*x = ProbeResult{}
+	mi := &file_wire_agent_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeResult) ProtoMessage() {}
+
+func (x *ProbeResult) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeResult.ProtoReflect.Descriptor instead.
+func (*ProbeResult) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *ProbeResult) GetSeconds() float64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
+func (x *ProbeResult) GetAsked() uint64 {
+	if x != nil {
+		return x.Asked
+	}
+	return 0
+}
+
+func (x *ProbeResult) GetOk() uint64 {
+	if x != nil {
+		return x.Ok
+	}
+	return 0
+}
+
+func (x *ProbeResult) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *ProbeResult) GetMin() float64 {
+	if x != nil {
+		return x.Min
+	}
+	return 0
+}
+
+func (x *ProbeResult) GetMean() float64 {
+	if x != nil {
+		return x.Mean
+	}
+	return 0
+}
+
+func (x *ProbeResult) GetP50() float64 {
+	if x != nil {
+		return x.P50
+	}
+	return 0
+}
+
+func (x *ProbeResult) GetP90() float64 {
+	if x != nil {
+		return x.P90
+	}
+	return 0
+}
+
+func (x *ProbeResult) GetP99() float64 {
+	if x != nil {
+		return x.P99
+	}
+	return 0
+}
+
+func (x *ProbeResult) GetP999() float64 {
+	if x != nil {
+		return x.P999
+	}
+	return 0
+}
+
+func (x *ProbeResult) GetMax() float64 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+func (x *ProbeResult) GetErrors() []*ProbeError {
+	if x != nil {
+		return x.Errors
+	}
+	return nil
+}
+
+func (x *ProbeResult) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+type ProbeError struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Count         uint64                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeError) Reset() {
+	*x = ProbeError{}
+	mi := &file_wire_agent_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeError) ProtoMessage() {}
+
+func (x *ProbeError) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeError.ProtoReflect.Descriptor instead.
+func (*ProbeError) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{77}
+}
+
+func (x *ProbeError) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ProbeError) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+// ProbeOrders are all probes that somebody runs from a host now; one that is not
+// named ends. They end with the session. An agent that is older than it knows none.
+type ProbeOrders struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Orders        []*ProbeOrder          `protobuf:"bytes,1,rep,name=orders,proto3" json:"orders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeOrders) Reset() {
+	*x = ProbeOrders{}
+	mi := &file_wire_agent_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeOrders) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeOrders) ProtoMessage() {}
+
+func (x *ProbeOrders) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeOrders.ProtoReflect.Descriptor instead.
+func (*ProbeOrders) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *ProbeOrders) GetOrders() []*ProbeOrder {
+	if x != nil {
+		return x.Orders
+	}
+	return nil
+}
+
+type ProbeOrder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Spec          *ProbeSpec             `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeOrder) Reset() {
+	*x = ProbeOrder{}
+	mi := &file_wire_agent_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeOrder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeOrder) ProtoMessage() {}
+
+func (x *ProbeOrder) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeOrder.ProtoReflect.Descriptor instead.
+func (*ProbeOrder) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *ProbeOrder) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ProbeOrder) GetSpec() *ProbeSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+// ProbeProgress is how far a probe that was ordered is, each second.
+type ProbeProgress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Result        *ProbeResult           `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"` // none where it could not begin
+	Ended         bool                   `protobuf:"varint,3,opt,name=ended,proto3" json:"ended,omitempty"`
+	Message       string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"` // why there is no result
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeProgress) Reset() {
+	*x = ProbeProgress{}
+	mi := &file_wire_agent_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeProgress) ProtoMessage() {}
+
+func (x *ProbeProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeProgress.ProtoReflect.Descriptor instead.
+func (*ProbeProgress) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *ProbeProgress) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ProbeProgress) GetResult() *ProbeResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *ProbeProgress) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
+func (x *ProbeProgress) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// ProbeSection names the probes that a host runs again and again.
+type ProbeSection struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Probes        []*ScheduledProbe      `protobuf:"bytes,1,rep,name=probes,proto3" json:"probes,omitempty"` // by name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeSection) Reset() {
+	*x = ProbeSection{}
+	mi := &file_wire_agent_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeSection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeSection) ProtoMessage() {}
+
+func (x *ProbeSection) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeSection.ProtoReflect.Descriptor instead.
+func (*ProbeSection) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *ProbeSection) GetProbes() []*ScheduledProbe {
+	if x != nil {
+		return x.Probes
+	}
+	return nil
+}
+
+type ScheduledProbe struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Spec           *ProbeSpec             `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"` // of a turn; without a rate and a time
+	IntervalMillis uint64                 `protobuf:"varint,3,opt,name=interval_millis,json=intervalMillis,proto3" json:"interval_millis,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ScheduledProbe) Reset() {
+	*x = ScheduledProbe{}
+	mi := &file_wire_agent_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScheduledProbe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScheduledProbe) ProtoMessage() {}
+
+func (x *ScheduledProbe) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScheduledProbe.ProtoReflect.Descriptor instead.
+func (*ScheduledProbe) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *ScheduledProbe) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ScheduledProbe) GetSpec() *ProbeSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *ScheduledProbe) GetIntervalMillis() uint64 {
+	if x != nil {
+		return x.IntervalMillis
+	}
+	return 0
+}
+
+// ProbeReport is what came of every scheduled probe that has had a turn. It is sent
+// each second where that changed.
+type ProbeReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Turns         []*ProbeTurn           `protobuf:"bytes,1,rep,name=turns,proto3" json:"turns,omitempty"`  // by name
+	Asked         uint64                 `protobuf:"varint,2,opt,name=asked,proto3" json:"asked,omitempty"` // questions of all probes, also those on demand, since the agent was started
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeReport) Reset() {
+	*x = ProbeReport{}
+	mi := &file_wire_agent_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeReport) ProtoMessage() {}
+
+func (x *ProbeReport) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeReport.ProtoReflect.Descriptor instead.
+func (*ProbeReport) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *ProbeReport) GetTurns() []*ProbeTurn {
+	if x != nil {
+		return x.Turns
+	}
+	return nil
+}
+
+func (x *ProbeReport) GetAsked() uint64 {
+	if x != nil {
+		return x.Asked
+	}
+	return 0
+}
+
+type ProbeTurn struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	UnixNanos     int64                  `protobuf:"varint,2,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"` // when it began
+	Result        *ProbeResult           `protobuf:"bytes,3,opt,name=result,proto3" json:"result,omitempty"`
+	Message       string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"` // why there is no result
+	Asked         uint64                 `protobuf:"varint,5,opt,name=asked,proto3" json:"asked,omitempty"`    // since the agent was started, or told something else
+	Failed        uint64                 `protobuf:"varint,6,opt,name=failed,proto3" json:"failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeTurn) Reset() {
+	*x = ProbeTurn{}
+	mi := &file_wire_agent_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeTurn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeTurn) ProtoMessage() {}
+
+func (x *ProbeTurn) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeTurn.ProtoReflect.Descriptor instead.
+func (*ProbeTurn) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *ProbeTurn) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ProbeTurn) GetUnixNanos() int64 {
+	if x != nil {
+		return x.UnixNanos
+	}
+	return 0
+}
+
+func (x *ProbeTurn) GetResult() *ProbeResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *ProbeTurn) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ProbeTurn) GetAsked() uint64 {
+	if x != nil {
+		return x.Asked
+	}
+	return 0
+}
+
+func (x *ProbeTurn) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
 var File_wire_agent_proto protoreflect.FileDescriptor
 
 const file_wire_agent_proto_rawDesc = "" +
@@ -6395,7 +7163,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"N\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1b\n" +
-	"\tca_bundle\x18\x02 \x01(\fR\bcaBundle\"\xd8\x04\n" +
+	"\tca_bundle\x18\x02 \x01(\fR\bcaBundle\"\xc2\x05\n" +
 	"\fAgentMessage\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.weft.wire.v1.HelloH\x00R\x05hello\x12/\n" +
 	"\x05facts\x18\x02 \x01(\v2\x17.weft.wire.v1.HostFactsH\x00R\x05facts\x12<\n" +
@@ -6408,8 +7176,10 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x05flows\x18\t \x01(\v2\x17.weft.wire.v1.FlowBatchH\x00R\x05flows\x12.\n" +
 	"\x06sample\x18\n" +
 	" \x01(\v2\x14.weft.wire.v1.SampleH\x00R\x06sample\x126\n" +
-	"\acapture\x18\v \x01(\v2\x1a.weft.wire.v1.CapturePieceH\x00R\acaptureB\x06\n" +
-	"\x04body\"\x95\x03\n" +
+	"\acapture\x18\v \x01(\v2\x1a.weft.wire.v1.CapturePieceH\x00R\acapture\x123\n" +
+	"\x05probe\x18\f \x01(\v2\x1b.weft.wire.v1.ProbeProgressH\x00R\x05probe\x123\n" +
+	"\x06probes\x18\r \x01(\v2\x19.weft.wire.v1.ProbeReportH\x00R\x06probesB\x06\n" +
+	"\x04body\"\xca\x03\n" +
 	"\x11ControllerMessage\x121\n" +
 	"\awelcome\x18\x01 \x01(\v2\x15.weft.wire.v1.WelcomeH\x00R\awelcome\x121\n" +
 	"\asection\x18\x02 \x01(\v2\x15.weft.wire.v1.SectionH\x00R\asection\x127\n" +
@@ -6417,7 +7187,8 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x05flows\x18\x04 \x01(\v2\x15.weft.wire.v1.FlowAckH\x00R\x05flows\x127\n" +
 	"\asamples\x18\x05 \x01(\v2\x1b.weft.wire.v1.SampleRequestH\x00R\asamples\x129\n" +
 	"\bcaptures\x18\x06 \x01(\v2\x1b.weft.wire.v1.CaptureOrdersH\x00R\bcaptures\x126\n" +
-	"\bcaptured\x18\a \x01(\v2\x18.weft.wire.v1.CaptureAckH\x00R\bcapturedB\x06\n" +
+	"\bcaptured\x18\a \x01(\v2\x18.weft.wire.v1.CaptureAckH\x00R\bcaptured\x123\n" +
+	"\x06probes\x18\b \x01(\v2\x19.weft.wire.v1.ProbeOrdersH\x00R\x06probesB\x06\n" +
 	"\x04body\"\xed\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12!\n" +
@@ -6497,7 +7268,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x0eWorkloadUpdate\x12\x12\n" +
 	"\x04full\x18\x01 \x01(\bR\x04full\x120\n" +
 	"\aupserts\x18\x02 \x03(\v2\x16.weft.wire.v1.WorkloadR\aupserts\x12\x18\n" +
-	"\adeletes\x18\x03 \x03(\tR\adeletes\"\xec\x03\n" +
+	"\adeletes\x18\x03 \x03(\tR\adeletes\"\xa0\x04\n" +
 	"\aSection\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x16\n" +
@@ -6509,7 +7280,8 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\bidentity\x18\b \x01(\v2\x1d.weft.wire.v1.IdentitySectionH\x00R\bidentity\x12/\n" +
 	"\x04flow\x18\t \x01(\v2\x19.weft.wire.v1.FlowSectionH\x00R\x04flow\x128\n" +
 	"\amonitor\x18\n" +
-	" \x01(\v2\x1c.weft.wire.v1.MonitorSectionH\x00R\amonitorB\x06\n" +
+	" \x01(\v2\x1c.weft.wire.v1.MonitorSectionH\x00R\amonitor\x122\n" +
+	"\x05probe\x18\v \x01(\v2\x1a.weft.wire.v1.ProbeSectionH\x00R\x05probeB\x06\n" +
 	"\x04body\"\x9d\x01\n" +
 	"\rSectionStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
@@ -6945,7 +7717,64 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x05local\x18\x01 \x01(\v2\x19.weft.wire.v1.FlowAddressR\x05local\x121\n" +
 	"\x06remote\x18\x02 \x01(\v2\x19.weft.wire.v1.FlowAddressR\x06remote\x12\x1a\n" +
 	"\bprotocol\x18\x03 \x01(\rR\bprotocol\x123\n" +
-	"\aprocess\x18\x04 \x01(\v2\x19.weft.wire.v1.FlowProcessR\aprocess2\xd9\x01\n" +
+	"\aprocess\x18\x04 \x01(\v2\x19.weft.wire.v1.FlowProcessR\aprocess\"\xe3\x01\n" +
+	"\tProbeSpec\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12 \n" +
+	"\vconcurrency\x18\x03 \x01(\rR\vconcurrency\x12\x14\n" +
+	"\x05count\x18\x04 \x01(\x04R\x05count\x12\x12\n" +
+	"\x04rate\x18\x05 \x01(\x01R\x04rate\x12%\n" +
+	"\x0etimeout_millis\x18\x06 \x01(\x04R\rtimeoutMillis\x12\x1f\n" +
+	"\vtime_millis\x18\a \x01(\x04R\n" +
+	"timeMillis\x12\x16\n" +
+	"\x06expect\x18\b \x01(\tR\x06expect\"\xab\x02\n" +
+	"\vProbeResult\x12\x18\n" +
+	"\aseconds\x18\x01 \x01(\x01R\aseconds\x12\x14\n" +
+	"\x05asked\x18\x02 \x01(\x04R\x05asked\x12\x0e\n" +
+	"\x02ok\x18\x03 \x01(\x04R\x02ok\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12\x10\n" +
+	"\x03min\x18\x05 \x01(\x01R\x03min\x12\x12\n" +
+	"\x04mean\x18\x06 \x01(\x01R\x04mean\x12\x10\n" +
+	"\x03p50\x18\a \x01(\x01R\x03p50\x12\x10\n" +
+	"\x03p90\x18\b \x01(\x01R\x03p90\x12\x10\n" +
+	"\x03p99\x18\t \x01(\x01R\x03p99\x12\x12\n" +
+	"\x04p999\x18\n" +
+	" \x01(\x01R\x04p999\x12\x10\n" +
+	"\x03max\x18\v \x01(\x01R\x03max\x120\n" +
+	"\x06errors\x18\f \x03(\v2\x18.weft.wire.v1.ProbeErrorR\x06errors\x12\x12\n" +
+	"\x04note\x18\r \x01(\tR\x04note\"6\n" +
+	"\n" +
+	"ProbeError\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\"?\n" +
+	"\vProbeOrders\x120\n" +
+	"\x06orders\x18\x01 \x03(\v2\x18.weft.wire.v1.ProbeOrderR\x06orders\"I\n" +
+	"\n" +
+	"ProbeOrder\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12+\n" +
+	"\x04spec\x18\x02 \x01(\v2\x17.weft.wire.v1.ProbeSpecR\x04spec\"\x82\x01\n" +
+	"\rProbeProgress\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x121\n" +
+	"\x06result\x18\x02 \x01(\v2\x19.weft.wire.v1.ProbeResultR\x06result\x12\x14\n" +
+	"\x05ended\x18\x03 \x01(\bR\x05ended\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"D\n" +
+	"\fProbeSection\x124\n" +
+	"\x06probes\x18\x01 \x03(\v2\x1c.weft.wire.v1.ScheduledProbeR\x06probes\"z\n" +
+	"\x0eScheduledProbe\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
+	"\x04spec\x18\x02 \x01(\v2\x17.weft.wire.v1.ProbeSpecR\x04spec\x12'\n" +
+	"\x0finterval_millis\x18\x03 \x01(\x04R\x0eintervalMillis\"R\n" +
+	"\vProbeReport\x12-\n" +
+	"\x05turns\x18\x01 \x03(\v2\x17.weft.wire.v1.ProbeTurnR\x05turns\x12\x14\n" +
+	"\x05asked\x18\x02 \x01(\x04R\x05asked\"\xb9\x01\n" +
+	"\tProbeTurn\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"unix_nanos\x18\x02 \x01(\x03R\tunixNanos\x121\n" +
+	"\x06result\x18\x03 \x01(\v2\x19.weft.wire.v1.ProbeResultR\x06result\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x14\n" +
+	"\x05asked\x18\x05 \x01(\x04R\x05asked\x12\x16\n" +
+	"\x06failed\x18\x06 \x01(\x04R\x06failed2\xd9\x01\n" +
 	"\n" +
 	"Controller\x12=\n" +
 	"\x04Join\x12\x19.weft.wire.v1.JoinRequest\x1a\x1a.weft.wire.v1.JoinResponse\x12@\n" +
@@ -6964,7 +7793,7 @@ func file_wire_agent_proto_rawDescGZIP() []byte {
 	return file_wire_agent_proto_rawDescData
 }
 
-var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
+var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 88)
 var file_wire_agent_proto_goTypes = []any{
 	(*JoinRequest)(nil),       // 0: weft.wire.v1.JoinRequest
 	(*JoinResponse)(nil),      // 1: weft.wire.v1.JoinResponse
@@ -7041,115 +7870,137 @@ var file_wire_agent_proto_goTypes = []any{
 	(*CapturePiece)(nil),      // 72: weft.wire.v1.CapturePiece
 	(*CaptureName)(nil),       // 73: weft.wire.v1.CaptureName
 	(*CaptureProcess)(nil),    // 74: weft.wire.v1.CaptureProcess
-	nil,                       // 75: weft.wire.v1.HostFacts.LabelsEntry
-	nil,                       // 76: weft.wire.v1.HostFacts.CapabilitiesEntry
-	nil,                       // 77: weft.wire.v1.Workload.LabelsEntry
+	(*ProbeSpec)(nil),         // 75: weft.wire.v1.ProbeSpec
+	(*ProbeResult)(nil),       // 76: weft.wire.v1.ProbeResult
+	(*ProbeError)(nil),        // 77: weft.wire.v1.ProbeError
+	(*ProbeOrders)(nil),       // 78: weft.wire.v1.ProbeOrders
+	(*ProbeOrder)(nil),        // 79: weft.wire.v1.ProbeOrder
+	(*ProbeProgress)(nil),     // 80: weft.wire.v1.ProbeProgress
+	(*ProbeSection)(nil),      // 81: weft.wire.v1.ProbeSection
+	(*ScheduledProbe)(nil),    // 82: weft.wire.v1.ScheduledProbe
+	(*ProbeReport)(nil),       // 83: weft.wire.v1.ProbeReport
+	(*ProbeTurn)(nil),         // 84: weft.wire.v1.ProbeTurn
+	nil,                       // 85: weft.wire.v1.HostFacts.LabelsEntry
+	nil,                       // 86: weft.wire.v1.HostFacts.CapabilitiesEntry
+	nil,                       // 87: weft.wire.v1.Workload.LabelsEntry
 }
 var file_wire_agent_proto_depIdxs = []int32{
-	6,  // 0: weft.wire.v1.AgentMessage.hello:type_name -> weft.wire.v1.Hello
-	10, // 1: weft.wire.v1.AgentMessage.facts:type_name -> weft.wire.v1.HostFacts
-	13, // 2: weft.wire.v1.AgentMessage.workloads:type_name -> weft.wire.v1.WorkloadUpdate
-	15, // 3: weft.wire.v1.AgentMessage.section:type_name -> weft.wire.v1.SectionStatus
-	28, // 4: weft.wire.v1.AgentMessage.lines:type_name -> weft.wire.v1.LineReport
-	8,  // 5: weft.wire.v1.AgentMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
-	29, // 6: weft.wire.v1.AgentMessage.relay:type_name -> weft.wire.v1.RelayReport
-	45, // 7: weft.wire.v1.AgentMessage.policy:type_name -> weft.wire.v1.PolicyReport
-	49, // 8: weft.wire.v1.AgentMessage.flows:type_name -> weft.wire.v1.FlowBatch
-	56, // 9: weft.wire.v1.AgentMessage.sample:type_name -> weft.wire.v1.Sample
-	72, // 10: weft.wire.v1.AgentMessage.capture:type_name -> weft.wire.v1.CapturePiece
-	7,  // 11: weft.wire.v1.ControllerMessage.welcome:type_name -> weft.wire.v1.Welcome
-	14, // 12: weft.wire.v1.ControllerMessage.section:type_name -> weft.wire.v1.Section
-	8,  // 13: weft.wire.v1.ControllerMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
-	54, // 14: weft.wire.v1.ControllerMessage.flows:type_name -> weft.wire.v1.FlowAck
-	55, // 15: weft.wire.v1.ControllerMessage.samples:type_name -> weft.wire.v1.SampleRequest
-	69, // 16: weft.wire.v1.ControllerMessage.captures:type_name -> weft.wire.v1.CaptureOrders
-	71, // 17: weft.wire.v1.ControllerMessage.captured:type_name -> weft.wire.v1.CaptureAck
-	15, // 18: weft.wire.v1.Hello.sections:type_name -> weft.wire.v1.SectionStatus
-	9,  // 19: weft.wire.v1.HostFacts.interfaces:type_name -> weft.wire.v1.Interface
-	75, // 20: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
-	76, // 21: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
-	11, // 22: weft.wire.v1.HostFacts.conditions:type_name -> weft.wire.v1.Condition
-	77, // 23: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
-	12, // 24: weft.wire.v1.WorkloadUpdate.upserts:type_name -> weft.wire.v1.Workload
-	20, // 25: weft.wire.v1.Section.capture:type_name -> weft.wire.v1.CaptureSection
-	23, // 26: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
-	18, // 27: weft.wire.v1.Section.transport:type_name -> weft.wire.v1.TransportSection
-	30, // 28: weft.wire.v1.Section.policy:type_name -> weft.wire.v1.PolicySection
-	39, // 29: weft.wire.v1.Section.identity:type_name -> weft.wire.v1.IdentitySection
-	48, // 30: weft.wire.v1.Section.flow:type_name -> weft.wire.v1.FlowSection
-	67, // 31: weft.wire.v1.Section.monitor:type_name -> weft.wire.v1.MonitorSection
-	16, // 32: weft.wire.v1.SectionStatus.items:type_name -> weft.wire.v1.ItemStatus
-	19, // 33: weft.wire.v1.TransportSection.relays:type_name -> weft.wire.v1.RelayEndpoint
-	21, // 34: weft.wire.v1.CaptureSection.lines:type_name -> weft.wire.v1.CaptureLine
-	17, // 35: weft.wire.v1.CaptureLine.tool:type_name -> weft.wire.v1.Peer
-	22, // 36: weft.wire.v1.CaptureLine.filter_ethernet:type_name -> weft.wire.v1.BPFInstruction
-	22, // 37: weft.wire.v1.CaptureLine.filter_raw:type_name -> weft.wire.v1.BPFInstruction
-	24, // 38: weft.wire.v1.DeliverSection.lines:type_name -> weft.wire.v1.DeliverLine
-	17, // 39: weft.wire.v1.DeliverLine.sources:type_name -> weft.wire.v1.Peer
-	25, // 40: weft.wire.v1.Ledger.seen:type_name -> weft.wire.v1.Count
-	25, // 41: weft.wire.v1.Ledger.filtered:type_name -> weft.wire.v1.Count
-	25, // 42: weft.wire.v1.Ledger.sampled:type_name -> weft.wire.v1.Count
-	25, // 43: weft.wire.v1.Ledger.deduplicated:type_name -> weft.wire.v1.Count
-	25, // 44: weft.wire.v1.Ledger.shed:type_name -> weft.wire.v1.Count
-	25, // 45: weft.wire.v1.Ledger.ring_dropped:type_name -> weft.wire.v1.Count
-	25, // 46: weft.wire.v1.Ledger.path_dropped:type_name -> weft.wire.v1.Count
-	25, // 47: weft.wire.v1.Ledger.delivered:type_name -> weft.wire.v1.Count
-	25, // 48: weft.wire.v1.Ledger.in_flight:type_name -> weft.wire.v1.Count
-	26, // 49: weft.wire.v1.LineStatus.ledger:type_name -> weft.wire.v1.Ledger
-	27, // 50: weft.wire.v1.LineReport.lines:type_name -> weft.wire.v1.LineStatus
-	31, // 51: weft.wire.v1.PolicySection.rulesets:type_name -> weft.wire.v1.Ruleset
-	32, // 52: weft.wire.v1.Ruleset.ingress:type_name -> weft.wire.v1.PolicyTable
-	32, // 53: weft.wire.v1.Ruleset.egress:type_name -> weft.wire.v1.PolicyTable
-	33, // 54: weft.wire.v1.PolicyTable.rules:type_name -> weft.wire.v1.PolicyRule
-	34, // 55: weft.wire.v1.PolicyTable.defaults:type_name -> weft.wire.v1.PolicyDefault
-	35, // 56: weft.wire.v1.PolicyRule.processes:type_name -> weft.wire.v1.PolicyProcess
-	36, // 57: weft.wire.v1.PolicyRule.peers:type_name -> weft.wire.v1.PolicyPeer
-	38, // 58: weft.wire.v1.PolicyRule.ports:type_name -> weft.wire.v1.PolicyPort
-	35, // 59: weft.wire.v1.PolicyDefault.processes:type_name -> weft.wire.v1.PolicyProcess
-	37, // 60: weft.wire.v1.PolicyPeer.blocks:type_name -> weft.wire.v1.PolicyBlock
-	35, // 61: weft.wire.v1.PolicyPeer.processes:type_name -> weft.wire.v1.PolicyProcess
-	42, // 62: weft.wire.v1.IdentitySection.subjects:type_name -> weft.wire.v1.PolicySubject
-	43, // 63: weft.wire.v1.IdentitySection.selectors:type_name -> weft.wire.v1.SelectorMembers
-	44, // 64: weft.wire.v1.IdentitySection.addresses:type_name -> weft.wire.v1.AddressIdentity
-	40, // 65: weft.wire.v1.IdentitySection.hosts:type_name -> weft.wire.v1.PeerHost
-	41, // 66: weft.wire.v1.IdentitySection.bearers:type_name -> weft.wire.v1.Bearer
-	46, // 67: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
-	47, // 68: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
-	35, // 69: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
-	51, // 70: weft.wire.v1.FlowColumns.processes:type_name -> weft.wire.v1.FlowProcess
-	53, // 71: weft.wire.v1.FlowColumns.translations:type_name -> weft.wire.v1.FlowAddress
-	52, // 72: weft.wire.v1.FlowColumns.applications:type_name -> weft.wire.v1.FlowApplication
-	57, // 73: weft.wire.v1.Sample.cpu:type_name -> weft.wire.v1.CPUUse
-	57, // 74: weft.wire.v1.Sample.cores:type_name -> weft.wire.v1.CPUUse
-	58, // 75: weft.wire.v1.Sample.memory:type_name -> weft.wire.v1.MemoryUse
-	59, // 76: weft.wire.v1.Sample.pressure:type_name -> weft.wire.v1.Pressure
-	60, // 77: weft.wire.v1.Sample.disks:type_name -> weft.wire.v1.DiskUse
-	61, // 78: weft.wire.v1.Sample.filesystems:type_name -> weft.wire.v1.FilesystemUse
-	62, // 79: weft.wire.v1.Sample.interfaces:type_name -> weft.wire.v1.InterfaceUse
-	63, // 80: weft.wire.v1.Sample.sensors:type_name -> weft.wire.v1.Sensor
-	64, // 81: weft.wire.v1.Sample.workloads:type_name -> weft.wire.v1.WorkloadUse
-	65, // 82: weft.wire.v1.Sample.tasks:type_name -> weft.wire.v1.Tasks
-	66, // 83: weft.wire.v1.Sample.processes:type_name -> weft.wire.v1.ProcessUse
-	68, // 84: weft.wire.v1.MonitorSection.rules:type_name -> weft.wire.v1.AlertRule
-	70, // 85: weft.wire.v1.CaptureOrders.orders:type_name -> weft.wire.v1.CaptureOrder
-	21, // 86: weft.wire.v1.CaptureOrder.line:type_name -> weft.wire.v1.CaptureLine
-	73, // 87: weft.wire.v1.CapturePiece.names:type_name -> weft.wire.v1.CaptureName
-	74, // 88: weft.wire.v1.CapturePiece.processes:type_name -> weft.wire.v1.CaptureProcess
-	26, // 89: weft.wire.v1.CapturePiece.ledger:type_name -> weft.wire.v1.Ledger
-	53, // 90: weft.wire.v1.CaptureProcess.local:type_name -> weft.wire.v1.FlowAddress
-	53, // 91: weft.wire.v1.CaptureProcess.remote:type_name -> weft.wire.v1.FlowAddress
-	51, // 92: weft.wire.v1.CaptureProcess.process:type_name -> weft.wire.v1.FlowProcess
-	0,  // 93: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
-	2,  // 94: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
-	4,  // 95: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
-	1,  // 96: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
-	3,  // 97: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
-	5,  // 98: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
-	96, // [96:99] is the sub-list for method output_type
-	93, // [93:96] is the sub-list for method input_type
-	93, // [93:93] is the sub-list for extension type_name
-	93, // [93:93] is the sub-list for extension extendee
-	0,  // [0:93] is the sub-list for field type_name
+	6,   // 0: weft.wire.v1.AgentMessage.hello:type_name -> weft.wire.v1.Hello
+	10,  // 1: weft.wire.v1.AgentMessage.facts:type_name -> weft.wire.v1.HostFacts
+	13,  // 2: weft.wire.v1.AgentMessage.workloads:type_name -> weft.wire.v1.WorkloadUpdate
+	15,  // 3: weft.wire.v1.AgentMessage.section:type_name -> weft.wire.v1.SectionStatus
+	28,  // 4: weft.wire.v1.AgentMessage.lines:type_name -> weft.wire.v1.LineReport
+	8,   // 5: weft.wire.v1.AgentMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
+	29,  // 6: weft.wire.v1.AgentMessage.relay:type_name -> weft.wire.v1.RelayReport
+	45,  // 7: weft.wire.v1.AgentMessage.policy:type_name -> weft.wire.v1.PolicyReport
+	49,  // 8: weft.wire.v1.AgentMessage.flows:type_name -> weft.wire.v1.FlowBatch
+	56,  // 9: weft.wire.v1.AgentMessage.sample:type_name -> weft.wire.v1.Sample
+	72,  // 10: weft.wire.v1.AgentMessage.capture:type_name -> weft.wire.v1.CapturePiece
+	80,  // 11: weft.wire.v1.AgentMessage.probe:type_name -> weft.wire.v1.ProbeProgress
+	83,  // 12: weft.wire.v1.AgentMessage.probes:type_name -> weft.wire.v1.ProbeReport
+	7,   // 13: weft.wire.v1.ControllerMessage.welcome:type_name -> weft.wire.v1.Welcome
+	14,  // 14: weft.wire.v1.ControllerMessage.section:type_name -> weft.wire.v1.Section
+	8,   // 15: weft.wire.v1.ControllerMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
+	54,  // 16: weft.wire.v1.ControllerMessage.flows:type_name -> weft.wire.v1.FlowAck
+	55,  // 17: weft.wire.v1.ControllerMessage.samples:type_name -> weft.wire.v1.SampleRequest
+	69,  // 18: weft.wire.v1.ControllerMessage.captures:type_name -> weft.wire.v1.CaptureOrders
+	71,  // 19: weft.wire.v1.ControllerMessage.captured:type_name -> weft.wire.v1.CaptureAck
+	78,  // 20: weft.wire.v1.ControllerMessage.probes:type_name -> weft.wire.v1.ProbeOrders
+	15,  // 21: weft.wire.v1.Hello.sections:type_name -> weft.wire.v1.SectionStatus
+	9,   // 22: weft.wire.v1.HostFacts.interfaces:type_name -> weft.wire.v1.Interface
+	85,  // 23: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
+	86,  // 24: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
+	11,  // 25: weft.wire.v1.HostFacts.conditions:type_name -> weft.wire.v1.Condition
+	87,  // 26: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
+	12,  // 27: weft.wire.v1.WorkloadUpdate.upserts:type_name -> weft.wire.v1.Workload
+	20,  // 28: weft.wire.v1.Section.capture:type_name -> weft.wire.v1.CaptureSection
+	23,  // 29: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
+	18,  // 30: weft.wire.v1.Section.transport:type_name -> weft.wire.v1.TransportSection
+	30,  // 31: weft.wire.v1.Section.policy:type_name -> weft.wire.v1.PolicySection
+	39,  // 32: weft.wire.v1.Section.identity:type_name -> weft.wire.v1.IdentitySection
+	48,  // 33: weft.wire.v1.Section.flow:type_name -> weft.wire.v1.FlowSection
+	67,  // 34: weft.wire.v1.Section.monitor:type_name -> weft.wire.v1.MonitorSection
+	81,  // 35: weft.wire.v1.Section.probe:type_name -> weft.wire.v1.ProbeSection
+	16,  // 36: weft.wire.v1.SectionStatus.items:type_name -> weft.wire.v1.ItemStatus
+	19,  // 37: weft.wire.v1.TransportSection.relays:type_name -> weft.wire.v1.RelayEndpoint
+	21,  // 38: weft.wire.v1.CaptureSection.lines:type_name -> weft.wire.v1.CaptureLine
+	17,  // 39: weft.wire.v1.CaptureLine.tool:type_name -> weft.wire.v1.Peer
+	22,  // 40: weft.wire.v1.CaptureLine.filter_ethernet:type_name -> weft.wire.v1.BPFInstruction
+	22,  // 41: weft.wire.v1.CaptureLine.filter_raw:type_name -> weft.wire.v1.BPFInstruction
+	24,  // 42: weft.wire.v1.DeliverSection.lines:type_name -> weft.wire.v1.DeliverLine
+	17,  // 43: weft.wire.v1.DeliverLine.sources:type_name -> weft.wire.v1.Peer
+	25,  // 44: weft.wire.v1.Ledger.seen:type_name -> weft.wire.v1.Count
+	25,  // 45: weft.wire.v1.Ledger.filtered:type_name -> weft.wire.v1.Count
+	25,  // 46: weft.wire.v1.Ledger.sampled:type_name -> weft.wire.v1.Count
+	25,  // 47: weft.wire.v1.Ledger.deduplicated:type_name -> weft.wire.v1.Count
+	25,  // 48: weft.wire.v1.Ledger.shed:type_name -> weft.wire.v1.Count
+	25,  // 49: weft.wire.v1.Ledger.ring_dropped:type_name -> weft.wire.v1.Count
+	25,  // 50: weft.wire.v1.Ledger.path_dropped:type_name -> weft.wire.v1.Count
+	25,  // 51: weft.wire.v1.Ledger.delivered:type_name -> weft.wire.v1.Count
+	25,  // 52: weft.wire.v1.Ledger.in_flight:type_name -> weft.wire.v1.Count
+	26,  // 53: weft.wire.v1.LineStatus.ledger:type_name -> weft.wire.v1.Ledger
+	27,  // 54: weft.wire.v1.LineReport.lines:type_name -> weft.wire.v1.LineStatus
+	31,  // 55: weft.wire.v1.PolicySection.rulesets:type_name -> weft.wire.v1.Ruleset
+	32,  // 56: weft.wire.v1.Ruleset.ingress:type_name -> weft.wire.v1.PolicyTable
+	32,  // 57: weft.wire.v1.Ruleset.egress:type_name -> weft.wire.v1.PolicyTable
+	33,  // 58: weft.wire.v1.PolicyTable.rules:type_name -> weft.wire.v1.PolicyRule
+	34,  // 59: weft.wire.v1.PolicyTable.defaults:type_name -> weft.wire.v1.PolicyDefault
+	35,  // 60: weft.wire.v1.PolicyRule.processes:type_name -> weft.wire.v1.PolicyProcess
+	36,  // 61: weft.wire.v1.PolicyRule.peers:type_name -> weft.wire.v1.PolicyPeer
+	38,  // 62: weft.wire.v1.PolicyRule.ports:type_name -> weft.wire.v1.PolicyPort
+	35,  // 63: weft.wire.v1.PolicyDefault.processes:type_name -> weft.wire.v1.PolicyProcess
+	37,  // 64: weft.wire.v1.PolicyPeer.blocks:type_name -> weft.wire.v1.PolicyBlock
+	35,  // 65: weft.wire.v1.PolicyPeer.processes:type_name -> weft.wire.v1.PolicyProcess
+	42,  // 66: weft.wire.v1.IdentitySection.subjects:type_name -> weft.wire.v1.PolicySubject
+	43,  // 67: weft.wire.v1.IdentitySection.selectors:type_name -> weft.wire.v1.SelectorMembers
+	44,  // 68: weft.wire.v1.IdentitySection.addresses:type_name -> weft.wire.v1.AddressIdentity
+	40,  // 69: weft.wire.v1.IdentitySection.hosts:type_name -> weft.wire.v1.PeerHost
+	41,  // 70: weft.wire.v1.IdentitySection.bearers:type_name -> weft.wire.v1.Bearer
+	46,  // 71: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
+	47,  // 72: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
+	35,  // 73: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
+	51,  // 74: weft.wire.v1.FlowColumns.processes:type_name -> weft.wire.v1.FlowProcess
+	53,  // 75: weft.wire.v1.FlowColumns.translations:type_name -> weft.wire.v1.FlowAddress
+	52,  // 76: weft.wire.v1.FlowColumns.applications:type_name -> weft.wire.v1.FlowApplication
+	57,  // 77: weft.wire.v1.Sample.cpu:type_name -> weft.wire.v1.CPUUse
+	57,  // 78: weft.wire.v1.Sample.cores:type_name -> weft.wire.v1.CPUUse
+	58,  // 79: weft.wire.v1.Sample.memory:type_name -> weft.wire.v1.MemoryUse
+	59,  // 80: weft.wire.v1.Sample.pressure:type_name -> weft.wire.v1.Pressure
+	60,  // 81: weft.wire.v1.Sample.disks:type_name -> weft.wire.v1.DiskUse
+	61,  // 82: weft.wire.v1.Sample.filesystems:type_name -> weft.wire.v1.FilesystemUse
+	62,  // 83: weft.wire.v1.Sample.interfaces:type_name -> weft.wire.v1.InterfaceUse
+	63,  // 84: weft.wire.v1.Sample.sensors:type_name -> weft.wire.v1.Sensor
+	64,  // 85: weft.wire.v1.Sample.workloads:type_name -> weft.wire.v1.WorkloadUse
+	65,  // 86: weft.wire.v1.Sample.tasks:type_name -> weft.wire.v1.Tasks
+	66,  // 87: weft.wire.v1.Sample.processes:type_name -> weft.wire.v1.ProcessUse
+	68,  // 88: weft.wire.v1.MonitorSection.rules:type_name -> weft.wire.v1.AlertRule
+	70,  // 89: weft.wire.v1.CaptureOrders.orders:type_name -> weft.wire.v1.CaptureOrder
+	21,  // 90: weft.wire.v1.CaptureOrder.line:type_name -> weft.wire.v1.CaptureLine
+	73,  // 91: weft.wire.v1.CapturePiece.names:type_name -> weft.wire.v1.CaptureName
+	74,  // 92: weft.wire.v1.CapturePiece.processes:type_name -> weft.wire.v1.CaptureProcess
+	26,  // 93: weft.wire.v1.CapturePiece.ledger:type_name -> weft.wire.v1.Ledger
+	53,  // 94: weft.wire.v1.CaptureProcess.local:type_name -> weft.wire.v1.FlowAddress
+	53,  // 95: weft.wire.v1.CaptureProcess.remote:type_name -> weft.wire.v1.FlowAddress
+	51,  // 96: weft.wire.v1.CaptureProcess.process:type_name -> weft.wire.v1.FlowProcess
+	77,  // 97: weft.wire.v1.ProbeResult.errors:type_name -> weft.wire.v1.ProbeError
+	79,  // 98: weft.wire.v1.ProbeOrders.orders:type_name -> weft.wire.v1.ProbeOrder
+	75,  // 99: weft.wire.v1.ProbeOrder.spec:type_name -> weft.wire.v1.ProbeSpec
+	76,  // 100: weft.wire.v1.ProbeProgress.result:type_name -> weft.wire.v1.ProbeResult
+	82,  // 101: weft.wire.v1.ProbeSection.probes:type_name -> weft.wire.v1.ScheduledProbe
+	75,  // 102: weft.wire.v1.ScheduledProbe.spec:type_name -> weft.wire.v1.ProbeSpec
+	84,  // 103: weft.wire.v1.ProbeReport.turns:type_name -> weft.wire.v1.ProbeTurn
+	76,  // 104: weft.wire.v1.ProbeTurn.result:type_name -> weft.wire.v1.ProbeResult
+	0,   // 105: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
+	2,   // 106: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
+	4,   // 107: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
+	1,   // 108: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
+	3,   // 109: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
+	5,   // 110: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
+	108, // [108:111] is the sub-list for method output_type
+	105, // [105:108] is the sub-list for method input_type
+	105, // [105:105] is the sub-list for extension type_name
+	105, // [105:105] is the sub-list for extension extendee
+	0,   // [0:105] is the sub-list for field type_name
 }
 
 func init() { file_wire_agent_proto_init() }
@@ -7169,6 +8020,8 @@ func file_wire_agent_proto_init() {
 		(*AgentMessage_Flows)(nil),
 		(*AgentMessage_Sample)(nil),
 		(*AgentMessage_Capture)(nil),
+		(*AgentMessage_Probe)(nil),
+		(*AgentMessage_Probes)(nil),
 	}
 	file_wire_agent_proto_msgTypes[5].OneofWrappers = []any{
 		(*ControllerMessage_Welcome)(nil),
@@ -7178,6 +8031,7 @@ func file_wire_agent_proto_init() {
 		(*ControllerMessage_Samples)(nil),
 		(*ControllerMessage_Captures)(nil),
 		(*ControllerMessage_Captured)(nil),
+		(*ControllerMessage_Probes)(nil),
 	}
 	file_wire_agent_proto_msgTypes[14].OneofWrappers = []any{
 		(*Section_Capture)(nil),
@@ -7187,6 +8041,7 @@ func file_wire_agent_proto_init() {
 		(*Section_Identity)(nil),
 		(*Section_Flow)(nil),
 		(*Section_Monitor)(nil),
+		(*Section_Probe)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -7194,7 +8049,7 @@ func file_wire_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_agent_proto_rawDesc), len(file_wire_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   78,
+			NumMessages:   88,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

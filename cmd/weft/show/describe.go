@@ -84,6 +84,8 @@ func Describe(w io.Writer, r model.Resource, color bool, now time.Time) error {
 			p.field("Hosts", "all")
 		}
 		p.field("Firing", strings.Join(r.Status.Firing, ", "))
+	case *model.Probe:
+		p.probe(r, now)
 	case *model.Alert:
 		p.field("Host", r.Spec.Host)
 		p.field("Severity", p.state(string(r.Spec.Severity)))

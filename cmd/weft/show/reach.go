@@ -138,7 +138,7 @@ func (r *Reach) square(b *strings.Builder, service string, names []string) {
 		}
 		b.WriteByte('\n')
 		for _, n := range named(names, from, first) {
-			line := fmt.Sprintf("%*d %-*s", 3, 1+slices.Index(names, n), width, cut(n, width))
+			line := fmt.Sprintf("%*d %-*s", 3, 1+slices.Index(names, n), width, Cut(n, width))
 			for _, m := range first {
 				line += r.cell(cells[[2]string{n, m}])
 			}

@@ -33,6 +33,9 @@ func Columns(kind model.Kind, wide bool) []Column {
 	case model.KindAlertRule:
 		narrow = append([]Column{name, {Title: "SEVERITY", State: true}, flex("WHEN"), flex("FIRING")}, age)
 		more = []Column{flex("HOSTS")}
+	case model.KindProbe:
+		narrow = append([]Column{name, {Title: "KIND"}, flex("TARGET")}, append(col("HOSTS", "FAILED", "P50", "P99"), age)...)
+		more = append(col("EVERY", "COUNT"), flex("FROM"))
 	case model.KindWorkload:
 		narrow = append([]Column{name, {Title: "KIND"}, {Title: "HOST"}, flex("ADDRESSES")}, age)
 		more = []Column{flex("INTERFACES"), flex("IMAGE"), flex("LABELS")}
@@ -84,6 +87,10 @@ func Cells(r model.Resource, wide bool, now time.Time) []string {
 		}
 		narrow = []string{name, string(orDefault(r.Spec.Severity, model.SeverityWarning)), r.Spec.Condition(), strings.Join(r.Status.Firing, ","), age}
 		more = []string{hosts}
+	case *model.Probe:
+		hosts, failed, p50, p99 := probed(r)
+		narrow = []string{name, string(r.Spec.Kind), r.Spec.Target, hosts, failed, p50, p99, age}
+		more = []string{r.Spec.Every().String(), fmt.Sprint(r.Spec.Questions()), r.Spec.From.String()}
 	case *model.Workload:
 		image := ""
 		if c := r.Spec.Container; c != nil {

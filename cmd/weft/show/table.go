@@ -62,7 +62,7 @@ func (t *Table) Flush(w io.Writer) error {
 	for n, row := range t.rows {
 		line := ""
 		for i, cell := range row {
-			cell = cut(cell, t.widths[i])
+			cell = Cut(cell, t.widths[i])
 			pad := strings.Repeat(" ", t.widths[i]-utf8.RuneCountInString(cell))
 			if t.Color && t.Columns[i].State && (!first || n > 0) {
 				cell = paint(cell)
@@ -96,7 +96,8 @@ func (t *Table) squeeze() {
 	}
 }
 
-func cut(s string, width int) string {
+// Cut shortens a text to so many characters.
+func Cut(s string, width int) string {
 	if utf8.RuneCountInString(s) <= width {
 		return s
 	}

@@ -102,3 +102,6 @@ func (w *World) PolicyStatus(p *model.Policy) model.PolicyStatus {
 	}
 	return s
 }
+
+// ProbeStatus says that no host runs it.
+func (w *World) ProbeStatus(*model.Probe) model.ProbeStatus { return model.ProbeStatus{} }

@@ -1,0 +1,147 @@
+// Package probes holds who probes what from which hosts, and what these say of it. A
+// probe lasts for as long as somebody listens to it; the hosts keep its limits by
+// themselves, and end it with their session.
+package probes
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"weft/wire"
+	"weft/wire/wirepb"
+)
+
+// Limits of what goes through a controller.
+const (
+	maxRunning = 32
+	MaxHosts   = 64
+	// beginWithin is how long a host has to say that it has begun, and silentFor how
+	// long one may say nothing that has.
+	beginWithin = 15 * time.Second
+	silentFor   = 30 * time.Second
+)
+
+// Target is a host that is to ask. One that has no session takes no part.
+type Target struct {
+	UID, Host string
+	Online    bool
+}
+
+// Probes is safe for concurrent use.
+type Probes struct {
+	now func() time.Time
+
+	mu    sync.Mutex
+	next  uint64
+	byID  map[uint64]*Probe
+	hosts map[string]*orders // by UID
+}
+
+// orders is what a host's session is to say.
+type orders struct {
+	version uint64
+	changed chan struct{}
+	list    map[uint64]*wirepb.ProbeOrder
+}
+
+// New makes one in which nobody probes.
+func New() *Probes {
+	// IDs begin at the time, so that those of a controller that was restarted are others.
+	return &Probes{now: time.Now, next: uint64(time.Now().UnixNano()), byID: map[uint64]*Probe{}, hosts: map[string]*orders{}}
+}
+
+func (p *Probes) host(uid string) *orders {
+	h := p.hosts[uid]
+	if h == nil {
+		h = &orders{changed: make(chan struct{}), list: map[uint64]*wirepb.ProbeOrder{}}
+		p.hosts[uid] = h
+	}
+	return h
+}
+
+func (h *orders) change() {
+	h.version++
+	close(h.changed)
+	h.changed = make(chan struct{})
+}
+
+// ErrBusy is of one probe too many.
+var ErrBusy = errors.New("32 probes are running, which is the limit; wait for one to end")
+
+// Start orders a probe of its hosts. The caller runs it, or cancels it.
+func (p *Probes) Start(targets []Target, spec *wirepb.ProbeSpec) (*Probe, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.byID) >= maxRunning {
+		return nil, ErrBusy
+	}
+	p.next++
+	x := newProbe(p, p.next, targets, spec)
+	p.byID[x.ID] = x
+	for _, t := range targets {
+		if t.Online {
+			h := p.host(t.UID)
+			h.list[x.ID] = &wirepb.ProbeOrder{Id: x.ID, Spec: spec}
+			h.change()
+		}
+	}
+	return x, nil
+}
+
+// withdraw takes an order back; of all hosts where uid is empty. The lock is held.
+func (p *Probes) withdraw(x *Probe, uid string) {
+	for of := range x.sources {
+		if h := p.hosts[of]; h != nil && h.list[x.ID] != nil && (uid == "" || uid == of) {
+			delete(h.list, x.ID)
+			h.change()
+		}
+	}
+}
+
+// Wanted is what a host's session is to say, where its version is not the one it
+// knows. The channel is closed when there is more.
+func (p *Probes) Wanted(uid string, known uint64) (o *wirepb.ProbeOrders, version uint64, changed <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := p.host(uid)
+	if h.version != known {
+		o = &wirepb.ProbeOrders{}
+		for _, id := range slices.Sorted(maps.Keys(h.list)) {
+			o.Orders = append(o.Orders, proto.CloneOf(h.list[id]))
+		}
+	}
+	return o, h.version, h.changed
+}
+
+// Take is handed what a host says. It never waits.
+func (p *Probes) Take(id wire.Identity, m *wirepb.ProbeProgress) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if x := p.byID[m.GetId()]; x != nil && x.take(id.UID, m, p.now()) {
+		p.withdraw(x, id.UID)
+	}
+}
+
+// Gone is told that a host has no session any more: what it was asked for has ended
+// with that, and is not asked for again.
+func (p *Probes) Gone(id wire.Identity) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, x := range p.byID {
+		x.fail(id.UID, "the session with the host broke, and the probe with it")
+		p.withdraw(x, id.UID)
+	}
+	delete(p.hosts, id.UID)
+}
+
+func (p *Probes) forget(x *Probe) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.withdraw(x, "")
+	delete(p.byID, x.ID)
+}
