@@ -101,9 +101,10 @@ func (i *Ingest) Counts() Counts { return i.store.Counts() }
 func (i *Ingest) Lost() uint64 { return i.store.Lost() }
 
 const (
-	// together is how many flows one write keeps, more or less: a row group of DuckDB,
-	// which it writes straight to where it stays.
-	together  = 100_000
+	// together is how many flows one write keeps, where as many wait: a row group of
+	// DuckDB, which of so many it writes straight to where they stay. Of fewer it
+	// writes a log, and reads them again.
+	together  = 122_880
 	retryMin  = time.Second
 	retryMax  = 30 * time.Second
 	rollEach  = 5 * time.Minute

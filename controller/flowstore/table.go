@@ -42,7 +42,7 @@ var spans = [...]uint64{reports: 1, minutes: 60_000, hours: 3_600_000}
 // dimensions are what sums differ in: what can be asked of reports, without what
 // makes each connection another.
 var dimensions = []column{
-	{"host", word}, {"reporter", u8}, {"client", word}, {"client_labels", word}, {"client_address", text}, {"server", word}, {"server_labels", word}, {"server_address", text}, {"server_port", u16},
+	{"host", word}, {"reporter", u8}, {"client", word}, {"client_labels", word}, {"client_address", word}, {"server", word}, {"server_labels", word}, {"server_address", word}, {"server_port", u16},
 	{"protocol", u8}, {"process", word}, {"username", word}, {"command", word}, {"name", word}, {"action", word}, {"rule", word},
 	{"application", word}, {"server_name", word}, {"method", word}, {"path", word}, {"status", u16},
 }
