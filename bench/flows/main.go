@@ -30,18 +30,19 @@ func main() {
 	short := flag.Bool("short", false, "run briefly, with few flows, to see that it works")
 	flows := flag.Int("flows", 10_000_000, "how many flows")
 	runs := flag.Int("runs", 5, "how often to ask each question")
+	only := flag.String("only", "", "measure this program alone: DuckDB, ClickHouse or nfdump")
 	profile := flag.String("profile", "", "write a CPU profile to this file")
 	flag.Parse()
 	if *short {
 		*flows, *runs = 100_000, 1
 	}
-	if err := run(*flows, *runs, *profile); err != nil {
+	if err := run(*flows, *runs, *only, *profile); err != nil {
 		fmt.Fprintln(os.Stderr, "bench/flows:", err)
 		os.Exit(1)
 	}
 }
 
-func run(flows, runs int, profile string) error {
+func run(flows, runs int, only, profile string) error {
 	if profile != "" {
 		f, err := os.Create(profile)
 		if err != nil {
@@ -62,6 +63,9 @@ func run(flows, runs int, profile string) error {
 	var series result.Series
 	var answers [][]flowstore.Sums
 	for _, name := range []string{"DuckDB", "ClickHouse"} {
+		if only != "" && name != only {
+			continue
+		}
 		m := &measurement{series: &series, dir: filepath.Join(dir, name), name: name, flows: flows, runs: runs}
 		if err := os.Mkdir(m.dir, 0o700); err != nil {
 			return err
@@ -83,7 +87,8 @@ func run(flows, runs int, profile string) error {
 		answers = append(answers, got)
 		os.RemoveAll(m.dir)
 	}
-	if _, err := exec.LookPath("nfcapd"); err != nil {
+	if only != "" && only != "nfdump" {
+	} else if _, err := exec.LookPath("nfcapd"); err != nil {
 		fmt.Fprintln(os.Stderr, "bench/flows: no nfcapd on PATH: it is left out")
 	} else if err := nfdump(ctx, &series, filepath.Join(dir, "nfcapd"), flows, runs); err != nil {
 		return err

@@ -49,11 +49,12 @@ var dimensions = []column{
 
 var amounts = []column{{"sent_packets", u64}, {"sent_bytes", u64}, {"received_packets", u64}, {"received_bytes", u64}}
 
-// tables of flows by granularity. id grows with each row that is kept; of sums,
+// tables of flows by granularity. Of a report, lasted is from when the connection
+// began to its last packet: a number that is shorter than a time. id grows with each row that is kept; of sums,
 // all rows that were made at once have the same, and upto is the last id of the
 // finer table that they hold.
 var tables = [...]*table{
-	reports: {"reports", columns([]column{{"part", u32}, {"id", u64}, {"time", u64}, {"first", u64}, {"last", u64}, {"counted", u8}}, dimensions,
+	reports: {"reports", columns([]column{{"part", u32}, {"id", u64}, {"time", u64}, {"last", u64}, {"lasted", u64}, {"counted", u8}}, dimensions,
 		[]column{{"client_port", u16}, {"pid", u32}, {"dialled", word}, {"begun", u8}, {"ended", u8}}, amounts, []column{{"rtt", u32}, {"retransmits", u32}, {"latency", u32}, {"alpn", word}, {"software", word}}), "id"},
 	minutes: {"minutes", sumColumns, "id, time"},
 	hours:   {"hours", sumColumns, "id, time"},
