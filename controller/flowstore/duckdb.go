@@ -28,8 +28,12 @@ type duckdb struct {
 // costs more than all else, and what is in the log is read again at a start.
 const logged = "128MB"
 
-// memory is how much DuckDB may take.
-const memory = "1GB"
+// memory is how much DuckDB may take, and disk how much of what does not fit there it
+// may write beside its file for the time of a question.
+const (
+	memory = "1GB"
+	disk   = "4GB"
+)
 
 // options of DuckDB. Nothing is to be fetched from anywhere, whatever a query
 // names. The file is for this DuckDB, not for older ones too: that takes a third
@@ -37,7 +41,7 @@ const memory = "1GB"
 // them writes all rows twice, and what is forgotten is whole days, which go
 // without it.
 var options = [][2]string{
-	{"autoinstall_known_extensions", "false"}, {"autoload_known_extensions", "false"}, {"memory_limit", memory}, {"checkpoint_threshold", logged}, {"storage_compatibility_version", "latest"},
+	{"autoinstall_known_extensions", "false"}, {"autoload_known_extensions", "false"}, {"memory_limit", memory}, {"max_temp_directory_size", disk}, {"checkpoint_threshold", logged}, {"storage_compatibility_version", "latest"},
 	{"max_vacuum_tasks", "0"}, {"threads", "1"},
 }
 
@@ -174,6 +178,7 @@ func (d *duckdb) run(ctx context.Context, c mapping.Connection, q *statement, ki
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case mapping.ResultErrorType(&r) == mapping.ErrorTypeOutOfMemory:
+			message, _, _ = strings.Cut(message, "\n") // the rest is advice for whoever runs a DuckDB
 			return nil, fmt.Errorf("%w: %s", errTooMuch, message)
 		}
 		return nil, fmt.Errorf("DuckDB: %s", message)
