@@ -111,28 +111,33 @@ func (d *duckdb) query(ctx context.Context, q *statement, kinds ...kind) (*answe
 		return nil, errors.New("DuckDB: no connection")
 	}
 	defer mapping.Disconnect(&c)
-	if err := d.ask(c, 1); err != nil {
+	if err := d.share(ctx, c, 1); err != nil {
 		return nil, err
 	}
-	defer d.ask(c, -1)
+	defer d.share(ctx, c, -1)
 	return d.run(ctx, c, q, kinds)
 }
 
-// ask counts questions under way. While there are any, DuckDB works with all
-// processors, else with the caller's own: of a write little can be shared out, and
-// whoever waits for another thread's part of it does so at a processor's cost.
-func (d *duckdb) ask(c mapping.Connection, more int) error {
+// share counts questions under way, more or fewer of them. For those DuckDB works
+// with all processors. A write that finds none works with the caller's own: little
+// of it can be shared out, and whoever waits for another thread's part of it does so
+// at a processor's cost.
+func (d *duckdb) share(ctx context.Context, c mapping.Connection, more int) error {
 	d.asking.Lock()
 	defer d.asking.Unlock()
 	d.questions += more
-	threads := 1
-	if d.questions > 0 {
+	threads := d.threads // a question that is over leaves them to the next
+	switch {
+	case more > 0:
 		threads = runtime.GOMAXPROCS(0)
+	case more == 0 && d.questions == 0:
+		threads = 1
 	}
 	if threads == d.threads {
 		return nil
 	}
-	if _, err := d.run(context.Background(), c, ask(fmt.Sprintf("SET threads = %d", threads)), nil); err != nil {
+	if _, err := d.run(ctx, c, ask(fmt.Sprintf("SET threads = %d", threads)), nil); err != nil {
+		d.questions -= more
 		return err
 	}
 	d.threads = threads
@@ -209,6 +214,9 @@ func (d *duckdb) run(ctx context.Context, c mapping.Connection, q *statement, ki
 func (d *duckdb) write(ctx context.Context, steps ...step) (err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.share(ctx, d.writer, 0); err != nil {
+		return err
+	}
 	if _, err := d.run(ctx, d.writer, ask("BEGIN"), nil); err != nil {
 		return err
 	}
