@@ -30,18 +30,32 @@ func main() {
 	short := flag.Bool("short", false, "run briefly, with few flows, to see that it works")
 	flows := flag.Int("flows", 10_000_000, "how many flows")
 	runs := flag.Int("runs", 5, "how often to ask each question")
+	only := flag.String("only", "", "measure this program alone: DuckDB, ClickHouse or nfdump")
+	compare := flag.Bool("compare", false, "only compare the answers of both databases, from reports and from sums, to these and more questions; fails where they differ")
 	profile := flag.String("profile", "", "write a CPU profile to this file")
 	flag.Parse()
 	if *short {
 		*flows, *runs = 100_000, 1
 	}
-	if err := run(*flows, *runs, *profile); err != nil {
+	if *compare {
+		*runs = 1
+	}
+	if err := run(*flows, *runs, *only, *compare, *profile); err != nil {
 		fmt.Fprintln(os.Stderr, "bench/flows:", err)
 		os.Exit(1)
 	}
 }
 
-func run(flows, runs int, profile string) error {
+func run(flows, runs int, only string, compare bool, profile string) error {
+	if compare {
+		if only != "" {
+			return errors.New("-compare is of both databases; leave -only out")
+		}
+		if _, err := exec.LookPath(clickhousetest.Program); err != nil {
+			return fmt.Errorf("compare the databases: %w", err)
+		}
+		questions = append(questions, everyField()...)
+	}
 	if profile != "" {
 		f, err := os.Create(profile)
 		if err != nil {
@@ -62,6 +76,9 @@ func run(flows, runs int, profile string) error {
 	var series result.Series
 	var answers [][]flowstore.Sums
 	for _, name := range []string{"DuckDB", "ClickHouse"} {
+		if only != "" && name != only {
+			continue
+		}
 		m := &measurement{series: &series, dir: filepath.Join(dir, name), name: name, flows: flows, runs: runs}
 		if err := os.Mkdir(m.dir, 0o700); err != nil {
 			return err
@@ -83,17 +100,25 @@ func run(flows, runs int, profile string) error {
 		answers = append(answers, got)
 		os.RemoveAll(m.dir)
 	}
-	if _, err := exec.LookPath("nfcapd"); err != nil {
+	if compare || only != "" && only != "nfdump" {
+	} else if _, err := exec.LookPath("nfcapd"); err != nil {
 		fmt.Fprintln(os.Stderr, "bench/flows: no nfcapd on PATH: it is left out")
 	} else if err := nfdump(ctx, &series, filepath.Join(dir, "nfcapd"), flows, runs); err != nil {
 		return err
 	}
 	for i, q := range questions {
-		for _, other := range answers[1:] {
+		for _, other := range answers[min(1, len(answers)):] {
 			if !reflect.DeepEqual(answers[0][i], other[i]) {
-				return fmt.Errorf("the databases answer %q differently", q.name)
+				return fmt.Errorf("the databases answer %q differently:\n%+v\n%+v", q.name, answers[0][i], other[i])
 			}
 		}
+		if compare {
+			fmt.Printf("%s: alike, %d rows\n", q.name, len(answers[0][i].Items))
+		}
+	}
+	if compare {
+		fmt.Printf("%d questions about %d flows, from reports and from sums: DuckDB and ClickHouse answer alike\n", len(questions), flows)
+		return nil
 	}
 	return result.Write(os.Stdout, series.Cells()...)
 }
@@ -275,11 +300,14 @@ func (m *measurement) size(name string) error {
 	return err
 }
 
-// questions that people save.
-var questions = []struct {
+// ask is a question and what it is called.
+type ask struct {
 	name string
 	flowstore.Query
-}{
+}
+
+// questions that people save.
+var questions = []ask{
 	{"top 10 applications", flowstore.Query{By: []string{"client.app", "server.app"}, Limit: 10}},
 	{"top 10 clients", flowstore.Query{By: []string{"client"}, Limit: 10}},
 	{"top 10 conversations", flowstore.Query{By: []string{"client", "server", "port"}, Limit: 10}},
@@ -287,6 +315,19 @@ var questions = []struct {
 	{"top 10 processes of production's databases", flowstore.Query{By: []string{"process", "user"}, Where: where("server.tier=db,server.env=prod"), Limit: 10}},
 	{"what was denied", flowstore.Query{By: []string{"client.app", "server.app", "rule"}, Order: "connections", Where: where("action!=Allow"), Limit: 100}},
 	{"everything", flowstore.Query{}},
+}
+
+// everyField is questions that are not measured: by each field that there is, and
+// each stretch of time.
+func everyField() []ask {
+	var out []ask
+	for _, f := range flowstore.Fields() {
+		out = append(out, ask{"by " + f, flowstore.Query{By: []string{f}, Limit: 10_000}})
+	}
+	for _, t := range flowstore.Times() {
+		out = append(out, ask{"by " + t, flowstore.Query{By: []string{t, "protocol"}}})
+	}
+	return append(out, ask{"a part of the day", flowstore.Query{By: []string{"client.tier", "server.tier", "port"}, Since: now.Add(-20*time.Hour - 12345*time.Millisecond), Until: now.Add(-100 * time.Minute), Labels: where("env=prod")}})
 }
 
 func where(text string) *model.Selector {

@@ -25,6 +25,7 @@ type clickhouse struct {
 	password string
 	client   *http.Client
 	known    map[string]bool // settings that this server has
+	memory   string          // that one question may take of the server's, in bytes
 }
 
 var clickhouseDialect = dialect{
@@ -56,7 +57,7 @@ func openClickHouse(address, password string) (*clickhouse, error) {
 	if strings.Trim(database, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") != "" {
 		return nil, fmt.Errorf("database %q: a name has letters, digits and _", database)
 	}
-	c := &clickhouse{url: *u, database: database, user: u.User.Username(), password: password, client: &http.Client{}}
+	c := &clickhouse{url: *u, database: database, user: u.User.Username(), password: password, client: &http.Client{}, memory: clickhouseMemory}
 	c.url.User, c.url.Path = nil, "/"
 	return c, nil
 }
@@ -133,7 +134,7 @@ func (c *clickhouse) query(ctx context.Context, q *statement, kinds ...kind) (*a
 	}
 	out := newAnswer(kinds)
 	// What fails half way is to be an error, not the end of an answer.
-	settings := url.Values{"wait_end_of_query": {"1"}, "max_memory_usage": {clickhouseMemory}, spill: {spillAt}, "readonly": {"2"}}
+	settings := url.Values{"wait_end_of_query": {"1"}, "max_memory_usage": {c.memory}, spill: {spillAt}, "readonly": {"2"}}
 	if until, ok := ctx.Deadline(); ok {
 		settings.Set("max_execution_time", strconv.Itoa(1+int(time.Until(until).Seconds())))
 	}

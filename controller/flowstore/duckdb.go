@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"unsafe"
@@ -17,14 +18,32 @@ type duckdb struct {
 	db     mapping.Database
 	mu     sync.Mutex // of writer
 	writer mapping.Connection
+
+	asking    sync.Mutex // of what follows
+	questions int        // under way
+	threads   int        // that DuckDB works with
 }
 
 // logged is how much DuckDB writes to its log before it makes columns of it: often
 // costs more than all else, and what is in the log is read again at a start.
 const logged = "128MB"
 
-// memory is how much DuckDB may take.
-const memory = "1GB"
+// memory is how much DuckDB may take, and disk how much of what does not fit there it
+// may write beside its file for the time of a question.
+const (
+	memory = "1GB"
+	disk   = "4GB"
+)
+
+// options of DuckDB. Nothing is to be fetched from anywhere, whatever a query
+// names. The file is for this DuckDB, not for older ones too: that takes a third
+// less work. Row groups that are not full stay as they are: making full ones of
+// them writes all rows twice, and what is forgotten is whole days, which go
+// without it.
+var options = [][2]string{
+	{"autoinstall_known_extensions", "false"}, {"autoload_known_extensions", "false"}, {"memory_limit", memory}, {"max_temp_directory_size", disk}, {"checkpoint_threshold", logged}, {"storage_compatibility_version", "latest"},
+	{"max_vacuum_tasks", "0"}, {"threads", "1"},
+}
 
 var duckdbDialect = dialect{
 	name: "DuckDB", transactions: true,
@@ -37,15 +56,13 @@ var duckdbDialect = dialect{
 
 // openDuckDB opens a file, or makes it; no name keeps all in memory.
 func openDuckDB(file string) (*duckdb, error) {
-	d := &duckdb{}
+	d := &duckdb{threads: 1}
 	var config mapping.Config
 	if mapping.CreateConfig(&config) == mapping.StateError {
 		return nil, errors.New("open the database of flows: no memory")
 	}
 	defer mapping.DestroyConfig(&config)
-	// Nothing is to be fetched from anywhere, whatever a query names. The file is for
-	// this DuckDB, not for older ones too: that takes a third less work.
-	for _, o := range [][2]string{{"autoinstall_known_extensions", "false"}, {"autoload_known_extensions", "false"}, {"memory_limit", memory}, {"checkpoint_threshold", logged}, {"storage_compatibility_version", "latest"}} {
+	for _, o := range options {
 		if mapping.SetConfig(config, o[0], o[1]) == mapping.StateError {
 			return nil, fmt.Errorf("open the database of flows: DuckDB does not know %s", o[0])
 		}
@@ -94,7 +111,37 @@ func (d *duckdb) query(ctx context.Context, q *statement, kinds ...kind) (*answe
 		return nil, errors.New("DuckDB: no connection")
 	}
 	defer mapping.Disconnect(&c)
+	if err := d.share(ctx, c, 1); err != nil {
+		return nil, err
+	}
+	defer d.share(ctx, c, -1)
 	return d.run(ctx, c, q, kinds)
+}
+
+// share counts questions under way, more or fewer of them. For those DuckDB works
+// with all processors. A write that finds none works with the caller's own: little
+// of it can be shared out, and whoever waits for another thread's part of it does so
+// at a processor's cost.
+func (d *duckdb) share(ctx context.Context, c mapping.Connection, more int) error {
+	d.asking.Lock()
+	defer d.asking.Unlock()
+	d.questions += more
+	threads := d.threads // a question that is over leaves them to the next
+	switch {
+	case more > 0:
+		threads = runtime.GOMAXPROCS(0)
+	case more == 0 && d.questions == 0:
+		threads = 1
+	}
+	if threads == d.threads {
+		return nil
+	}
+	if _, err := d.run(ctx, c, ask(fmt.Sprintf("SET threads = %d", threads)), nil); err != nil {
+		d.questions -= more
+		return err
+	}
+	d.threads = threads
+	return nil
 }
 
 // run executes a statement. It ends early when ctx does.
@@ -136,6 +183,7 @@ func (d *duckdb) run(ctx context.Context, c mapping.Connection, q *statement, ki
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case mapping.ResultErrorType(&r) == mapping.ErrorTypeOutOfMemory:
+			message, _, _ = strings.Cut(message, "\n") // the rest is advice for whoever runs a DuckDB
 			return nil, fmt.Errorf("%w: %s", errTooMuch, message)
 		}
 		return nil, fmt.Errorf("DuckDB: %s", message)
@@ -166,6 +214,9 @@ func (d *duckdb) run(ctx context.Context, c mapping.Connection, q *statement, ki
 func (d *duckdb) write(ctx context.Context, steps ...step) (err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.share(ctx, d.writer, 0); err != nil {
+		return err
+	}
 	if _, err := d.run(ctx, d.writer, ask("BEGIN"), nil); err != nil {
 		return err
 	}

@@ -65,10 +65,7 @@ func (i *Ingest) Take(id wire.Identity, b *wirepb.FlowBatch, kept func(*wirepb.F
 	i.bytes += in.bytes
 	i.waiting = append(i.waiting, in)
 	i.mu.Unlock()
-	select {
-	case i.wake <- struct{}{}:
-	default:
-	}
+	i.rouse()
 	return true, nil
 }
 
@@ -101,9 +98,10 @@ func (i *Ingest) Counts() Counts { return i.store.Counts() }
 func (i *Ingest) Lost() uint64 { return i.store.Lost() }
 
 const (
-	// together is how many flows one write keeps, more or less: a row group of DuckDB,
-	// which it writes straight to where it stays.
-	together  = 100_000
+	// together is how many flows one write keeps, where as many wait: a row group of
+	// DuckDB, which of so many it writes straight to where they stay. Of fewer it
+	// writes a log, and reads them again.
+	together  = 122_880
 	retryMin  = time.Second
 	retryMax  = 30 * time.Second
 	rollEach  = 5 * time.Minute
@@ -125,26 +123,48 @@ func (i *Ingest) Run(ctx context.Context, ready func()) error {
 			i.log.Warn(what, "error", err)
 		}
 	}
-	// A controller that is restarted often gets to it, too.
-	try("forget old flows", i.store.Prune(ctx))
+	// What is to be done beside keeping flows. A controller that is restarted often
+	// gets to it, too.
+	summing, forgetting := true, true
 	for {
+		// It is done in parts, between which flows are kept: nothing waits for all of it.
+		var beside <-chan time.Time
+		if summing {
+			beside = time.After(0)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-roll.C:
-			try("sum up flows", i.store.Roll(ctx, false))
+			summing = true
 		case <-prune.C:
-			try("forget old flows", i.store.Prune(ctx))
+			summing, forgetting = true, true
+		case <-beside:
+			more, err := i.store.RollSome(ctx, forgetting)
+			try("sum up flows", err)
+			if summing = more && err == nil; !summing && forgetting {
+				forgetting = false
+				try("forget old flows", i.store.Prune(ctx))
+			}
 		case <-invite.C:
 			// A database that was away is there for questions before the first flow.
 			if err := i.store.Ready(ctx); err == nil {
 				i.invite()
 			}
 		case <-i.wake:
-			for list := i.next(); len(list) > 0 && ctx.Err() == nil; list = i.next() {
+			if list := i.next(); len(list) > 0 {
 				i.keep(ctx, list)
+				i.rouse() // for what waits behind them
 			}
 		}
+	}
+}
+
+// rouse has Run look at what waits.
+func (i *Ingest) rouse() {
+	select {
+	case i.wake <- struct{}{}:
+	default:
 	}
 }
 

@@ -106,7 +106,9 @@ func readReport(rows *answer, i int) Flow {
 	address := func() netip.Addr { x, _ := netip.ParseAddr(words()); return x }
 	number() // part
 	var f Flow
-	f.ID, f.Time, f.First, f.Last, f.Counted = number(), instant(number()), instant(number()), instant(number()), number() == 1
+	f.ID, f.Time = number(), instant(number())
+	last := number()
+	f.Last, f.First, f.Counted = instant(last), instant(last-min(last, number())), number() == 1
 	f.Host = words()
 	switch uint8(number()) {
 	case atServer:

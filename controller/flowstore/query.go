@@ -57,15 +57,29 @@ type Sums struct {
 	Since, Until time.Time
 }
 
-// fields are what can be asked by, and how every database says it. An end that is
-// no workload goes by the name it was called or looked up by, or by its address.
-var fields = map[string]string{
-	"client": "CASE WHEN client <> '' THEN client ELSE client_address END", "server": "CASE WHEN server <> '' THEN server WHEN server_name <> '' THEN server_name WHEN name <> '' THEN name ELSE server_address END", "host": "host",
-	"client-address": "client_address", "client-port": "CAST(client_port AS String)", "server-address": "server_address", "port": "CAST(server_port AS String)",
-	"protocol": "CASE protocol WHEN 6 THEN 'tcp' WHEN 17 THEN 'udp' WHEN 1 THEN 'icmp' WHEN 58 THEN 'icmpv6' WHEN 132 THEN 'sctp' ELSE CAST(protocol AS String) END",
-	"process":  "process", "user": "username", "command": "command", "pid": "CAST(pid AS String)", "name": "name",
-	"action": "action", "rule": "rule", "reporter": "CASE reporter WHEN 0 THEN 'client' WHEN 1 THEN 'server' ELSE 'observer' END",
-	"application": "application", "server-name": "server_name", "method": "method", "path": "path", "status": "CASE WHEN status > 0 THEN CAST(status AS String) ELSE '' END",
+// field is what can be asked by: how every database says it, and of which columns
+// it is made.
+type field struct {
+	says string
+	of   []string
+}
+
+func textual(column string) field { return field{column, []string{column}} }
+
+func numeric(column string) field { return field{"CAST(" + column + " AS String)", []string{column}} }
+
+// fields are what can be asked by. An end that is no workload goes by the name it
+// was called or looked up by, or by its address.
+var fields = map[string]field{
+	"client":      {"CASE WHEN client <> '' THEN client ELSE client_address END", []string{"client", "client_address"}},
+	"server":      {"CASE WHEN server <> '' THEN server WHEN server_name <> '' THEN server_name WHEN name <> '' THEN name ELSE server_address END", []string{"server", "server_name", "name", "server_address"}},
+	"protocol":    {"CASE protocol WHEN 6 THEN 'tcp' WHEN 17 THEN 'udp' WHEN 1 THEN 'icmp' WHEN 58 THEN 'icmpv6' WHEN 132 THEN 'sctp' ELSE CAST(protocol AS String) END", []string{"protocol"}},
+	"reporter":    {"CASE reporter WHEN 0 THEN 'client' WHEN 1 THEN 'server' ELSE 'observer' END", []string{"reporter"}},
+	"status":      {"CASE WHEN status > 0 THEN CAST(status AS String) ELSE '' END", []string{"status"}},
+	"client-port": numeric("client_port"), "port": numeric("server_port"), "pid": numeric("pid"),
+	"client-address": textual("client_address"), "server-address": textual("server_address"), "host": textual("host"),
+	"process": textual("process"), "user": textual("username"), "command": textual("command"), "name": textual("name"), "action": textual("action"), "rule": textual("rule"),
+	"application": textual("application"), "server-name": textual("server_name"), "method": textual("method"), "path": textual("path"),
 }
 
 // protocolNames takes protocols by their numbers too.
@@ -117,22 +131,27 @@ func (s *Store) Sums(ctx context.Context, q Query) (Sums, error) {
 	if err != nil {
 		return Sums{}, err
 	}
-	// Rows are summed up by whole sets of labels first, which are few, and then by
-	// what is looked for in them: looking into each row's would take most of the time.
+	// Rows are summed up by columns as they are first, of which few differ, and then by
+	// what is asked for: what is made of columns, or looked for in a set of labels, for
+	// each row would take most of the time.
 	st := ask("SELECT ")
+	var columns []string
 	for i, name := range q.By {
-		c, err := s.inSet(st, name, fmt.Sprintf("w%d", i))
+		f, err := s.field(st, name)
 		if err != nil {
 			return Sums{}, err
 		}
-		st.add(fmt.Sprintf("%s AS k%d, ", c, i))
+		st.add(fmt.Sprintf("CAST(%s AS String) AS k%d, ", f.says, i))
+		columns = append(columns, f.of...)
 	}
+	slices.Sort(columns)
+	columns = slices.Compact(columns)
 	for i, m := range measures {
 		st.add(comma(i) + s.db.dialect().number(gather(m.name, "n_"+m.name)) + " AS sum_" + m.name)
 	}
 	st.add(" FROM (SELECT ")
-	for i := range q.By {
-		st.add(fmt.Sprintf("w%d, ", i))
+	for _, c := range columns {
+		st.add(c + ", ")
 	}
 	for i, m := range measures {
 		st.add(comma(i) + gather(m.name, "m_"+m.name) + " AS n_" + m.name)
@@ -142,15 +161,15 @@ func (s *Store) Sums(ctx context.Context, q Query) (Sums, error) {
 		if i > 0 {
 			st.add(" UNION ALL ")
 		}
-		if err := s.part(st, q, p, at[p.granularity].fences); err != nil {
+		if err := s.part(st, q, columns, p, at[p.granularity].fences); err != nil {
 			return Sums{}, err
 		}
 	}
-	st.add(") AS pieces")
-	st.group("w", len(q.By))
-	st.add(") AS sets")
-	st.group("k", len(q.By))
-	st.add(" ORDER BY " + order)
+	keys := make([]string, len(q.By))
+	for i := range keys {
+		keys[i] = fmt.Sprintf("k%d", i)
+	}
+	st.add(") AS pieces").group(columns).add(") AS sets").group(keys).add(" ORDER BY " + order)
 	for i := range q.By {
 		st.add(fmt.Sprintf(", k%d", i))
 	}
@@ -194,15 +213,14 @@ func (s *Store) Sums(ctx context.Context, q Query) (Sums, error) {
 	return out, nil
 }
 
-// part adds what a piece has to an answer.
-func (s *Store) part(st *statement, q Query, p piece, behind []fence) error {
+// part adds what a piece has to an answer, in columns and measures.
+func (s *Store) part(st *statement, q Query, columns []string, p piece, behind []fence) error {
 	st.add("SELECT ")
-	for i, name := range q.By {
-		c, err := s.field(name)
-		if err != nil {
-			return err
+	for _, c := range columns {
+		if span := times[c]; span > 0 {
+			st.add(fmt.Sprintf("time - time %% %d AS ", span))
 		}
-		st.add(fmt.Sprintf("CAST(%s AS String) AS w%d, ", c, i))
+		st.add(c + ", ")
 	}
 	for i, m := range measures {
 		st.add(comma(i) + s.db.dialect().number(measure(p.granularity, i)) + " AS m_" + m.name)
@@ -257,44 +275,30 @@ func comma(i int) string {
 	return ", "
 }
 
-// group adds that rows are summed up by columns k0, k1, and so on; by none, that
-// there is a row only where there is something.
-func (s *statement) group(k string, columns int) {
-	if columns == 0 {
-		s.add(" HAVING COUNT(*) > 0")
+// group adds that rows are summed up by columns; by none, that there is a row only
+// where there is something.
+func (s *statement) group(columns []string) *statement {
+	if len(columns) == 0 {
+		return s.add(" HAVING COUNT(*) > 0")
 	}
-	for i := range columns {
-		s.add(cmp.Or(map[int]string{0: " GROUP BY "}[i], ", ") + fmt.Sprintf("%s%d", k, i))
-	}
+	return s.add(" GROUP BY " + strings.Join(columns, ", "))
 }
 
-// field is how the database says what rows differ in: a field, or the set of
-// labels in which inSet finds one.
-func (s *Store) field(name string) (string, error) {
-	if c, ok := fields[name]; ok {
-		return c, nil
+// field finds what rows can differ in: a field, a stretch of time, or a label, which
+// is looked for in an end's set of them. Its arguments are added.
+func (s *Store) field(st *statement, name string) (field, error) {
+	if f, ok := fields[name]; ok {
+		return f, nil
 	}
-	if span := times[name]; span > 0 {
-		return fmt.Sprintf("time - time %% %d", span), nil
+	if times[name] > 0 {
+		return textual(name), nil
 	}
-	end, _, ok := endLabel(name)
+	end, key, ok := endLabel(name)
 	if !ok {
-		return "", fmt.Errorf("%w: there is no field %q; there are %s, and labels as client.KEY and server.KEY", ErrQuery, name, strings.Join(Fields(), ", "))
+		return field{}, fmt.Errorf("%w: there is no field %q; there are %s, and labels as client.KEY and server.KEY", ErrQuery, name, strings.Join(Fields(), ", "))
 	}
-	return end + "_labels", nil
-}
-
-// inSet finds a label's value in a column of what field says; its arguments are
-// added.
-func (s *Store) inSet(st *statement, name, column string) (string, error) {
-	if _, err := s.field(name); err != nil {
-		return "", err
-	}
-	if _, ok := fields[name]; ok || times[name] > 0 {
-		return column, nil
-	}
-	_, key, _ := endLabel(name)
-	return s.db.dialect().labelled(column, st.value(labelEnds+key+labelPairs)), nil
+	set := end + "_labels"
+	return field{s.db.dialect().labelled(set, st.value(labelEnds+key+labelPairs)), []string{set}}, nil
 }
 
 // endLabel reads the name of an end's label.
@@ -307,11 +311,11 @@ func endLabel(name string) (end, key string, ok bool) {
 func (s *Store) fulfil(st *statement, q Query) error {
 	for _, r := range requirements(q.Where) {
 		st.add(" AND ")
-		if c, ok := fields[r.Key]; ok {
+		if f, ok := fields[r.Key]; ok {
 			if r.Key == "protocol" {
 				r.Values = protocolNames(r.Values)
 			}
-			st.compare(c, r)
+			st.compare(f.says, r)
 			continue
 		}
 		if end, key, ok := endLabel(r.Key); ok {

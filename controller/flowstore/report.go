@@ -57,8 +57,9 @@ func addReport(b *block, f *Flow, id uint64, part uint32, t texts) {
 	put(&r, part)
 	put(&r, id)
 	put(&r, millis(f.Time))
-	put(&r, millis(f.First))
-	put(&r, millis(f.Last))
+	last := millis(f.Last)
+	put(&r, last)
+	put(&r, last-min(last, millis(f.First)))
 	put(&r, truth(f.Counted))
 
 	put(&r, f.Host)

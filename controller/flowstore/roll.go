@@ -8,11 +8,13 @@ import (
 )
 
 const (
-	// together is how many reports are summed up at once, more or less.
-	rollTogether = 2_000_000
+	// rollTogether is how many reports are summed up at once, more or less: so long
+	// does what comes meanwhile wait to be kept.
+	rollTogether = 500_000
 	// hourAfter is how many sums of minutes are made before they are summed up by
-	// hours: one is made every few minutes.
-	hourAfter = 12
+	// hours: one is made every few minutes. hourTogether is how many of them at once.
+	hourAfter    = 12
+	hourTogether = 48
 )
 
 // Roll sums up what has been kept since it did last: reports by minutes, and now
@@ -20,20 +22,26 @@ const (
 // is, so that answers do not depend on when this is done. whole does not wait for
 // an hour's worth.
 func (s *Store) Roll(ctx context.Context, whole bool) error {
+	for {
+		if more, err := s.RollSome(ctx, whole); err != nil || !more {
+			return err
+		}
+	}
+}
+
+// RollSome does a part of what Roll does, which takes about as long as a write, and
+// says whether there was any to do.
+func (s *Store) RollSome(ctx context.Context, whole bool) (done bool, err error) {
 	if err := s.Ready(ctx); err != nil {
-		return err
+		return false, err
 	}
-	for s.at[minutes].upto < s.at[reports].last {
-		if err := s.roll(ctx, minutes, rollTogether); err != nil {
-			return err
-		}
+	if s.at[minutes].upto < s.at[reports].last {
+		return true, s.roll(ctx, minutes, s.sum)
 	}
-	for s.at[hours].upto < s.at[minutes].last && (whole || s.at[minutes].last-s.at[hours].upto >= hourAfter) {
-		if err := s.roll(ctx, hours, hourAfter); err != nil {
-			return err
-		}
+	if waiting := s.at[minutes].last - min(s.at[minutes].last, s.at[hours].upto); waiting >= hourAfter || whole && waiting > 0 {
+		return true, s.roll(ctx, hours, hourTogether)
 	}
-	return nil
+	return false, nil
 }
 
 // roll sums up at most so many ids of the finer table.
@@ -72,7 +80,7 @@ func (s *Store) roll(ctx context.Context, g granularity, many uint64) error {
 var measures = []struct{ name, report, sum string }{
 	{"connections", "begun", "connections"}, {"sent_packets", "sent_packets", "sent_packets"}, {"sent_bytes", "sent_bytes", "sent_bytes"}, {"received_packets", "received_packets", "received_packets"}, {"received_bytes", "received_bytes", "received_bytes"},
 	{"rtts", "rtt", "rtts"}, {"timed", "CASE WHEN rtt > 0 THEN 1 ELSE 0 END", "timed"}, {"retransmits", "retransmits", "retransmits"},
-	{"latencies", "latency", "latencies"}, {"answered", "CASE WHEN latency > 0 THEN 1 ELSE 0 END", "answered"}, {"first", "first", "first"}, {"last", "last", "last"},
+	{"latencies", "latency", "latencies"}, {"answered", "CASE WHEN latency > 0 THEN 1 ELSE 0 END", "answered"}, {"first", "last - lasted", "first"}, {"last", "last", "last"},
 }
 
 // gather is how a measure is added up.
@@ -113,7 +121,7 @@ func rollUp(g granularity, part uint32, id, above, upto uint64, behind []fence) 
 	return q.outside(behind).add(" GROUP BY " + start + ", " + strings.Join(keys, ", "))
 }
 
-// Prune forgets what is older than is asked for. What goes has been summed up.
+// Prune sums up all that is not yet, and forgets what is older than is asked for.
 func (s *Store) Prune(ctx context.Context) error {
 	if err := s.Roll(ctx, true); err != nil {
 		return err

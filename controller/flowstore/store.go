@@ -32,6 +32,7 @@ type Config struct {
 type Store struct {
 	db   backend
 	keep [len(tables)]time.Duration
+	sum  uint64 // how many reports are summed up at once
 	now  func() time.Time
 
 	// Of the goroutine that writes.
@@ -75,7 +76,7 @@ const openWithin = 10 * time.Second
 // Open opens the database, or makes it. One that cannot be reached is opened when
 // it can: the controller has more to do than to keep flows.
 func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
-	s := &Store{now: cfg.Now, progress: map[account]reached{}}
+	s := &Store{now: cfg.Now, sum: rollTogether, progress: map[account]reached{}}
 	if s.now == nil {
 		s.now = time.Now
 	}

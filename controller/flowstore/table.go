@@ -42,18 +42,19 @@ var spans = [...]uint64{reports: 1, minutes: 60_000, hours: 3_600_000}
 // dimensions are what sums differ in: what can be asked of reports, without what
 // makes each connection another.
 var dimensions = []column{
-	{"host", word}, {"reporter", u8}, {"client", word}, {"client_labels", word}, {"client_address", text}, {"server", word}, {"server_labels", word}, {"server_address", text}, {"server_port", u16},
+	{"host", word}, {"reporter", u8}, {"client", word}, {"client_labels", word}, {"client_address", word}, {"server", word}, {"server_labels", word}, {"server_address", word}, {"server_port", u16},
 	{"protocol", u8}, {"process", word}, {"username", word}, {"command", word}, {"name", word}, {"action", word}, {"rule", word},
 	{"application", word}, {"server_name", word}, {"method", word}, {"path", word}, {"status", u16},
 }
 
 var amounts = []column{{"sent_packets", u64}, {"sent_bytes", u64}, {"received_packets", u64}, {"received_bytes", u64}}
 
-// tables of flows by granularity. id grows with each row that is kept; of sums,
+// tables of flows by granularity. Of a report, lasted is from when the connection
+// began to its last packet: a number that is shorter than a time. id grows with each row that is kept; of sums,
 // all rows that were made at once have the same, and upto is the last id of the
 // finer table that they hold.
 var tables = [...]*table{
-	reports: {"reports", columns([]column{{"part", u32}, {"id", u64}, {"time", u64}, {"first", u64}, {"last", u64}, {"counted", u8}}, dimensions,
+	reports: {"reports", columns([]column{{"part", u32}, {"id", u64}, {"time", u64}, {"last", u64}, {"lasted", u64}, {"counted", u8}}, dimensions,
 		[]column{{"client_port", u16}, {"pid", u32}, {"dialled", word}, {"begun", u8}, {"ended", u8}}, amounts, []column{{"rtt", u32}, {"retransmits", u32}, {"latency", u32}, {"alpn", word}, {"software", word}}), "id"},
 	minutes: {"minutes", sumColumns, "id, time"},
 	hours:   {"hours", sumColumns, "id, time"},
