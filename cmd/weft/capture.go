@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -59,8 +60,8 @@ leaving on: what should be copied all the time is a tap.`,
 	flags.StringVar(&f.filter, "filter", "", "pcap-filter(7) expression")
 	flags.StringVarP(&f.file, "write", "w", "", "file to write; - is standard output")
 	flags.DurationVar(&f.long, "for", time.Minute, "end after so long, 24h at most")
-	flags.Uint64Var(&f.packets, "packets", 1_000_000, "end after so many packets, shared among the hosts")
-	flags.StringVar(&f.size, "size", "100MiB", "end after so many bytes of frames, shared among the hosts")
+	flags.Uint64Var(&f.packets, "packets", 1_000_000, "end after so many packets of all hosts together")
+	flags.StringVar(&f.size, "size", "100MiB", "end after so many bytes of frames of all hosts together")
 	flags.IntVar(&f.snaplen, "snaplen", 0, "keep so many bytes of each frame; 0 keeps all")
 	flags.IntVar(&f.rate, "rate", 20, "Mbit/s at most through the controller, shared among the hosts; what is more is dropped and counted")
 	flags.BoolVar(&f.force, "force", false, "also workloads of groups whose flows are Off or Unnamed; the audit log says so")
@@ -131,15 +132,29 @@ func (f *captureFlags) run(cmd *cobra.Command, o *options) error {
 		defer file.Close()
 		out = file
 	}
-	done := make(chan struct{})
-	defer close(done)
-	go attend(cmd, cl, id, body, done)
-	return copyBlocks(out, body)
+	copied, over, late := make(chan error, 1), make(chan struct{}), make(chan struct{})
+	defer close(over)
+	go func() { copied <- copyBlocks(out, body) }()
+	go attend(cmd, cl, id, over, late)
+	select {
+	case err := <-copied:
+		return err
+	case <-late:
+	}
+	body.Close()
+	select {
+	case err := <-copied:
+		return err
+	case <-time.After(time.Second):
+		return errors.New("nobody takes the file's end, which may be in the middle of a packet")
+	}
 }
 
-// attend says how far the capture is and ends it when somebody wants it to.
-func attend(cmd *cobra.Command, cl *client.Client, id string, body io.Closer, done <-chan struct{}) {
-	stop := make(chan os.Signal, 1)
+// attend says how far the capture is and ends it when somebody wants it to. Where
+// the end does not come in time, or is wanted again, late is closed.
+func attend(cmd *cobra.Command, cl *client.Client, id string, done <-chan struct{}, late chan<- struct{}) {
+	stop, giveUp := make(chan os.Signal, 1), sync.OnceFunc(func() { close(late) })
+	ending := false
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(stop)
 	tick := time.NewTicker(time.Second)
@@ -150,14 +165,23 @@ func attend(cmd *cobra.Command, cl *client.Client, id string, body io.Closer, do
 		case <-done:
 			return
 		case <-stop:
-			time.AfterFunc(endWithin, func() { body.Close() })
-			if err := cl.EndCapture(context.Background(), id); err != nil {
+			if ending {
+				giveUp()
+				return
+			}
+			ending = true
+			time.AfterFunc(endWithin, giveUp)
+			ctx, cancel := context.WithTimeout(context.Background(), askWithin)
+			if err := cl.EndCapture(ctx, id); err != nil {
 				fmt.Fprintf(cmd.ErrOrStderr(), "end the capture: %v\n", err)
 			}
+			cancel()
 			continue
 		case <-tick.C:
 		}
-		list, err := cl.CaptureFigures(context.Background(), id)
+		ctx, cancel := context.WithTimeout(context.Background(), askWithin)
+		list, err := cl.CaptureFigures(ctx, id)
+		cancel()
 		if err != nil {
 			continue
 		}
@@ -175,8 +199,12 @@ func attend(cmd *cobra.Command, cl *client.Client, id string, body io.Closer, do
 	}
 }
 
-// endWithin is how long after Ctrl-C the end of the file is waited for.
-const endWithin = 20 * time.Second
+const (
+	// endWithin is how long after Ctrl-C the end of the file is waited for.
+	endWithin = 20 * time.Second
+	// askWithin is how long the controller's word on a capture is waited for.
+	askWithin = 3 * time.Second
+)
 
 // maxBlock is more than any block that a controller writes.
 const maxBlock = 1 << 20

@@ -36,8 +36,8 @@ type captureInput struct {
 	Flow     uint64 `query:"flow" doc:"Both ends of this flow's connection, and only its packets."`
 	Filter   string `query:"filter" doc:"A pcap-filter(7) expression."`
 	For      string `query:"for" default:"1m" doc:"How long, at most 24h."`
-	Packets  uint64 `query:"packets" minimum:"1" maximum:"100000000" default:"1000000" doc:"So many at most, shared among the hosts."`
-	Bytes    uint64 `query:"bytes" minimum:"1" maximum:"100000000000" default:"104857600" doc:"So many at most, of frames as kept, shared among the hosts."`
+	Packets  uint64 `query:"packets" minimum:"1" maximum:"100000000" default:"1000000" doc:"So many at most, of all hosts together."`
+	Bytes    uint64 `query:"bytes" minimum:"1" maximum:"100000000000" default:"104857600" doc:"So many at most, of frames as kept, of all hosts together."`
 	Snaplen  uint32 `query:"snaplen" maximum:"65535" doc:"So much of each frame; 0 is all."`
 	Rate     uint64 `query:"rate" minimum:"1000" maximum:"1000000000" default:"20000000" doc:"Bits a second at most, shared among the hosts."`
 	Force    bool   `query:"force" doc:"Also workloads of groups whose flows are Off or Unnamed."`

@@ -58,7 +58,12 @@ type Capture struct {
 	ports   []*port
 	late    uint64
 	newest  time.Time
+	left    room
+	full    bool // nothing more is written
 }
+
+// room is what may still be written: packets, and bytes of them as kept.
+type room struct{ packets, bytes uint64 }
 
 // Figures are what came of a host.
 type Figures struct {
@@ -73,7 +78,9 @@ type Figures struct {
 type source struct {
 	Target
 	heard          time.Time
-	ended          bool // guarded by Capture.mu, as are the next three
+	ended          bool // guarded by Capture.mu, as are the next five
+	spoke          bool // the first piece came, which tells of clocks
+	said           int  // the place in Capture.came, plus one, of the last that came, where that is a word
 	came, released uint64
 	figures        Figures
 
@@ -116,6 +123,11 @@ type arrival struct {
 	source *source
 	piece  *wirepb.CapturePiece
 	at     time.Time
+}
+
+// word says whether a piece only says how far a host is.
+func word(p *wirepb.CapturePiece) bool {
+	return len(p.Batch)+len(p.Names)+len(p.Processes) == 0 && p.Message == "" && !p.Ended
 }
 
 // record is a packet that waits; load is the batch it came in.
@@ -209,6 +221,9 @@ func (x *Capture) hear() (done bool) {
 	x.mu.Lock()
 	came := x.came
 	x.came = nil
+	for _, s := range x.sources {
+		s.said = 0
+	}
 	x.mu.Unlock()
 	for _, a := range came {
 		x.one(a)
@@ -377,6 +392,13 @@ func (x *Capture) packet(r *record) error {
 	if s.Workloads[id] == nil {
 		return nil // what was not asked for
 	}
+	if x.full {
+		return nil
+	}
+	if x.left.bytes < uint64(len(r.Data)) {
+		x.fill("so many bytes as were asked for")
+		return nil
+	}
 	p := s.ports[portKey{id, raw}]
 	if p == nil {
 		p = &port{source: s, name: s.Workloads[id].Metadata.Name}
@@ -409,7 +431,25 @@ func (x *Capture) packet(r *record) error {
 	s.figures.Packets++
 	s.figures.Bytes += uint64(len(data))
 	x.mu.Unlock()
+	x.left.bytes -= uint64(len(r.Data))
+	if x.left.packets--; x.left.packets == 0 {
+		x.fill("so many packets as were asked for")
+	}
 	return x.w.WritePacketWithOptions(gopacket.CaptureInfo{Timestamp: r.when, CaptureLength: len(data), Length: wireLength, InterfaceIndex: p.index}, data, pcapgo.NgPacketOptions{Comments: []string{comment}})
+}
+
+// fill ends the capture where a limit of the whole is reached: what the hosts have
+// sent beyond it is no part of the file.
+func (x *Capture) fill(why string) {
+	x.full = true
+	x.mu.Lock()
+	for _, s := range x.sources {
+		if s.figures.Message == "" {
+			s.figures.Message = why
+		}
+	}
+	x.mu.Unlock()
+	x.all.Stop(x.ID)
 }
 
 // whose is the process at this host's end.

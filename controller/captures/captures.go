@@ -36,7 +36,7 @@ type Target struct {
 type Spec struct {
 	Targets        []Target
 	For            time.Duration
-	Packets, Bytes uint64
+	Packets, Bytes uint64 // of the file; each host keeps them too
 	Rate           uint64 // bits a second, all hosts together
 }
 
@@ -90,13 +90,13 @@ func (c *Captures) Start(spec Spec) (*Capture, error) {
 	}
 	c.next++
 	n := uint64(len(spec.Targets))
-	x := &Capture{ID: c.next, spec: spec, all: c, wake: make(chan struct{}, 1), began: c.now(), sources: map[string]*source{}, window: max(window/n, leastShare)}
+	x := &Capture{ID: c.next, spec: spec, all: c, wake: make(chan struct{}, 1), began: c.now(), sources: map[string]*source{}, left: room{spec.Packets, spec.Bytes}, window: max(window/n, leastShare)}
 	c.byID[x.ID] = x
 	for _, t := range spec.Targets {
 		x.sources[t.UID] = newSource(t, x.began)
 		h := c.host(t.UID)
 		h.list[x.ID] = &wirepb.CaptureOrder{Id: x.ID, SentUnixNanos: x.began.UnixNano(), Line: t.Line, ForMillis: uint64(spec.For.Milliseconds()),
-			Packets: max(spec.Packets/n, 1), Bytes: max(spec.Bytes/n, 1), Rate: max(spec.Rate/n, 1), Window: x.window}
+			Packets: spec.Packets, Bytes: spec.Bytes, Rate: max(spec.Rate/n, 1), Window: x.window}
 		h.version++
 		h.change()
 	}
@@ -187,7 +187,16 @@ func (x *Capture) take(uid string, p *wirepb.CapturePiece, now time.Time) {
 		p = &wirepb.CapturePiece{Ended: true, Message: "the host sent more than it was allowed to"}
 	}
 	s.heard, s.ended = now, p.Ended
+	if s.said > 0 && word(p) {
+		x.came[s.said-1].piece = p // the later word goes over the earlier one: they do not gather while nobody reads
+		return
+	}
 	x.came = append(x.came, arrival{s, p, now})
+	s.said = 0
+	if s.spoke && word(p) {
+		s.said = len(x.came)
+	}
+	s.spoke = true
 	select {
 	case x.wake <- struct{}{}:
 	default:

@@ -168,6 +168,93 @@ func TestHostSendsTooMuch(t *testing.T) {
 	}
 }
 
+// A limit is of all hosts together, and exact: who has much may send it while others
+// are silent.
+func TestLimitsAreShared(t *testing.T) {
+	for _, test := range []struct {
+		name           string
+		packets, bytes uint64
+		want           int
+	}{{"packets", 7, 1 << 20, 7}, {"bytes", 100, uint64(5*len(udp) + 3), 5}} {
+		t.Run(test.name, func(t *testing.T) {
+			c := New()
+			x, err := c.Start(Spec{Targets: []Target{target("loud"), target("silent"), target("quiet")}, For: time.Minute, Packets: test.packets, Bytes: test.bytes, Rate: 1e6})
+			if err != nil {
+				t.Fatal(err)
+			}
+			base := time.Now().UnixNano()
+			end := make(chan error, 1)
+			var file bytes.Buffer
+			hosts := []*host{ordered(t, c, "loud"), ordered(t, c, "silent"), ordered(t, c, "quiet")}
+			for _, h := range hosts {
+				h.says(&wirepb.CapturePiece{OrderUnixNanos: h.order.SentUnixNanos, ReceivedUnixNanos: base, SentUnixNanos: base, Names: []*wirepb.CaptureName{{Number: 1, Workload: "host"}}})
+				if h.order.Packets != test.packets || h.order.Bytes != test.bytes {
+					t.Errorf("a host is told of %d packets, %d bytes", h.order.Packets, h.order.Bytes)
+				}
+			}
+			hosts[2].says(&wirepb.CapturePiece{Batch: batch(t, 0, base+1)})
+			hosts[0].says(&wirepb.CapturePiece{Batch: batch(t, 0, base+2, base+3, base+4, base+5, base+6, base+7, base+8, base+9, base+10)})
+			go func() { end <- x.Run(context.Background(), &file, func() error { return nil }) }()
+			for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) { // the hosts are told to end
+				if o, _, _, _ := c.Wanted("uid-silent", 0); len(o.GetOrders()) == 0 {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatal("the capture goes on")
+				}
+				for _, h := range hosts {
+					h.says(&wirepb.CapturePiece{ThroughUnixNanos: time.Now().UnixNano()})
+				}
+			}
+			for _, h := range hosts {
+				h.says(&wirepb.CapturePiece{Ended: true, Batch: batch(t, 0, base+20)})
+			}
+			if err := <-end; err != nil {
+				t.Fatal(err)
+			}
+			r, err := pcapgo.NewNgReader(&file, pcapgo.NgReaderOptions{WantMixedLinkType: true})
+			n := 0
+			for ; err == nil; n++ {
+				_, _, err = r.ReadPacketData()
+			}
+			if n--; n != test.want || !errors.Is(err, io.EOF) {
+				t.Errorf("%d packets, want %d: %v", n, test.want, err)
+			}
+		})
+	}
+}
+
+// While nobody reads, hosts go on saying how far they are: that gathers nowhere.
+func TestWordsDoNotGather(t *testing.T) {
+	c := New()
+	x, err := c.Start(Spec{Targets: []Target{target("a"), target("b")}, For: time.Minute, Packets: 100, Bytes: 1e6, Rate: 1e6})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := ordered(t, c, "a"), ordered(t, c, "b")
+	for _, h := range []*host{a, b} {
+		h.says(&wirepb.CapturePiece{OrderUnixNanos: h.order.SentUnixNanos, ReceivedUnixNanos: 1, SentUnixNanos: 1, Names: []*wirepb.CaptureName{{Number: 1, Workload: "host"}}})
+	}
+	for i := range 2 * maxWaiting {
+		a.says(&wirepb.CapturePiece{ThroughUnixNanos: int64(i)})
+		b.says(&wirepb.CapturePiece{ThroughUnixNanos: int64(i)})
+	}
+	if n := len(x.came); n != 4 {
+		t.Errorf("%d pieces are held", n)
+	}
+	a.says(&wirepb.CapturePiece{Batch: batch(t, 0, 1)})
+	a.says(&wirepb.CapturePiece{ThroughUnixNanos: 5})
+	for _, h := range []*host{a, b} {
+		h.says(&wirepb.CapturePiece{Ended: true})
+	}
+	if err := x.Run(context.Background(), io.Discard, func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if f := x.Figures(); f[0].Packets != 1 || f[0].Message != "" {
+		t.Errorf("%+v", f)
+	}
+}
+
 // Whatever a host says, the file is one.
 func FuzzPiece(f *testing.F) {
 	f.Add(batch(f, 0, 1, 2), int64(1), "host")
