@@ -1,6 +1,7 @@
 package recording
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"sync"
@@ -8,7 +9,9 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"weft/model"
 	"weft/packet"
+	"weft/wire"
 	"weft/wire/tapstream"
 	"weft/wire/wirepb"
 )
@@ -58,7 +61,8 @@ type recording struct {
 	encoder tapstream.Encoder
 	left    struct{ packets, bytes uint64 }
 	sent    uint64 // bytes of records
-	through int64  // nothing earlier follows
+	through int64  // nothing earlier follows what was taken
+	before  int64  // nor, than this, what was sent
 	ending  time.Time
 	why     string
 	heard   time.Time // the last batch came
@@ -124,24 +128,25 @@ func (x *recording) run() {
 	}
 	say := time.NewTicker(sayEvery)
 	defer say.Stop()
-	var next *wirepb.CapturePiece // to be sent
-	cost, due := 0, false
+	// What is to be sent: packets, which wait for room, and a word of how far it is,
+	// which does not.
+	var next, word *wirepb.CapturePiece
 	for {
 		var in <-chan []byte
 		var out chan<- *wirepb.CapturePiece
 		var wait <-chan time.Time
-		if next == nil && due {
-			next, cost, due = x.piece(nil), 0, false
-		}
+		send := cmp.Or(word, next)
 		switch now := time.Now(); {
-		case next == nil && x.drained():
-			x.finish()
+		case x.late() || send == nil && x.drained():
+			x.finish(next)
 			return
-		case next == nil:
+		case send == nil:
 			in = x.batches
-		case cost > 0 && now.Before(x.pace):
+		case send == word:
+			out = x.all.pieces
+		case now.Before(x.pace):
 			wait = time.After(x.pace.Sub(now))
-		case cost == 0 || x.may(cost):
+		case x.may(len(next.Batch)):
 			out = x.all.pieces
 		}
 		select {
@@ -153,17 +158,19 @@ func (x *recording) run() {
 			x.endNow(why)
 		case b := <-in:
 			x.heard = time.Now()
-			if next = x.take(b); next != nil {
-				cost = len(next.Batch)
+			next = x.take(b)
+		case out <- send:
+			if send == word {
+				word = nil
+				continue
 			}
-		case out <- next:
-			x.sent += uint64(cost)
-			x.paced(cost)
-			next = nil
+			x.sent += uint64(len(next.Batch))
+			x.paced(len(next.Batch))
+			next, x.before = nil, x.through
 		case <-x.room:
 		case <-wait:
 		case <-say.C:
-			due = true
+			word = x.word(next != nil)
 		}
 	}
 }
@@ -176,8 +183,12 @@ func (x *recording) drained() bool {
 	}
 	now := time.Now()
 	quiet := x.left.packets == 0 || x.left.bytes == 0 || now.Sub(x.heard) > quietFor && now.Sub(x.ending) > quietFor
-	return quiet && !x.all.known().Before(x.ending) || now.Sub(x.ending) > drainFor
+	return quiet && !x.all.known().Before(x.ending)
 }
+
+// late says whether it was waited long enough for the rest to go: whoever was to make
+// room for it may be gone.
+func (x *recording) late() bool { return !x.ending.IsZero() && time.Since(x.ending) > drainFor }
 
 func (x *recording) endNow(why string) {
 	if x.ending.IsZero() {
@@ -223,16 +234,24 @@ func (x *recording) piece(batch []byte) *wirepb.CapturePiece {
 	x.mu.Lock()
 	p.Names, p.Processes, x.names, x.processes = x.names, x.processes, nil, nil
 	x.mu.Unlock()
-	if batch == nil {
-		if l := x.all.deps.Ledger(x.line.Line); l != nil {
-			x.ledger = l
-		}
-		p.Ledger = x.ledger
+	p.ThroughUnixNanos = min(x.through, known.UnixNano())
+	return p
+}
+
+// word is a piece without packets. While packets wait it is sent before them.
+func (x *recording) word(waiting bool) *wirepb.CapturePiece {
+	if !waiting {
 		if time.Since(x.heard) > sayEvery {
 			x.through = max(x.through, x.all.cfg.Now().Add(-sayEvery).UnixNano())
 		}
+		x.before = x.through
 	}
-	p.ThroughUnixNanos = min(x.through, known.UnixNano())
+	p := x.piece(nil)
+	p.ThroughUnixNanos = min(p.ThroughUnixNanos, x.before)
+	if l := x.all.deps.Ledger(x.line.Line); l != nil {
+		x.ledger = l
+	}
+	p.Ledger = x.ledger
 	return p
 }
 
@@ -331,9 +350,18 @@ func (x *recording) tell(t tuple, p *wirepb.FlowProcess) {
 	x.processes = append(x.processes, &wirepb.CaptureProcess{Local: address(t.local), Remote: address(t.remote), Protocol: uint32(t.protocol), Process: p})
 }
 
-// finish says goodbye; what was lost is in the last account.
-func (x *recording) finish() {
-	p := x.piece(nil)
+// finish says goodbye; what was lost is in the last account, and so is what found no
+// room until now.
+func (x *recording) finish(unsent *wirepb.CapturePiece) {
+	p := x.word(unsent != nil)
+	if l := p.Ledger; l != nil && x.late() {
+		rest := wire.LedgerToModel(l)
+		rest.PathDropped, rest.InFlight = rest.PathDropped.Add(rest.InFlight), model.Count{}
+		if b, err := tapstream.ParseBatch(unsent.GetBatch()); err == nil {
+			rest.PathDropped = rest.PathDropped.Add(model.Count{Packets: uint64(b.Packets), Bytes: b.Bytes})
+		}
+		p.Ledger = wire.LedgerFromModel(rest)
+	}
 	p.Ended, p.Message, p.ThroughUnixNanos = true, x.why, x.all.cfg.Now().UnixNano()
 	x.remove()
 	x.send(p)

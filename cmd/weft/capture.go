@@ -143,10 +143,10 @@ func (f *captureFlags) run(cmd *cobra.Command, o *options) error {
 	}
 	body.Close()
 	select {
-	case err := <-copied:
-		return err
+	case <-copied:
+		return errors.New("ended before all had come; the file is whole and ends here")
 	case <-time.After(time.Second):
-		return errors.New("nobody takes the file's end, which may be in the middle of a packet")
+		return errors.New("nobody takes the file, which may end in the middle of a packet")
 	}
 }
 
