@@ -20,11 +20,13 @@ import (
 
 	"weft/cmd/weft/show"
 	"weft/controller/api/client"
+	"weft/model"
 )
 
 // captureFlags are the flags of `weft capture`.
 type captureFlags struct {
 	selector, group, host, filter, file, size string
+	since, until, ring                        string
 	flow, packets                             uint64
 	long                                      time.Duration
 	snaplen, rate                             int
@@ -42,12 +44,18 @@ Packets are in the order of time, whatever the hosts' clocks say, and each has
 its workload and, for TCP and UDP, the process in its comment. Every workload is
 an interface of the file. Drops are in the interface statistics.
 
+With --since it begins with what the hosts' rings have kept: packets of before the
+command. It ends with them, unless --for says to go on. A tap with spec.ring makes
+hosts keep packets; weft get taps shows which there are, weft describe host how far
+back they reach.
+
 The hosts keep the limits by themselves. Ctrl-C ends the capture, and the file
 is whole. A capture goes through the controller and is for looking, not for
 leaving on: what should be copied all the time is a tap.`,
 		Example: `  weft capture -l app=orders --filter 'tcp port 5432' --for 30s -w out.pcapng
   weft capture --group web -w - | wireshark -k -i -
   weft capture --flow 4711 -w flow.pcapng
+  weft capture -l app=orders --since 5m --filter 'tcp port 5432' -w past.pcapng
   weft capture --host db1 --filter icmp --packets 100 -w - | tcpdump -r -`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd, o) },
@@ -59,6 +67,9 @@ leaving on: what should be copied all the time is a tap.`,
 	flags.Uint64Var(&f.flow, "flow", 0, "both ends of this flow, and only its packets; weft flows -o wide shows IDs")
 	flags.StringVar(&f.filter, "filter", "", "pcap-filter(7) expression")
 	flags.StringVarP(&f.file, "write", "w", "", "file to write; - is standard output")
+	flags.StringVar(&f.since, "since", "", "what rings have kept since so long ago, as 5m or 24h, and only that unless --for is given")
+	flags.StringVar(&f.until, "until", "", "with --since: until so long ago")
+	flags.StringVar(&f.ring, "ring", "", "with --since: only of this tap's ring; packets that two rings keep come twice")
 	flags.DurationVar(&f.long, "for", time.Minute, "end after so long, 24h at most")
 	flags.Uint64Var(&f.packets, "packets", 1_000_000, "end after so many packets of all hosts together")
 	flags.StringVar(&f.size, "size", "100MiB", "end after so many bytes of frames of all hosts together")
@@ -69,29 +80,17 @@ leaving on: what should be copied all the time is a tap.`,
 	return c
 }
 
-// parseSize reads a number of bytes, as 10MiB.
-func parseSize(text string) (uint64, error) {
-	number, unit := text, uint64(1)
-	for suffix, n := range map[string]uint64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
-		if rest, ok := strings.CutSuffix(text, suffix); ok {
-			number, unit = rest, n
-		}
-	}
-	n, err := strconv.ParseUint(number, 10, 32)
-	if err != nil || n == 0 {
-		return 0, usage(fmt.Errorf("--size %q: want bytes, or 10KiB, 10MiB, 1GiB", text))
-	}
-	return n * unit, nil
-}
-
-func (f *captureFlags) query() (url.Values, error) {
-	size, err := parseSize(f.size)
+func (f *captureFlags) query(cmd *cobra.Command) (url.Values, error) {
+	size, err := model.ParseSize(f.size)
 	if err != nil {
-		return nil, err
+		return nil, usage(fmt.Errorf("--size: %w", err))
 	}
-	q := url.Values{"for": {f.long.String()}, "packets": {strconv.FormatUint(f.packets, 10)}, "bytes": {strconv.FormatUint(size, 10)},
+	q := url.Values{"packets": {strconv.FormatUint(f.packets, 10)}, "bytes": {strconv.FormatUint(size, 10)},
 		"snaplen": {strconv.Itoa(f.snaplen)}, "rate": {strconv.Itoa(f.rate * 1_000_000)}, "force": {strconv.FormatBool(f.force)}}
-	for name, v := range map[string]string{"labelSelector": f.selector, "group": f.group, "host": f.host, "filter": f.filter} {
+	if f.since == "" || cmd.Flags().Changed("for") {
+		q.Set("for", f.long.String())
+	}
+	for name, v := range map[string]string{"labelSelector": f.selector, "group": f.group, "host": f.host, "filter": f.filter, "since": f.since, "until": f.until, "ring": f.ring} {
 		if v != "" {
 			q.Set(name, v)
 		}
@@ -106,7 +105,7 @@ func (f *captureFlags) run(cmd *cobra.Command, o *options) error {
 	if f.file == "" {
 		return usage(errors.New("say where to: -w FILE, or -w - for standard output"))
 	}
-	q, err := f.query()
+	q, err := f.query(cmd)
 	if err != nil {
 		return err
 	}

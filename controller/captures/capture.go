@@ -87,6 +87,7 @@ type source struct {
 	// Of Run.
 	begun     bool
 	over      bool
+	past      bool          // what its rings have kept is not all there yet
 	offset    time.Duration // its clock minus ours
 	uncertain time.Duration
 	through   time.Time // by our clock
@@ -135,6 +136,7 @@ type record struct {
 	tapstream.Record
 	source *source
 	when   time.Time
+	who    string // of the past; else it may be told later
 	load   *load
 }
 
@@ -263,6 +265,7 @@ func (x *Capture) one(a arrival) {
 			s.processes[connection{local, remote, uint8(c.Protocol)}] = processText(c.Process)
 		}
 	}
+	s.past = p.Past
 	if p.ThroughUnixNanos > 0 {
 		s.through = time.Unix(0, p.ThroughUnixNanos).Add(-s.offset)
 	}
@@ -296,6 +299,9 @@ func (x *Capture) batch(s *source, payload []byte) {
 		}
 		kept := &record{Record: r, source: s, when: time.Unix(0, r.Time).Add(-s.offset), load: l}
 		kept.Data = slices.Clone(r.Data)
+		if s.past { // ports that are used again may be another's, in the next piece
+			kept.who = s.whose(kept, r.Flags&tapstream.FlagRaw != 0)
+		}
 		l.records++
 		heap.Push(&x.waiting, kept)
 	}
@@ -367,13 +373,16 @@ func (x *Capture) sorted() []*source {
 // write writes what need not wait any more.
 func (x *Capture) write(all bool) error {
 	now := time.Now()
-	until := now.Add(-hold)
+	until, past := now.Add(-hold), false
 	for _, s := range x.sources {
 		if s.begun && !s.over && s.through.Before(until) {
 			until = s.through
 		}
+		past = past || s.begun && !s.over && s.past
 	}
-	if forced := now.Add(-mostHold); until.Before(forced) {
+	// While rings are read, hosts are as far as they have read, and their packets wait
+	// for one another in the window.
+	if forced := now.Add(-mostHold); !past && until.Before(forced) {
 		until = forced
 	}
 	for len(x.waiting) > 0 && (all || !x.waiting[0].when.After(until)) {
@@ -415,7 +424,7 @@ func (x *Capture) packet(r *record) error {
 		wireLength += 4
 	}
 	comment := "workload=" + p.name
-	if who := s.whose(r, raw); who != "" {
+	if who := cmp.Or(r.who, s.whose(r, raw)); who != "" {
 		comment += " " + who
 	}
 	if r.Segments > 1 {
@@ -473,7 +482,7 @@ func (s *source) whose(r *record, raw bool) string {
 func (x *Capture) statistics() error {
 	said := map[*source]bool{}
 	for _, p := range x.ports {
-		stats := pcapgo.NgInterfaceStatistics{LastUpdate: time.Now(), StartTime: x.began, EndTime: time.Now(), PacketsReceived: p.count}
+		stats := pcapgo.NgInterfaceStatistics{LastUpdate: time.Now(), StartTime: x.began.Add(-x.spec.Past), EndTime: time.Now(), PacketsReceived: p.count}
 		if !said[p.source] {
 			stats.PacketsDropped = p.source.figures.Dropped
 			stats.PacketsReceived += stats.PacketsDropped

@@ -35,9 +35,11 @@ type Target struct {
 // Spec is what somebody asks for.
 type Spec struct {
 	Targets        []Target
-	For            time.Duration
-	Packets, Bytes uint64 // of the file; each host keeps them too
-	Rate           uint64 // bits a second, all hosts together
+	For            time.Duration // 0: only what rings have kept
+	Past, Until    time.Duration // what they have kept since so long ago, until so long ago
+	Ring           string        // the line of the only ring that is read; empty is every ring
+	Packets, Bytes uint64        // of the file; each host keeps them too
+	Rate           uint64        // bits a second, all hosts together
 }
 
 // Captures is safe for concurrent use.
@@ -96,7 +98,8 @@ func (c *Captures) Start(spec Spec) (*Capture, error) {
 		x.sources[t.UID] = newSource(t, x.began)
 		h := c.host(t.UID)
 		h.list[x.ID] = &wirepb.CaptureOrder{Id: x.ID, SentUnixNanos: x.began.UnixNano(), Line: t.Line, ForMillis: uint64(spec.For.Milliseconds()),
-			Packets: spec.Packets, Bytes: spec.Bytes, Rate: max(spec.Rate/n, 1), Window: x.window}
+			Packets: spec.Packets, Bytes: spec.Bytes, Rate: max(spec.Rate/n, 1), Window: x.window,
+			PastMillis: uint64(spec.Past.Milliseconds()), PastUntilMillis: uint64(spec.Until.Milliseconds()), Ring: spec.Ring}
 		h.version++
 		h.change()
 	}

@@ -98,6 +98,7 @@ type host struct {
 	workloads map[string]*wirepb.Workload // by id
 	sections  map[string]*wirepb.SectionStatus
 	lines     map[string]*wirepb.LineStatus
+	rings     []*wirepb.RingStatus
 	skewSince time.Time
 	policy    *counters // nil before the first report
 }
@@ -285,7 +286,8 @@ func (o *Observer) Lines(id wire.Identity, r *wirepb.LineReport) {
 	for _, l := range r.Lines {
 		lines[l.Line] = l
 	}
-	o.host(id.UID).lines = lines
+	h := o.host(id.UID)
+	h.lines, h.rings = lines, cleanRings(r.Rings)
 	o.touch(false)
 }
 

@@ -1862,8 +1862,10 @@ func (x *RelayEndpoint) GetAddresses() []string {
 
 // CaptureSection is what a host taps: one line per tap and tool.
 type CaptureSection struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Lines         []*CaptureLine         `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Lines []*CaptureLine         `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"`
+	// rings are all that there are, on whatever host: what is kept for another goes.
+	Rings         []*Ring `protobuf:"bytes,2,rep,name=rings,proto3" json:"rings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1905,6 +1907,83 @@ func (x *CaptureSection) GetLines() []*CaptureLine {
 	return nil
 }
 
+func (x *CaptureSection) GetRings() []*Ring {
+	if x != nil {
+		return x.Rings
+	}
+	return nil
+}
+
+// Ring keeps the packets of a line on the host. Where the host has the line no more,
+// they stay until they are too old.
+type Ring struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Line          string                 `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`        // id: tap UID "/"; its lines have no tool
+	Tap           string                 `protobuf:"bytes,2,opt,name=tap,proto3" json:"tap,omitempty"`          // name, for people
+	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`     // at most
+	Seconds       uint64                 `protobuf:"varint,4,opt,name=seconds,proto3" json:"seconds,omitempty"` // at most
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ring) Reset() {
+	*x = Ring{}
+	mi := &file_wire_agent_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ring) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ring) ProtoMessage() {}
+
+func (x *Ring) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ring.ProtoReflect.Descriptor instead.
+func (*Ring) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Ring) GetLine() string {
+	if x != nil {
+		return x.Line
+	}
+	return ""
+}
+
+func (x *Ring) GetTap() string {
+	if x != nil {
+		return x.Tap
+	}
+	return ""
+}
+
+func (x *Ring) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Ring) GetSeconds() uint64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
 type CaptureLine struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Line      string                 `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"` // id: tap UID "/" tool's host name
@@ -1925,7 +2004,7 @@ type CaptureLine struct {
 
 func (x *CaptureLine) Reset() {
 	*x = CaptureLine{}
-	mi := &file_wire_agent_proto_msgTypes[21]
+	mi := &file_wire_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1937,7 +2016,7 @@ func (x *CaptureLine) String() string {
 func (*CaptureLine) ProtoMessage() {}
 
 func (x *CaptureLine) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[21]
+	mi := &file_wire_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1950,7 +2029,7 @@ func (x *CaptureLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureLine.ProtoReflect.Descriptor instead.
 func (*CaptureLine) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{21}
+	return file_wire_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CaptureLine) GetLine() string {
@@ -2036,7 +2115,7 @@ type BPFInstruction struct {
 
 func (x *BPFInstruction) Reset() {
 	*x = BPFInstruction{}
-	mi := &file_wire_agent_proto_msgTypes[22]
+	mi := &file_wire_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2048,7 +2127,7 @@ func (x *BPFInstruction) String() string {
 func (*BPFInstruction) ProtoMessage() {}
 
 func (x *BPFInstruction) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[22]
+	mi := &file_wire_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2061,7 +2140,7 @@ func (x *BPFInstruction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BPFInstruction.ProtoReflect.Descriptor instead.
 func (*BPFInstruction) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{22}
+	return file_wire_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *BPFInstruction) GetOp() uint32 {
@@ -2102,7 +2181,7 @@ type DeliverSection struct {
 
 func (x *DeliverSection) Reset() {
 	*x = DeliverSection{}
-	mi := &file_wire_agent_proto_msgTypes[23]
+	mi := &file_wire_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2114,7 +2193,7 @@ func (x *DeliverSection) String() string {
 func (*DeliverSection) ProtoMessage() {}
 
 func (x *DeliverSection) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[23]
+	mi := &file_wire_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2127,7 +2206,7 @@ func (x *DeliverSection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverSection.ProtoReflect.Descriptor instead.
 func (*DeliverSection) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{23}
+	return file_wire_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeliverSection) GetLines() []*DeliverLine {
@@ -2149,7 +2228,7 @@ type DeliverLine struct {
 
 func (x *DeliverLine) Reset() {
 	*x = DeliverLine{}
-	mi := &file_wire_agent_proto_msgTypes[24]
+	mi := &file_wire_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +2240,7 @@ func (x *DeliverLine) String() string {
 func (*DeliverLine) ProtoMessage() {}
 
 func (x *DeliverLine) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[24]
+	mi := &file_wire_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +2253,7 @@ func (x *DeliverLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverLine.ProtoReflect.Descriptor instead.
 func (*DeliverLine) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{24}
+	return file_wire_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeliverLine) GetLine() string {
@@ -2215,7 +2294,7 @@ type Count struct {
 
 func (x *Count) Reset() {
 	*x = Count{}
-	mi := &file_wire_agent_proto_msgTypes[25]
+	mi := &file_wire_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2227,7 +2306,7 @@ func (x *Count) String() string {
 func (*Count) ProtoMessage() {}
 
 func (x *Count) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[25]
+	mi := &file_wire_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2240,7 +2319,7 @@ func (x *Count) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Count.ProtoReflect.Descriptor instead.
 func (*Count) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{25}
+	return file_wire_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Count) GetPackets() uint64 {
@@ -2274,7 +2353,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_wire_agent_proto_msgTypes[26]
+	mi := &file_wire_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2286,7 +2365,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[26]
+	mi := &file_wire_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2299,7 +2378,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{26}
+	return file_wire_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Ledger) GetSeen() *Count {
@@ -2381,7 +2460,7 @@ type LineStatus struct {
 
 func (x *LineStatus) Reset() {
 	*x = LineStatus{}
-	mi := &file_wire_agent_proto_msgTypes[27]
+	mi := &file_wire_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2393,7 +2472,7 @@ func (x *LineStatus) String() string {
 func (*LineStatus) ProtoMessage() {}
 
 func (x *LineStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[27]
+	mi := &file_wire_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2406,7 +2485,7 @@ func (x *LineStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineStatus.ProtoReflect.Descriptor instead.
 func (*LineStatus) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{27}
+	return file_wire_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LineStatus) GetLine() string {
@@ -2469,13 +2548,14 @@ func (x *LineStatus) GetLedger() *Ledger {
 type LineReport struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Lines         []*LineStatus          `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"`
+	Rings         []*RingStatus          `protobuf:"bytes,2,rep,name=rings,proto3" json:"rings,omitempty"` // that hold packets, or are to
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LineReport) Reset() {
 	*x = LineReport{}
-	mi := &file_wire_agent_proto_msgTypes[28]
+	mi := &file_wire_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2487,7 +2567,7 @@ func (x *LineReport) String() string {
 func (*LineReport) ProtoMessage() {}
 
 func (x *LineReport) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[28]
+	mi := &file_wire_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2500,7 +2580,7 @@ func (x *LineReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineReport.ProtoReflect.Descriptor instead.
 func (*LineReport) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{28}
+	return file_wire_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LineReport) GetLines() []*LineStatus {
@@ -2508,6 +2588,105 @@ func (x *LineReport) GetLines() []*LineStatus {
 		return x.Lines
 	}
 	return nil
+}
+
+func (x *LineReport) GetRings() []*RingStatus {
+	if x != nil {
+		return x.Rings
+	}
+	return nil
+}
+
+type RingStatus struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Line            string                 `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
+	Tap             string                 `protobuf:"bytes,2,opt,name=tap,proto3" json:"tap,omitempty"`
+	Bytes           uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Size            uint64                 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`                                                // bytes at most
+	OldestUnixNanos int64                  `protobuf:"varint,5,opt,name=oldest_unix_nanos,json=oldestUnixNanos,proto3" json:"oldest_unix_nanos,omitempty"` // 0: empty
+	NewestUnixNanos int64                  `protobuf:"varint,6,opt,name=newest_unix_nanos,json=newestUnixNanos,proto3" json:"newest_unix_nanos,omitempty"`
+	Message         string                 `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"` // what is wrong
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RingStatus) Reset() {
+	*x = RingStatus{}
+	mi := &file_wire_agent_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RingStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RingStatus) ProtoMessage() {}
+
+func (x *RingStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RingStatus.ProtoReflect.Descriptor instead.
+func (*RingStatus) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RingStatus) GetLine() string {
+	if x != nil {
+		return x.Line
+	}
+	return ""
+}
+
+func (x *RingStatus) GetTap() string {
+	if x != nil {
+		return x.Tap
+	}
+	return ""
+}
+
+func (x *RingStatus) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *RingStatus) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *RingStatus) GetOldestUnixNanos() int64 {
+	if x != nil {
+		return x.OldestUnixNanos
+	}
+	return 0
+}
+
+func (x *RingStatus) GetNewestUnixNanos() int64 {
+	if x != nil {
+		return x.NewestUnixNanos
+	}
+	return 0
+}
+
+func (x *RingStatus) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
 }
 
 type RelayReport struct {
@@ -2521,7 +2700,7 @@ type RelayReport struct {
 
 func (x *RelayReport) Reset() {
 	*x = RelayReport{}
-	mi := &file_wire_agent_proto_msgTypes[29]
+	mi := &file_wire_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2533,7 +2712,7 @@ func (x *RelayReport) String() string {
 func (*RelayReport) ProtoMessage() {}
 
 func (x *RelayReport) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[29]
+	mi := &file_wire_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2546,7 +2725,7 @@ func (x *RelayReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayReport.ProtoReflect.Descriptor instead.
 func (*RelayReport) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{29}
+	return file_wire_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RelayReport) GetSessions() uint32 {
@@ -2581,7 +2760,7 @@ type PolicySection struct {
 
 func (x *PolicySection) Reset() {
 	*x = PolicySection{}
-	mi := &file_wire_agent_proto_msgTypes[30]
+	mi := &file_wire_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2593,7 +2772,7 @@ func (x *PolicySection) String() string {
 func (*PolicySection) ProtoMessage() {}
 
 func (x *PolicySection) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[30]
+	mi := &file_wire_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2606,7 +2785,7 @@ func (x *PolicySection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicySection.ProtoReflect.Descriptor instead.
 func (*PolicySection) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{30}
+	return file_wire_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PolicySection) GetRulesets() []*Ruleset {
@@ -2630,7 +2809,7 @@ type Ruleset struct {
 
 func (x *Ruleset) Reset() {
 	*x = Ruleset{}
-	mi := &file_wire_agent_proto_msgTypes[31]
+	mi := &file_wire_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2642,7 +2821,7 @@ func (x *Ruleset) String() string {
 func (*Ruleset) ProtoMessage() {}
 
 func (x *Ruleset) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[31]
+	mi := &file_wire_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2655,7 +2834,7 @@ func (x *Ruleset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ruleset.ProtoReflect.Descriptor instead.
 func (*Ruleset) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{31}
+	return file_wire_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Ruleset) GetKey() string {
@@ -2696,7 +2875,7 @@ type PolicyTable struct {
 
 func (x *PolicyTable) Reset() {
 	*x = PolicyTable{}
-	mi := &file_wire_agent_proto_msgTypes[32]
+	mi := &file_wire_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2708,7 +2887,7 @@ func (x *PolicyTable) String() string {
 func (*PolicyTable) ProtoMessage() {}
 
 func (x *PolicyTable) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[32]
+	mi := &file_wire_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2721,7 +2900,7 @@ func (x *PolicyTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyTable.ProtoReflect.Descriptor instead.
 func (*PolicyTable) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{32}
+	return file_wire_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PolicyTable) GetRules() []*PolicyRule {
@@ -2755,7 +2934,7 @@ type PolicyRule struct {
 
 func (x *PolicyRule) Reset() {
 	*x = PolicyRule{}
-	mi := &file_wire_agent_proto_msgTypes[33]
+	mi := &file_wire_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2767,7 +2946,7 @@ func (x *PolicyRule) String() string {
 func (*PolicyRule) ProtoMessage() {}
 
 func (x *PolicyRule) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[33]
+	mi := &file_wire_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2780,7 +2959,7 @@ func (x *PolicyRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyRule.ProtoReflect.Descriptor instead.
 func (*PolicyRule) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{33}
+	return file_wire_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PolicyRule) GetId() uint64 {
@@ -2856,7 +3035,7 @@ type PolicyDefault struct {
 
 func (x *PolicyDefault) Reset() {
 	*x = PolicyDefault{}
-	mi := &file_wire_agent_proto_msgTypes[34]
+	mi := &file_wire_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2868,7 +3047,7 @@ func (x *PolicyDefault) String() string {
 func (*PolicyDefault) ProtoMessage() {}
 
 func (x *PolicyDefault) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[34]
+	mi := &file_wire_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2881,7 +3060,7 @@ func (x *PolicyDefault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyDefault.ProtoReflect.Descriptor instead.
 func (*PolicyDefault) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{34}
+	return file_wire_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PolicyDefault) GetProcesses() []*PolicyProcess {
@@ -2909,7 +3088,7 @@ type PolicyProcess struct {
 
 func (x *PolicyProcess) Reset() {
 	*x = PolicyProcess{}
-	mi := &file_wire_agent_proto_msgTypes[35]
+	mi := &file_wire_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2921,7 +3100,7 @@ func (x *PolicyProcess) String() string {
 func (*PolicyProcess) ProtoMessage() {}
 
 func (x *PolicyProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[35]
+	mi := &file_wire_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2934,7 +3113,7 @@ func (x *PolicyProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyProcess.ProtoReflect.Descriptor instead.
 func (*PolicyProcess) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{35}
+	return file_wire_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PolicyProcess) GetExe() string {
@@ -2972,7 +3151,7 @@ type PolicyPeer struct {
 
 func (x *PolicyPeer) Reset() {
 	*x = PolicyPeer{}
-	mi := &file_wire_agent_proto_msgTypes[36]
+	mi := &file_wire_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2984,7 +3163,7 @@ func (x *PolicyPeer) String() string {
 func (*PolicyPeer) ProtoMessage() {}
 
 func (x *PolicyPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[36]
+	mi := &file_wire_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2997,7 +3176,7 @@ func (x *PolicyPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyPeer.ProtoReflect.Descriptor instead.
 func (*PolicyPeer) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{36}
+	return file_wire_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PolicyPeer) GetSelector() string {
@@ -3046,7 +3225,7 @@ type PolicyBlock struct {
 
 func (x *PolicyBlock) Reset() {
 	*x = PolicyBlock{}
-	mi := &file_wire_agent_proto_msgTypes[37]
+	mi := &file_wire_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3058,7 +3237,7 @@ func (x *PolicyBlock) String() string {
 func (*PolicyBlock) ProtoMessage() {}
 
 func (x *PolicyBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[37]
+	mi := &file_wire_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3071,7 +3250,7 @@ func (x *PolicyBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyBlock.ProtoReflect.Descriptor instead.
 func (*PolicyBlock) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{37}
+	return file_wire_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PolicyBlock) GetPrefix() string {
@@ -3106,7 +3285,7 @@ type PolicyPort struct {
 
 func (x *PolicyPort) Reset() {
 	*x = PolicyPort{}
-	mi := &file_wire_agent_proto_msgTypes[38]
+	mi := &file_wire_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3118,7 +3297,7 @@ func (x *PolicyPort) String() string {
 func (*PolicyPort) ProtoMessage() {}
 
 func (x *PolicyPort) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[38]
+	mi := &file_wire_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3131,7 +3310,7 @@ func (x *PolicyPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyPort.ProtoReflect.Descriptor instead.
 func (*PolicyPort) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{38}
+	return file_wire_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PolicyPort) GetProtocol() uint32 {
@@ -3174,7 +3353,7 @@ type IdentitySection struct {
 
 func (x *IdentitySection) Reset() {
 	*x = IdentitySection{}
-	mi := &file_wire_agent_proto_msgTypes[39]
+	mi := &file_wire_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3186,7 +3365,7 @@ func (x *IdentitySection) String() string {
 func (*IdentitySection) ProtoMessage() {}
 
 func (x *IdentitySection) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[39]
+	mi := &file_wire_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3199,7 +3378,7 @@ func (x *IdentitySection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentitySection.ProtoReflect.Descriptor instead.
 func (*IdentitySection) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{39}
+	return file_wire_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *IdentitySection) GetSubjects() []*PolicySubject {
@@ -3257,7 +3436,7 @@ type PeerHost struct {
 
 func (x *PeerHost) Reset() {
 	*x = PeerHost{}
-	mi := &file_wire_agent_proto_msgTypes[40]
+	mi := &file_wire_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3269,7 +3448,7 @@ func (x *PeerHost) String() string {
 func (*PeerHost) ProtoMessage() {}
 
 func (x *PeerHost) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[40]
+	mi := &file_wire_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3282,7 +3461,7 @@ func (x *PeerHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerHost.ProtoReflect.Descriptor instead.
 func (*PeerHost) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{40}
+	return file_wire_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PeerHost) GetNumber() uint32 {
@@ -3325,7 +3504,7 @@ type Bearer struct {
 
 func (x *Bearer) Reset() {
 	*x = Bearer{}
-	mi := &file_wire_agent_proto_msgTypes[41]
+	mi := &file_wire_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3337,7 +3516,7 @@ func (x *Bearer) String() string {
 func (*Bearer) ProtoMessage() {}
 
 func (x *Bearer) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[41]
+	mi := &file_wire_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3350,7 +3529,7 @@ func (x *Bearer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bearer.ProtoReflect.Descriptor instead.
 func (*Bearer) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{41}
+	return file_wire_agent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Bearer) GetWorkload() string {
@@ -3379,7 +3558,7 @@ type PolicySubject struct {
 
 func (x *PolicySubject) Reset() {
 	*x = PolicySubject{}
-	mi := &file_wire_agent_proto_msgTypes[42]
+	mi := &file_wire_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3391,7 +3570,7 @@ func (x *PolicySubject) String() string {
 func (*PolicySubject) ProtoMessage() {}
 
 func (x *PolicySubject) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[42]
+	mi := &file_wire_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3404,7 +3583,7 @@ func (x *PolicySubject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicySubject.ProtoReflect.Descriptor instead.
 func (*PolicySubject) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{42}
+	return file_wire_agent_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PolicySubject) GetWorkload() string {
@@ -3445,7 +3624,7 @@ type SelectorMembers struct {
 
 func (x *SelectorMembers) Reset() {
 	*x = SelectorMembers{}
-	mi := &file_wire_agent_proto_msgTypes[43]
+	mi := &file_wire_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3457,7 +3636,7 @@ func (x *SelectorMembers) String() string {
 func (*SelectorMembers) ProtoMessage() {}
 
 func (x *SelectorMembers) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[43]
+	mi := &file_wire_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3470,7 +3649,7 @@ func (x *SelectorMembers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectorMembers.ProtoReflect.Descriptor instead.
 func (*SelectorMembers) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{43}
+	return file_wire_agent_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SelectorMembers) GetSelector() string {
@@ -3497,7 +3676,7 @@ type AddressIdentity struct {
 
 func (x *AddressIdentity) Reset() {
 	*x = AddressIdentity{}
-	mi := &file_wire_agent_proto_msgTypes[44]
+	mi := &file_wire_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3509,7 +3688,7 @@ func (x *AddressIdentity) String() string {
 func (*AddressIdentity) ProtoMessage() {}
 
 func (x *AddressIdentity) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[44]
+	mi := &file_wire_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3522,7 +3701,7 @@ func (x *AddressIdentity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressIdentity.ProtoReflect.Descriptor instead.
 func (*AddressIdentity) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{44}
+	return file_wire_agent_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AddressIdentity) GetAddress() []byte {
@@ -3554,7 +3733,7 @@ type PolicyReport struct {
 
 func (x *PolicyReport) Reset() {
 	*x = PolicyReport{}
-	mi := &file_wire_agent_proto_msgTypes[45]
+	mi := &file_wire_agent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3566,7 +3745,7 @@ func (x *PolicyReport) String() string {
 func (*PolicyReport) ProtoMessage() {}
 
 func (x *PolicyReport) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[45]
+	mi := &file_wire_agent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3579,7 +3758,7 @@ func (x *PolicyReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyReport.ProtoReflect.Descriptor instead.
 func (*PolicyReport) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{45}
+	return file_wire_agent_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PolicyReport) GetDriver() string {
@@ -3629,7 +3808,7 @@ type RuleCount struct {
 
 func (x *RuleCount) Reset() {
 	*x = RuleCount{}
-	mi := &file_wire_agent_proto_msgTypes[46]
+	mi := &file_wire_agent_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3641,7 +3820,7 @@ func (x *RuleCount) String() string {
 func (*RuleCount) ProtoMessage() {}
 
 func (x *RuleCount) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[46]
+	mi := &file_wire_agent_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3654,7 +3833,7 @@ func (x *RuleCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleCount.ProtoReflect.Descriptor instead.
 func (*RuleCount) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{46}
+	return file_wire_agent_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RuleCount) GetRule() uint64 {
@@ -3711,7 +3890,7 @@ type Conversation struct {
 
 func (x *Conversation) Reset() {
 	*x = Conversation{}
-	mi := &file_wire_agent_proto_msgTypes[47]
+	mi := &file_wire_agent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3723,7 +3902,7 @@ func (x *Conversation) String() string {
 func (*Conversation) ProtoMessage() {}
 
 func (x *Conversation) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[47]
+	mi := &file_wire_agent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3736,7 +3915,7 @@ func (x *Conversation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conversation.ProtoReflect.Descriptor instead.
 func (*Conversation) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{47}
+	return file_wire_agent_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Conversation) GetWorkload() string {
@@ -3871,7 +4050,7 @@ type FlowSection struct {
 
 func (x *FlowSection) Reset() {
 	*x = FlowSection{}
-	mi := &file_wire_agent_proto_msgTypes[48]
+	mi := &file_wire_agent_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3883,7 +4062,7 @@ func (x *FlowSection) String() string {
 func (*FlowSection) ProtoMessage() {}
 
 func (x *FlowSection) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[48]
+	mi := &file_wire_agent_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3896,7 +4075,7 @@ func (x *FlowSection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowSection.ProtoReflect.Descriptor instead.
 func (*FlowSection) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{48}
+	return file_wire_agent_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *FlowSection) GetMeter() bool {
@@ -3938,7 +4117,7 @@ type FlowBatch struct {
 
 func (x *FlowBatch) Reset() {
 	*x = FlowBatch{}
-	mi := &file_wire_agent_proto_msgTypes[49]
+	mi := &file_wire_agent_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3950,7 +4129,7 @@ func (x *FlowBatch) String() string {
 func (*FlowBatch) ProtoMessage() {}
 
 func (x *FlowBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[49]
+	mi := &file_wire_agent_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3963,7 +4142,7 @@ func (x *FlowBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowBatch.ProtoReflect.Descriptor instead.
 func (*FlowBatch) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{49}
+	return file_wire_agent_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *FlowBatch) GetEpoch() uint64 {
@@ -4048,7 +4227,7 @@ type FlowColumns struct {
 
 func (x *FlowColumns) Reset() {
 	*x = FlowColumns{}
-	mi := &file_wire_agent_proto_msgTypes[50]
+	mi := &file_wire_agent_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4060,7 +4239,7 @@ func (x *FlowColumns) String() string {
 func (*FlowColumns) ProtoMessage() {}
 
 func (x *FlowColumns) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[50]
+	mi := &file_wire_agent_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4073,7 +4252,7 @@ func (x *FlowColumns) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowColumns.ProtoReflect.Descriptor instead.
 func (*FlowColumns) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{50}
+	return file_wire_agent_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *FlowColumns) GetWorkloads() []string {
@@ -4298,7 +4477,7 @@ type FlowProcess struct {
 
 func (x *FlowProcess) Reset() {
 	*x = FlowProcess{}
-	mi := &file_wire_agent_proto_msgTypes[51]
+	mi := &file_wire_agent_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4310,7 +4489,7 @@ func (x *FlowProcess) String() string {
 func (*FlowProcess) ProtoMessage() {}
 
 func (x *FlowProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[51]
+	mi := &file_wire_agent_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4323,7 +4502,7 @@ func (x *FlowProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowProcess.ProtoReflect.Descriptor instead.
 func (*FlowProcess) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{51}
+	return file_wire_agent_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FlowProcess) GetPid() uint32 {
@@ -4370,7 +4549,7 @@ type FlowApplication struct {
 
 func (x *FlowApplication) Reset() {
 	*x = FlowApplication{}
-	mi := &file_wire_agent_proto_msgTypes[52]
+	mi := &file_wire_agent_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4382,7 +4561,7 @@ func (x *FlowApplication) String() string {
 func (*FlowApplication) ProtoMessage() {}
 
 func (x *FlowApplication) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[52]
+	mi := &file_wire_agent_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4395,7 +4574,7 @@ func (x *FlowApplication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowApplication.ProtoReflect.Descriptor instead.
 func (*FlowApplication) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{52}
+	return file_wire_agent_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FlowApplication) GetProtocol() string {
@@ -4457,7 +4636,7 @@ type FlowAddress struct {
 
 func (x *FlowAddress) Reset() {
 	*x = FlowAddress{}
-	mi := &file_wire_agent_proto_msgTypes[53]
+	mi := &file_wire_agent_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4469,7 +4648,7 @@ func (x *FlowAddress) String() string {
 func (*FlowAddress) ProtoMessage() {}
 
 func (x *FlowAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[53]
+	mi := &file_wire_agent_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4482,7 +4661,7 @@ func (x *FlowAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowAddress.ProtoReflect.Descriptor instead.
 func (*FlowAddress) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{53}
+	return file_wire_agent_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FlowAddress) GetAddress() []byte {
@@ -4510,7 +4689,7 @@ type FlowAck struct {
 
 func (x *FlowAck) Reset() {
 	*x = FlowAck{}
-	mi := &file_wire_agent_proto_msgTypes[54]
+	mi := &file_wire_agent_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4522,7 +4701,7 @@ func (x *FlowAck) String() string {
 func (*FlowAck) ProtoMessage() {}
 
 func (x *FlowAck) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[54]
+	mi := &file_wire_agent_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4535,7 +4714,7 @@ func (x *FlowAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowAck.ProtoReflect.Descriptor instead.
 func (*FlowAck) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{54}
+	return file_wire_agent_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *FlowAck) GetEpoch() uint64 {
@@ -4564,7 +4743,7 @@ type SampleRequest struct {
 
 func (x *SampleRequest) Reset() {
 	*x = SampleRequest{}
-	mi := &file_wire_agent_proto_msgTypes[55]
+	mi := &file_wire_agent_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4576,7 +4755,7 @@ func (x *SampleRequest) String() string {
 func (*SampleRequest) ProtoMessage() {}
 
 func (x *SampleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[55]
+	mi := &file_wire_agent_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4589,7 +4768,7 @@ func (x *SampleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SampleRequest.ProtoReflect.Descriptor instead.
 func (*SampleRequest) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{55}
+	return file_wire_agent_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SampleRequest) GetIntervalMillis() uint32 {
@@ -4634,7 +4813,7 @@ type Sample struct {
 
 func (x *Sample) Reset() {
 	*x = Sample{}
-	mi := &file_wire_agent_proto_msgTypes[56]
+	mi := &file_wire_agent_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4646,7 +4825,7 @@ func (x *Sample) String() string {
 func (*Sample) ProtoMessage() {}
 
 func (x *Sample) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[56]
+	mi := &file_wire_agent_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4659,7 +4838,7 @@ func (x *Sample) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sample.ProtoReflect.Descriptor instead.
 func (*Sample) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{56}
+	return file_wire_agent_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Sample) GetUnixNanos() int64 {
@@ -4803,7 +4982,7 @@ type CPUUse struct {
 
 func (x *CPUUse) Reset() {
 	*x = CPUUse{}
-	mi := &file_wire_agent_proto_msgTypes[57]
+	mi := &file_wire_agent_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4815,7 +4994,7 @@ func (x *CPUUse) String() string {
 func (*CPUUse) ProtoMessage() {}
 
 func (x *CPUUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[57]
+	mi := &file_wire_agent_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4828,7 +5007,7 @@ func (x *CPUUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUUse.ProtoReflect.Descriptor instead.
 func (*CPUUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{57}
+	return file_wire_agent_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CPUUse) GetUser() float32 {
@@ -4897,7 +5076,7 @@ type MemoryUse struct {
 
 func (x *MemoryUse) Reset() {
 	*x = MemoryUse{}
-	mi := &file_wire_agent_proto_msgTypes[58]
+	mi := &file_wire_agent_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4909,7 +5088,7 @@ func (x *MemoryUse) String() string {
 func (*MemoryUse) ProtoMessage() {}
 
 func (x *MemoryUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[58]
+	mi := &file_wire_agent_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4922,7 +5101,7 @@ func (x *MemoryUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryUse.ProtoReflect.Descriptor instead.
 func (*MemoryUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{58}
+	return file_wire_agent_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *MemoryUse) GetTotal() uint64 {
@@ -5001,7 +5180,7 @@ type Pressure struct {
 
 func (x *Pressure) Reset() {
 	*x = Pressure{}
-	mi := &file_wire_agent_proto_msgTypes[59]
+	mi := &file_wire_agent_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5013,7 +5192,7 @@ func (x *Pressure) String() string {
 func (*Pressure) ProtoMessage() {}
 
 func (x *Pressure) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[59]
+	mi := &file_wire_agent_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5026,7 +5205,7 @@ func (x *Pressure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pressure.ProtoReflect.Descriptor instead.
 func (*Pressure) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{59}
+	return file_wire_agent_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Pressure) GetCpu() float32 {
@@ -5078,7 +5257,7 @@ type DiskUse struct {
 
 func (x *DiskUse) Reset() {
 	*x = DiskUse{}
-	mi := &file_wire_agent_proto_msgTypes[60]
+	mi := &file_wire_agent_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5090,7 +5269,7 @@ func (x *DiskUse) String() string {
 func (*DiskUse) ProtoMessage() {}
 
 func (x *DiskUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[60]
+	mi := &file_wire_agent_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5103,7 +5282,7 @@ func (x *DiskUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUse.ProtoReflect.Descriptor instead.
 func (*DiskUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{60}
+	return file_wire_agent_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *DiskUse) GetName() string {
@@ -5164,7 +5343,7 @@ type FilesystemUse struct {
 
 func (x *FilesystemUse) Reset() {
 	*x = FilesystemUse{}
-	mi := &file_wire_agent_proto_msgTypes[61]
+	mi := &file_wire_agent_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5176,7 +5355,7 @@ func (x *FilesystemUse) String() string {
 func (*FilesystemUse) ProtoMessage() {}
 
 func (x *FilesystemUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[61]
+	mi := &file_wire_agent_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5189,7 +5368,7 @@ func (x *FilesystemUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilesystemUse.ProtoReflect.Descriptor instead.
 func (*FilesystemUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{61}
+	return file_wire_agent_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *FilesystemUse) GetMount() string {
@@ -5263,7 +5442,7 @@ type InterfaceUse struct {
 
 func (x *InterfaceUse) Reset() {
 	*x = InterfaceUse{}
-	mi := &file_wire_agent_proto_msgTypes[62]
+	mi := &file_wire_agent_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5275,7 +5454,7 @@ func (x *InterfaceUse) String() string {
 func (*InterfaceUse) ProtoMessage() {}
 
 func (x *InterfaceUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[62]
+	mi := &file_wire_agent_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5288,7 +5467,7 @@ func (x *InterfaceUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterfaceUse.ProtoReflect.Descriptor instead.
 func (*InterfaceUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{62}
+	return file_wire_agent_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *InterfaceUse) GetName() string {
@@ -5352,7 +5531,7 @@ type Sensor struct {
 
 func (x *Sensor) Reset() {
 	*x = Sensor{}
-	mi := &file_wire_agent_proto_msgTypes[63]
+	mi := &file_wire_agent_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5364,7 +5543,7 @@ func (x *Sensor) String() string {
 func (*Sensor) ProtoMessage() {}
 
 func (x *Sensor) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[63]
+	mi := &file_wire_agent_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5377,7 +5556,7 @@ func (x *Sensor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sensor.ProtoReflect.Descriptor instead.
 func (*Sensor) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{63}
+	return file_wire_agent_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Sensor) GetName() string {
@@ -5427,7 +5606,7 @@ type WorkloadUse struct {
 
 func (x *WorkloadUse) Reset() {
 	*x = WorkloadUse{}
-	mi := &file_wire_agent_proto_msgTypes[64]
+	mi := &file_wire_agent_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5439,7 +5618,7 @@ func (x *WorkloadUse) String() string {
 func (*WorkloadUse) ProtoMessage() {}
 
 func (x *WorkloadUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[64]
+	mi := &file_wire_agent_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5452,7 +5631,7 @@ func (x *WorkloadUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadUse.ProtoReflect.Descriptor instead.
 func (*WorkloadUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{64}
+	return file_wire_agent_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *WorkloadUse) GetId() string {
@@ -5546,7 +5725,7 @@ type Tasks struct {
 
 func (x *Tasks) Reset() {
 	*x = Tasks{}
-	mi := &file_wire_agent_proto_msgTypes[65]
+	mi := &file_wire_agent_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5558,7 +5737,7 @@ func (x *Tasks) String() string {
 func (*Tasks) ProtoMessage() {}
 
 func (x *Tasks) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[65]
+	mi := &file_wire_agent_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5571,7 +5750,7 @@ func (x *Tasks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tasks.ProtoReflect.Descriptor instead.
 func (*Tasks) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{65}
+	return file_wire_agent_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Tasks) GetTotal() uint32 {
@@ -5640,7 +5819,7 @@ type ProcessUse struct {
 
 func (x *ProcessUse) Reset() {
 	*x = ProcessUse{}
-	mi := &file_wire_agent_proto_msgTypes[66]
+	mi := &file_wire_agent_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5652,7 +5831,7 @@ func (x *ProcessUse) String() string {
 func (*ProcessUse) ProtoMessage() {}
 
 func (x *ProcessUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[66]
+	mi := &file_wire_agent_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5665,7 +5844,7 @@ func (x *ProcessUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessUse.ProtoReflect.Descriptor instead.
 func (*ProcessUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{66}
+	return file_wire_agent_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ProcessUse) GetPid() uint32 {
@@ -5791,7 +5970,7 @@ type MonitorSection struct {
 
 func (x *MonitorSection) Reset() {
 	*x = MonitorSection{}
-	mi := &file_wire_agent_proto_msgTypes[67]
+	mi := &file_wire_agent_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5803,7 +5982,7 @@ func (x *MonitorSection) String() string {
 func (*MonitorSection) ProtoMessage() {}
 
 func (x *MonitorSection) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[67]
+	mi := &file_wire_agent_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5816,7 +5995,7 @@ func (x *MonitorSection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorSection.ProtoReflect.Descriptor instead.
 func (*MonitorSection) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{67}
+	return file_wire_agent_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *MonitorSection) GetRules() []*AlertRule {
@@ -5842,7 +6021,7 @@ type AlertRule struct {
 
 func (x *AlertRule) Reset() {
 	*x = AlertRule{}
-	mi := &file_wire_agent_proto_msgTypes[68]
+	mi := &file_wire_agent_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5854,7 +6033,7 @@ func (x *AlertRule) String() string {
 func (*AlertRule) ProtoMessage() {}
 
 func (x *AlertRule) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[68]
+	mi := &file_wire_agent_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5867,7 +6046,7 @@ func (x *AlertRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlertRule.ProtoReflect.Descriptor instead.
 func (*AlertRule) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{68}
+	return file_wire_agent_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *AlertRule) GetName() string {
@@ -5937,7 +6116,7 @@ type CaptureOrders struct {
 
 func (x *CaptureOrders) Reset() {
 	*x = CaptureOrders{}
-	mi := &file_wire_agent_proto_msgTypes[69]
+	mi := &file_wire_agent_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5949,7 +6128,7 @@ func (x *CaptureOrders) String() string {
 func (*CaptureOrders) ProtoMessage() {}
 
 func (x *CaptureOrders) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[69]
+	mi := &file_wire_agent_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5962,7 +6141,7 @@ func (x *CaptureOrders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureOrders.ProtoReflect.Descriptor instead.
 func (*CaptureOrders) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{69}
+	return file_wire_agent_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *CaptureOrders) GetOrders() []*CaptureOrder {
@@ -5979,18 +6158,23 @@ type CaptureOrder struct {
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	SentUnixNanos int64                  `protobuf:"varint,2,opt,name=sent_unix_nanos,json=sentUnixNanos,proto3" json:"sent_unix_nanos,omitempty"` // by the controller's clock
 	Line          *CaptureLine           `protobuf:"bytes,3,opt,name=line,proto3" json:"line,omitempty"`                                           // without a tool
-	ForMillis     uint64                 `protobuf:"varint,4,opt,name=for_millis,json=forMillis,proto3" json:"for_millis,omitempty"`               // from when the agent first hears of it
+	ForMillis     uint64                 `protobuf:"varint,4,opt,name=for_millis,json=forMillis,proto3" json:"for_millis,omitempty"`               // from when the agent first hears of it; 0: only the past
 	Packets       uint64                 `protobuf:"varint,5,opt,name=packets,proto3" json:"packets,omitempty"`                                    // records at most
 	Bytes         uint64                 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`                                        // of frames, as kept, at most
 	Rate          uint64                 `protobuf:"varint,7,opt,name=rate,proto3" json:"rate,omitempty"`                                          // bits a second, of records
 	Window        uint64                 `protobuf:"varint,8,opt,name=window,proto3" json:"window,omitempty"`                                      // bytes of records under way at most
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// What rings have kept, first: from so long before the agent first hears of it,
+	// until so long before. 0: no past.
+	PastMillis      uint64 `protobuf:"varint,9,opt,name=past_millis,json=pastMillis,proto3" json:"past_millis,omitempty"`
+	PastUntilMillis uint64 `protobuf:"varint,10,opt,name=past_until_millis,json=pastUntilMillis,proto3" json:"past_until_millis,omitempty"`
+	Ring            string `protobuf:"bytes,11,opt,name=ring,proto3" json:"ring,omitempty"` // of this line only; empty is every ring
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *CaptureOrder) Reset() {
 	*x = CaptureOrder{}
-	mi := &file_wire_agent_proto_msgTypes[70]
+	mi := &file_wire_agent_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6002,7 +6186,7 @@ func (x *CaptureOrder) String() string {
 func (*CaptureOrder) ProtoMessage() {}
 
 func (x *CaptureOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[70]
+	mi := &file_wire_agent_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6015,7 +6199,7 @@ func (x *CaptureOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureOrder.ProtoReflect.Descriptor instead.
 func (*CaptureOrder) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{70}
+	return file_wire_agent_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *CaptureOrder) GetId() uint64 {
@@ -6074,6 +6258,27 @@ func (x *CaptureOrder) GetWindow() uint64 {
 	return 0
 }
 
+func (x *CaptureOrder) GetPastMillis() uint64 {
+	if x != nil {
+		return x.PastMillis
+	}
+	return 0
+}
+
+func (x *CaptureOrder) GetPastUntilMillis() uint64 {
+	if x != nil {
+		return x.PastUntilMillis
+	}
+	return 0
+}
+
+func (x *CaptureOrder) GetRing() string {
+	if x != nil {
+		return x.Ring
+	}
+	return ""
+}
+
 // CaptureAck says how much of what a host has sent is written, and has made room.
 type CaptureAck struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -6085,7 +6290,7 @@ type CaptureAck struct {
 
 func (x *CaptureAck) Reset() {
 	*x = CaptureAck{}
-	mi := &file_wire_agent_proto_msgTypes[71]
+	mi := &file_wire_agent_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6097,7 +6302,7 @@ func (x *CaptureAck) String() string {
 func (*CaptureAck) ProtoMessage() {}
 
 func (x *CaptureAck) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[71]
+	mi := &file_wire_agent_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6110,7 +6315,7 @@ func (x *CaptureAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureAck.ProtoReflect.Descriptor instead.
 func (*CaptureAck) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{71}
+	return file_wire_agent_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *CaptureAck) GetId() uint64 {
@@ -6143,13 +6348,14 @@ type CapturePiece struct {
 	Ledger            *Ledger           `protobuf:"bytes,9,opt,name=ledger,proto3" json:"ledger,omitempty"`
 	Ended             bool              `protobuf:"varint,10,opt,name=ended,proto3" json:"ended,omitempty"`
 	Message           string            `protobuf:"bytes,11,opt,name=message,proto3" json:"message,omitempty"` // why it ended, or what is wrong
+	Past              bool              `protobuf:"varint,12,opt,name=past,proto3" json:"past,omitempty"`      // more of what rings have kept follows
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
 
 func (x *CapturePiece) Reset() {
 	*x = CapturePiece{}
-	mi := &file_wire_agent_proto_msgTypes[72]
+	mi := &file_wire_agent_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6161,7 +6367,7 @@ func (x *CapturePiece) String() string {
 func (*CapturePiece) ProtoMessage() {}
 
 func (x *CapturePiece) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[72]
+	mi := &file_wire_agent_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6174,7 +6380,7 @@ func (x *CapturePiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapturePiece.ProtoReflect.Descriptor instead.
 func (*CapturePiece) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{72}
+	return file_wire_agent_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *CapturePiece) GetId() uint64 {
@@ -6254,6 +6460,13 @@ func (x *CapturePiece) GetMessage() string {
 	return ""
 }
 
+func (x *CapturePiece) GetPast() bool {
+	if x != nil {
+		return x.Past
+	}
+	return false
+}
+
 type CaptureName struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -6264,7 +6477,7 @@ type CaptureName struct {
 
 func (x *CaptureName) Reset() {
 	*x = CaptureName{}
-	mi := &file_wire_agent_proto_msgTypes[73]
+	mi := &file_wire_agent_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6276,7 +6489,7 @@ func (x *CaptureName) String() string {
 func (*CaptureName) ProtoMessage() {}
 
 func (x *CaptureName) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[73]
+	mi := &file_wire_agent_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6289,7 +6502,7 @@ func (x *CaptureName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureName.ProtoReflect.Descriptor instead.
 func (*CaptureName) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{73}
+	return file_wire_agent_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *CaptureName) GetNumber() uint32 {
@@ -6319,7 +6532,7 @@ type CaptureProcess struct {
 
 func (x *CaptureProcess) Reset() {
 	*x = CaptureProcess{}
-	mi := &file_wire_agent_proto_msgTypes[74]
+	mi := &file_wire_agent_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6331,7 +6544,7 @@ func (x *CaptureProcess) String() string {
 func (*CaptureProcess) ProtoMessage() {}
 
 func (x *CaptureProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[74]
+	mi := &file_wire_agent_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6344,7 +6557,7 @@ func (x *CaptureProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureProcess.ProtoReflect.Descriptor instead.
 func (*CaptureProcess) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{74}
+	return file_wire_agent_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *CaptureProcess) GetLocal() *FlowAddress {
@@ -6532,9 +6745,15 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\rRelayEndpoint\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"A\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"k\n" +
 	"\x0eCaptureSection\x12/\n" +
-	"\x05lines\x18\x01 \x03(\v2\x19.weft.wire.v1.CaptureLineR\x05lines\"\xe1\x02\n" +
+	"\x05lines\x18\x01 \x03(\v2\x19.weft.wire.v1.CaptureLineR\x05lines\x12(\n" +
+	"\x05rings\x18\x02 \x03(\v2\x12.weft.wire.v1.RingR\x05rings\"\\\n" +
+	"\x04Ring\x12\x12\n" +
+	"\x04line\x18\x01 \x01(\tR\x04line\x12\x10\n" +
+	"\x03tap\x18\x02 \x01(\tR\x03tap\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x18\n" +
+	"\aseconds\x18\x04 \x01(\x04R\aseconds\"\xe1\x02\n" +
 	"\vCaptureLine\x12\x12\n" +
 	"\x04line\x18\x01 \x01(\tR\x04line\x12\x10\n" +
 	"\x03tap\x18\x02 \x01(\tR\x03tap\x12&\n" +
@@ -6582,10 +6801,20 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x06remote\x18\x05 \x01(\tR\x06remote\x12\x14\n" +
 	"\x05since\x18\x06 \x01(\x03R\x05since\x12\x18\n" +
 	"\amessage\x18\a \x01(\tR\amessage\x12,\n" +
-	"\x06ledger\x18\b \x01(\v2\x14.weft.wire.v1.LedgerR\x06ledger\"<\n" +
+	"\x06ledger\x18\b \x01(\v2\x14.weft.wire.v1.LedgerR\x06ledger\"l\n" +
 	"\n" +
 	"LineReport\x12.\n" +
-	"\x05lines\x18\x01 \x03(\v2\x18.weft.wire.v1.LineStatusR\x05lines\"Y\n" +
+	"\x05lines\x18\x01 \x03(\v2\x18.weft.wire.v1.LineStatusR\x05lines\x12.\n" +
+	"\x05rings\x18\x02 \x03(\v2\x18.weft.wire.v1.RingStatusR\x05rings\"\xce\x01\n" +
+	"\n" +
+	"RingStatus\x12\x12\n" +
+	"\x04line\x18\x01 \x01(\tR\x04line\x12\x10\n" +
+	"\x03tap\x18\x02 \x01(\tR\x03tap\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x04R\x04size\x12*\n" +
+	"\x11oldest_unix_nanos\x18\x05 \x01(\x03R\x0foldestUnixNanos\x12*\n" +
+	"\x11newest_unix_nanos\x18\x06 \x01(\x03R\x0fnewestUnixNanos\x12\x18\n" +
+	"\amessage\x18\a \x01(\tR\amessage\"Y\n" +
 	"\vRelayReport\x12\x1a\n" +
 	"\bsessions\x18\x01 \x01(\rR\bsessions\x12\x18\n" +
 	"\astreams\x18\x02 \x01(\rR\astreams\x12\x14\n" +
@@ -6910,7 +7139,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\vfor_seconds\x18\b \x01(\rR\n" +
 	"forSeconds\"C\n" +
 	"\rCaptureOrders\x122\n" +
-	"\x06orders\x18\x01 \x03(\v2\x1a.weft.wire.v1.CaptureOrderR\x06orders\"\xf0\x01\n" +
+	"\x06orders\x18\x01 \x03(\v2\x1a.weft.wire.v1.CaptureOrderR\x06orders\"\xd1\x02\n" +
 	"\fCaptureOrder\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12&\n" +
 	"\x0fsent_unix_nanos\x18\x02 \x01(\x03R\rsentUnixNanos\x12-\n" +
@@ -6920,11 +7149,16 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\apackets\x18\x05 \x01(\x04R\apackets\x12\x14\n" +
 	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12\x12\n" +
 	"\x04rate\x18\a \x01(\x04R\x04rate\x12\x16\n" +
-	"\x06window\x18\b \x01(\x04R\x06window\"2\n" +
+	"\x06window\x18\b \x01(\x04R\x06window\x12\x1f\n" +
+	"\vpast_millis\x18\t \x01(\x04R\n" +
+	"pastMillis\x12*\n" +
+	"\x11past_until_millis\x18\n" +
+	" \x01(\x04R\x0fpastUntilMillis\x12\x12\n" +
+	"\x04ring\x18\v \x01(\tR\x04ring\"2\n" +
 	"\n" +
 	"CaptureAck\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"\xaf\x03\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"\xc3\x03\n" +
 	"\fCapturePiece\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12(\n" +
 	"\x10order_unix_nanos\x18\x02 \x01(\x03R\x0eorderUnixNanos\x12.\n" +
@@ -6937,7 +7171,8 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x06ledger\x18\t \x01(\v2\x14.weft.wire.v1.LedgerR\x06ledger\x12\x14\n" +
 	"\x05ended\x18\n" +
 	" \x01(\bR\x05ended\x12\x18\n" +
-	"\amessage\x18\v \x01(\tR\amessage\"A\n" +
+	"\amessage\x18\v \x01(\tR\amessage\x12\x12\n" +
+	"\x04past\x18\f \x01(\bR\x04past\"A\n" +
 	"\vCaptureName\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1a\n" +
 	"\bworkload\x18\x02 \x01(\tR\bworkload\"\xc5\x01\n" +
@@ -6964,7 +7199,7 @@ func file_wire_agent_proto_rawDescGZIP() []byte {
 	return file_wire_agent_proto_rawDescData
 }
 
-var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
+var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 80)
 var file_wire_agent_proto_goTypes = []any{
 	(*JoinRequest)(nil),       // 0: weft.wire.v1.JoinRequest
 	(*JoinResponse)(nil),      // 1: weft.wire.v1.JoinResponse
@@ -6987,169 +7222,173 @@ var file_wire_agent_proto_goTypes = []any{
 	(*TransportSection)(nil),  // 18: weft.wire.v1.TransportSection
 	(*RelayEndpoint)(nil),     // 19: weft.wire.v1.RelayEndpoint
 	(*CaptureSection)(nil),    // 20: weft.wire.v1.CaptureSection
-	(*CaptureLine)(nil),       // 21: weft.wire.v1.CaptureLine
-	(*BPFInstruction)(nil),    // 22: weft.wire.v1.BPFInstruction
-	(*DeliverSection)(nil),    // 23: weft.wire.v1.DeliverSection
-	(*DeliverLine)(nil),       // 24: weft.wire.v1.DeliverLine
-	(*Count)(nil),             // 25: weft.wire.v1.Count
-	(*Ledger)(nil),            // 26: weft.wire.v1.Ledger
-	(*LineStatus)(nil),        // 27: weft.wire.v1.LineStatus
-	(*LineReport)(nil),        // 28: weft.wire.v1.LineReport
-	(*RelayReport)(nil),       // 29: weft.wire.v1.RelayReport
-	(*PolicySection)(nil),     // 30: weft.wire.v1.PolicySection
-	(*Ruleset)(nil),           // 31: weft.wire.v1.Ruleset
-	(*PolicyTable)(nil),       // 32: weft.wire.v1.PolicyTable
-	(*PolicyRule)(nil),        // 33: weft.wire.v1.PolicyRule
-	(*PolicyDefault)(nil),     // 34: weft.wire.v1.PolicyDefault
-	(*PolicyProcess)(nil),     // 35: weft.wire.v1.PolicyProcess
-	(*PolicyPeer)(nil),        // 36: weft.wire.v1.PolicyPeer
-	(*PolicyBlock)(nil),       // 37: weft.wire.v1.PolicyBlock
-	(*PolicyPort)(nil),        // 38: weft.wire.v1.PolicyPort
-	(*IdentitySection)(nil),   // 39: weft.wire.v1.IdentitySection
-	(*PeerHost)(nil),          // 40: weft.wire.v1.PeerHost
-	(*Bearer)(nil),            // 41: weft.wire.v1.Bearer
-	(*PolicySubject)(nil),     // 42: weft.wire.v1.PolicySubject
-	(*SelectorMembers)(nil),   // 43: weft.wire.v1.SelectorMembers
-	(*AddressIdentity)(nil),   // 44: weft.wire.v1.AddressIdentity
-	(*PolicyReport)(nil),      // 45: weft.wire.v1.PolicyReport
-	(*RuleCount)(nil),         // 46: weft.wire.v1.RuleCount
-	(*Conversation)(nil),      // 47: weft.wire.v1.Conversation
-	(*FlowSection)(nil),       // 48: weft.wire.v1.FlowSection
-	(*FlowBatch)(nil),         // 49: weft.wire.v1.FlowBatch
-	(*FlowColumns)(nil),       // 50: weft.wire.v1.FlowColumns
-	(*FlowProcess)(nil),       // 51: weft.wire.v1.FlowProcess
-	(*FlowApplication)(nil),   // 52: weft.wire.v1.FlowApplication
-	(*FlowAddress)(nil),       // 53: weft.wire.v1.FlowAddress
-	(*FlowAck)(nil),           // 54: weft.wire.v1.FlowAck
-	(*SampleRequest)(nil),     // 55: weft.wire.v1.SampleRequest
-	(*Sample)(nil),            // 56: weft.wire.v1.Sample
-	(*CPUUse)(nil),            // 57: weft.wire.v1.CPUUse
-	(*MemoryUse)(nil),         // 58: weft.wire.v1.MemoryUse
-	(*Pressure)(nil),          // 59: weft.wire.v1.Pressure
-	(*DiskUse)(nil),           // 60: weft.wire.v1.DiskUse
-	(*FilesystemUse)(nil),     // 61: weft.wire.v1.FilesystemUse
-	(*InterfaceUse)(nil),      // 62: weft.wire.v1.InterfaceUse
-	(*Sensor)(nil),            // 63: weft.wire.v1.Sensor
-	(*WorkloadUse)(nil),       // 64: weft.wire.v1.WorkloadUse
-	(*Tasks)(nil),             // 65: weft.wire.v1.Tasks
-	(*ProcessUse)(nil),        // 66: weft.wire.v1.ProcessUse
-	(*MonitorSection)(nil),    // 67: weft.wire.v1.MonitorSection
-	(*AlertRule)(nil),         // 68: weft.wire.v1.AlertRule
-	(*CaptureOrders)(nil),     // 69: weft.wire.v1.CaptureOrders
-	(*CaptureOrder)(nil),      // 70: weft.wire.v1.CaptureOrder
-	(*CaptureAck)(nil),        // 71: weft.wire.v1.CaptureAck
-	(*CapturePiece)(nil),      // 72: weft.wire.v1.CapturePiece
-	(*CaptureName)(nil),       // 73: weft.wire.v1.CaptureName
-	(*CaptureProcess)(nil),    // 74: weft.wire.v1.CaptureProcess
-	nil,                       // 75: weft.wire.v1.HostFacts.LabelsEntry
-	nil,                       // 76: weft.wire.v1.HostFacts.CapabilitiesEntry
-	nil,                       // 77: weft.wire.v1.Workload.LabelsEntry
+	(*Ring)(nil),              // 21: weft.wire.v1.Ring
+	(*CaptureLine)(nil),       // 22: weft.wire.v1.CaptureLine
+	(*BPFInstruction)(nil),    // 23: weft.wire.v1.BPFInstruction
+	(*DeliverSection)(nil),    // 24: weft.wire.v1.DeliverSection
+	(*DeliverLine)(nil),       // 25: weft.wire.v1.DeliverLine
+	(*Count)(nil),             // 26: weft.wire.v1.Count
+	(*Ledger)(nil),            // 27: weft.wire.v1.Ledger
+	(*LineStatus)(nil),        // 28: weft.wire.v1.LineStatus
+	(*LineReport)(nil),        // 29: weft.wire.v1.LineReport
+	(*RingStatus)(nil),        // 30: weft.wire.v1.RingStatus
+	(*RelayReport)(nil),       // 31: weft.wire.v1.RelayReport
+	(*PolicySection)(nil),     // 32: weft.wire.v1.PolicySection
+	(*Ruleset)(nil),           // 33: weft.wire.v1.Ruleset
+	(*PolicyTable)(nil),       // 34: weft.wire.v1.PolicyTable
+	(*PolicyRule)(nil),        // 35: weft.wire.v1.PolicyRule
+	(*PolicyDefault)(nil),     // 36: weft.wire.v1.PolicyDefault
+	(*PolicyProcess)(nil),     // 37: weft.wire.v1.PolicyProcess
+	(*PolicyPeer)(nil),        // 38: weft.wire.v1.PolicyPeer
+	(*PolicyBlock)(nil),       // 39: weft.wire.v1.PolicyBlock
+	(*PolicyPort)(nil),        // 40: weft.wire.v1.PolicyPort
+	(*IdentitySection)(nil),   // 41: weft.wire.v1.IdentitySection
+	(*PeerHost)(nil),          // 42: weft.wire.v1.PeerHost
+	(*Bearer)(nil),            // 43: weft.wire.v1.Bearer
+	(*PolicySubject)(nil),     // 44: weft.wire.v1.PolicySubject
+	(*SelectorMembers)(nil),   // 45: weft.wire.v1.SelectorMembers
+	(*AddressIdentity)(nil),   // 46: weft.wire.v1.AddressIdentity
+	(*PolicyReport)(nil),      // 47: weft.wire.v1.PolicyReport
+	(*RuleCount)(nil),         // 48: weft.wire.v1.RuleCount
+	(*Conversation)(nil),      // 49: weft.wire.v1.Conversation
+	(*FlowSection)(nil),       // 50: weft.wire.v1.FlowSection
+	(*FlowBatch)(nil),         // 51: weft.wire.v1.FlowBatch
+	(*FlowColumns)(nil),       // 52: weft.wire.v1.FlowColumns
+	(*FlowProcess)(nil),       // 53: weft.wire.v1.FlowProcess
+	(*FlowApplication)(nil),   // 54: weft.wire.v1.FlowApplication
+	(*FlowAddress)(nil),       // 55: weft.wire.v1.FlowAddress
+	(*FlowAck)(nil),           // 56: weft.wire.v1.FlowAck
+	(*SampleRequest)(nil),     // 57: weft.wire.v1.SampleRequest
+	(*Sample)(nil),            // 58: weft.wire.v1.Sample
+	(*CPUUse)(nil),            // 59: weft.wire.v1.CPUUse
+	(*MemoryUse)(nil),         // 60: weft.wire.v1.MemoryUse
+	(*Pressure)(nil),          // 61: weft.wire.v1.Pressure
+	(*DiskUse)(nil),           // 62: weft.wire.v1.DiskUse
+	(*FilesystemUse)(nil),     // 63: weft.wire.v1.FilesystemUse
+	(*InterfaceUse)(nil),      // 64: weft.wire.v1.InterfaceUse
+	(*Sensor)(nil),            // 65: weft.wire.v1.Sensor
+	(*WorkloadUse)(nil),       // 66: weft.wire.v1.WorkloadUse
+	(*Tasks)(nil),             // 67: weft.wire.v1.Tasks
+	(*ProcessUse)(nil),        // 68: weft.wire.v1.ProcessUse
+	(*MonitorSection)(nil),    // 69: weft.wire.v1.MonitorSection
+	(*AlertRule)(nil),         // 70: weft.wire.v1.AlertRule
+	(*CaptureOrders)(nil),     // 71: weft.wire.v1.CaptureOrders
+	(*CaptureOrder)(nil),      // 72: weft.wire.v1.CaptureOrder
+	(*CaptureAck)(nil),        // 73: weft.wire.v1.CaptureAck
+	(*CapturePiece)(nil),      // 74: weft.wire.v1.CapturePiece
+	(*CaptureName)(nil),       // 75: weft.wire.v1.CaptureName
+	(*CaptureProcess)(nil),    // 76: weft.wire.v1.CaptureProcess
+	nil,                       // 77: weft.wire.v1.HostFacts.LabelsEntry
+	nil,                       // 78: weft.wire.v1.HostFacts.CapabilitiesEntry
+	nil,                       // 79: weft.wire.v1.Workload.LabelsEntry
 }
 var file_wire_agent_proto_depIdxs = []int32{
 	6,  // 0: weft.wire.v1.AgentMessage.hello:type_name -> weft.wire.v1.Hello
 	10, // 1: weft.wire.v1.AgentMessage.facts:type_name -> weft.wire.v1.HostFacts
 	13, // 2: weft.wire.v1.AgentMessage.workloads:type_name -> weft.wire.v1.WorkloadUpdate
 	15, // 3: weft.wire.v1.AgentMessage.section:type_name -> weft.wire.v1.SectionStatus
-	28, // 4: weft.wire.v1.AgentMessage.lines:type_name -> weft.wire.v1.LineReport
+	29, // 4: weft.wire.v1.AgentMessage.lines:type_name -> weft.wire.v1.LineReport
 	8,  // 5: weft.wire.v1.AgentMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
-	29, // 6: weft.wire.v1.AgentMessage.relay:type_name -> weft.wire.v1.RelayReport
-	45, // 7: weft.wire.v1.AgentMessage.policy:type_name -> weft.wire.v1.PolicyReport
-	49, // 8: weft.wire.v1.AgentMessage.flows:type_name -> weft.wire.v1.FlowBatch
-	56, // 9: weft.wire.v1.AgentMessage.sample:type_name -> weft.wire.v1.Sample
-	72, // 10: weft.wire.v1.AgentMessage.capture:type_name -> weft.wire.v1.CapturePiece
+	31, // 6: weft.wire.v1.AgentMessage.relay:type_name -> weft.wire.v1.RelayReport
+	47, // 7: weft.wire.v1.AgentMessage.policy:type_name -> weft.wire.v1.PolicyReport
+	51, // 8: weft.wire.v1.AgentMessage.flows:type_name -> weft.wire.v1.FlowBatch
+	58, // 9: weft.wire.v1.AgentMessage.sample:type_name -> weft.wire.v1.Sample
+	74, // 10: weft.wire.v1.AgentMessage.capture:type_name -> weft.wire.v1.CapturePiece
 	7,  // 11: weft.wire.v1.ControllerMessage.welcome:type_name -> weft.wire.v1.Welcome
 	14, // 12: weft.wire.v1.ControllerMessage.section:type_name -> weft.wire.v1.Section
 	8,  // 13: weft.wire.v1.ControllerMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
-	54, // 14: weft.wire.v1.ControllerMessage.flows:type_name -> weft.wire.v1.FlowAck
-	55, // 15: weft.wire.v1.ControllerMessage.samples:type_name -> weft.wire.v1.SampleRequest
-	69, // 16: weft.wire.v1.ControllerMessage.captures:type_name -> weft.wire.v1.CaptureOrders
-	71, // 17: weft.wire.v1.ControllerMessage.captured:type_name -> weft.wire.v1.CaptureAck
+	56, // 14: weft.wire.v1.ControllerMessage.flows:type_name -> weft.wire.v1.FlowAck
+	57, // 15: weft.wire.v1.ControllerMessage.samples:type_name -> weft.wire.v1.SampleRequest
+	71, // 16: weft.wire.v1.ControllerMessage.captures:type_name -> weft.wire.v1.CaptureOrders
+	73, // 17: weft.wire.v1.ControllerMessage.captured:type_name -> weft.wire.v1.CaptureAck
 	15, // 18: weft.wire.v1.Hello.sections:type_name -> weft.wire.v1.SectionStatus
 	9,  // 19: weft.wire.v1.HostFacts.interfaces:type_name -> weft.wire.v1.Interface
-	75, // 20: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
-	76, // 21: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
+	77, // 20: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
+	78, // 21: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
 	11, // 22: weft.wire.v1.HostFacts.conditions:type_name -> weft.wire.v1.Condition
-	77, // 23: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
+	79, // 23: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
 	12, // 24: weft.wire.v1.WorkloadUpdate.upserts:type_name -> weft.wire.v1.Workload
 	20, // 25: weft.wire.v1.Section.capture:type_name -> weft.wire.v1.CaptureSection
-	23, // 26: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
+	24, // 26: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
 	18, // 27: weft.wire.v1.Section.transport:type_name -> weft.wire.v1.TransportSection
-	30, // 28: weft.wire.v1.Section.policy:type_name -> weft.wire.v1.PolicySection
-	39, // 29: weft.wire.v1.Section.identity:type_name -> weft.wire.v1.IdentitySection
-	48, // 30: weft.wire.v1.Section.flow:type_name -> weft.wire.v1.FlowSection
-	67, // 31: weft.wire.v1.Section.monitor:type_name -> weft.wire.v1.MonitorSection
+	32, // 28: weft.wire.v1.Section.policy:type_name -> weft.wire.v1.PolicySection
+	41, // 29: weft.wire.v1.Section.identity:type_name -> weft.wire.v1.IdentitySection
+	50, // 30: weft.wire.v1.Section.flow:type_name -> weft.wire.v1.FlowSection
+	69, // 31: weft.wire.v1.Section.monitor:type_name -> weft.wire.v1.MonitorSection
 	16, // 32: weft.wire.v1.SectionStatus.items:type_name -> weft.wire.v1.ItemStatus
 	19, // 33: weft.wire.v1.TransportSection.relays:type_name -> weft.wire.v1.RelayEndpoint
-	21, // 34: weft.wire.v1.CaptureSection.lines:type_name -> weft.wire.v1.CaptureLine
-	17, // 35: weft.wire.v1.CaptureLine.tool:type_name -> weft.wire.v1.Peer
-	22, // 36: weft.wire.v1.CaptureLine.filter_ethernet:type_name -> weft.wire.v1.BPFInstruction
-	22, // 37: weft.wire.v1.CaptureLine.filter_raw:type_name -> weft.wire.v1.BPFInstruction
-	24, // 38: weft.wire.v1.DeliverSection.lines:type_name -> weft.wire.v1.DeliverLine
-	17, // 39: weft.wire.v1.DeliverLine.sources:type_name -> weft.wire.v1.Peer
-	25, // 40: weft.wire.v1.Ledger.seen:type_name -> weft.wire.v1.Count
-	25, // 41: weft.wire.v1.Ledger.filtered:type_name -> weft.wire.v1.Count
-	25, // 42: weft.wire.v1.Ledger.sampled:type_name -> weft.wire.v1.Count
-	25, // 43: weft.wire.v1.Ledger.deduplicated:type_name -> weft.wire.v1.Count
-	25, // 44: weft.wire.v1.Ledger.shed:type_name -> weft.wire.v1.Count
-	25, // 45: weft.wire.v1.Ledger.ring_dropped:type_name -> weft.wire.v1.Count
-	25, // 46: weft.wire.v1.Ledger.path_dropped:type_name -> weft.wire.v1.Count
-	25, // 47: weft.wire.v1.Ledger.delivered:type_name -> weft.wire.v1.Count
-	25, // 48: weft.wire.v1.Ledger.in_flight:type_name -> weft.wire.v1.Count
-	26, // 49: weft.wire.v1.LineStatus.ledger:type_name -> weft.wire.v1.Ledger
-	27, // 50: weft.wire.v1.LineReport.lines:type_name -> weft.wire.v1.LineStatus
-	31, // 51: weft.wire.v1.PolicySection.rulesets:type_name -> weft.wire.v1.Ruleset
-	32, // 52: weft.wire.v1.Ruleset.ingress:type_name -> weft.wire.v1.PolicyTable
-	32, // 53: weft.wire.v1.Ruleset.egress:type_name -> weft.wire.v1.PolicyTable
-	33, // 54: weft.wire.v1.PolicyTable.rules:type_name -> weft.wire.v1.PolicyRule
-	34, // 55: weft.wire.v1.PolicyTable.defaults:type_name -> weft.wire.v1.PolicyDefault
-	35, // 56: weft.wire.v1.PolicyRule.processes:type_name -> weft.wire.v1.PolicyProcess
-	36, // 57: weft.wire.v1.PolicyRule.peers:type_name -> weft.wire.v1.PolicyPeer
-	38, // 58: weft.wire.v1.PolicyRule.ports:type_name -> weft.wire.v1.PolicyPort
-	35, // 59: weft.wire.v1.PolicyDefault.processes:type_name -> weft.wire.v1.PolicyProcess
-	37, // 60: weft.wire.v1.PolicyPeer.blocks:type_name -> weft.wire.v1.PolicyBlock
-	35, // 61: weft.wire.v1.PolicyPeer.processes:type_name -> weft.wire.v1.PolicyProcess
-	42, // 62: weft.wire.v1.IdentitySection.subjects:type_name -> weft.wire.v1.PolicySubject
-	43, // 63: weft.wire.v1.IdentitySection.selectors:type_name -> weft.wire.v1.SelectorMembers
-	44, // 64: weft.wire.v1.IdentitySection.addresses:type_name -> weft.wire.v1.AddressIdentity
-	40, // 65: weft.wire.v1.IdentitySection.hosts:type_name -> weft.wire.v1.PeerHost
-	41, // 66: weft.wire.v1.IdentitySection.bearers:type_name -> weft.wire.v1.Bearer
-	46, // 67: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
-	47, // 68: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
-	35, // 69: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
-	51, // 70: weft.wire.v1.FlowColumns.processes:type_name -> weft.wire.v1.FlowProcess
-	53, // 71: weft.wire.v1.FlowColumns.translations:type_name -> weft.wire.v1.FlowAddress
-	52, // 72: weft.wire.v1.FlowColumns.applications:type_name -> weft.wire.v1.FlowApplication
-	57, // 73: weft.wire.v1.Sample.cpu:type_name -> weft.wire.v1.CPUUse
-	57, // 74: weft.wire.v1.Sample.cores:type_name -> weft.wire.v1.CPUUse
-	58, // 75: weft.wire.v1.Sample.memory:type_name -> weft.wire.v1.MemoryUse
-	59, // 76: weft.wire.v1.Sample.pressure:type_name -> weft.wire.v1.Pressure
-	60, // 77: weft.wire.v1.Sample.disks:type_name -> weft.wire.v1.DiskUse
-	61, // 78: weft.wire.v1.Sample.filesystems:type_name -> weft.wire.v1.FilesystemUse
-	62, // 79: weft.wire.v1.Sample.interfaces:type_name -> weft.wire.v1.InterfaceUse
-	63, // 80: weft.wire.v1.Sample.sensors:type_name -> weft.wire.v1.Sensor
-	64, // 81: weft.wire.v1.Sample.workloads:type_name -> weft.wire.v1.WorkloadUse
-	65, // 82: weft.wire.v1.Sample.tasks:type_name -> weft.wire.v1.Tasks
-	66, // 83: weft.wire.v1.Sample.processes:type_name -> weft.wire.v1.ProcessUse
-	68, // 84: weft.wire.v1.MonitorSection.rules:type_name -> weft.wire.v1.AlertRule
-	70, // 85: weft.wire.v1.CaptureOrders.orders:type_name -> weft.wire.v1.CaptureOrder
-	21, // 86: weft.wire.v1.CaptureOrder.line:type_name -> weft.wire.v1.CaptureLine
-	73, // 87: weft.wire.v1.CapturePiece.names:type_name -> weft.wire.v1.CaptureName
-	74, // 88: weft.wire.v1.CapturePiece.processes:type_name -> weft.wire.v1.CaptureProcess
-	26, // 89: weft.wire.v1.CapturePiece.ledger:type_name -> weft.wire.v1.Ledger
-	53, // 90: weft.wire.v1.CaptureProcess.local:type_name -> weft.wire.v1.FlowAddress
-	53, // 91: weft.wire.v1.CaptureProcess.remote:type_name -> weft.wire.v1.FlowAddress
-	51, // 92: weft.wire.v1.CaptureProcess.process:type_name -> weft.wire.v1.FlowProcess
-	0,  // 93: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
-	2,  // 94: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
-	4,  // 95: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
-	1,  // 96: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
-	3,  // 97: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
-	5,  // 98: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
-	96, // [96:99] is the sub-list for method output_type
-	93, // [93:96] is the sub-list for method input_type
-	93, // [93:93] is the sub-list for extension type_name
-	93, // [93:93] is the sub-list for extension extendee
-	0,  // [0:93] is the sub-list for field type_name
+	22, // 34: weft.wire.v1.CaptureSection.lines:type_name -> weft.wire.v1.CaptureLine
+	21, // 35: weft.wire.v1.CaptureSection.rings:type_name -> weft.wire.v1.Ring
+	17, // 36: weft.wire.v1.CaptureLine.tool:type_name -> weft.wire.v1.Peer
+	23, // 37: weft.wire.v1.CaptureLine.filter_ethernet:type_name -> weft.wire.v1.BPFInstruction
+	23, // 38: weft.wire.v1.CaptureLine.filter_raw:type_name -> weft.wire.v1.BPFInstruction
+	25, // 39: weft.wire.v1.DeliverSection.lines:type_name -> weft.wire.v1.DeliverLine
+	17, // 40: weft.wire.v1.DeliverLine.sources:type_name -> weft.wire.v1.Peer
+	26, // 41: weft.wire.v1.Ledger.seen:type_name -> weft.wire.v1.Count
+	26, // 42: weft.wire.v1.Ledger.filtered:type_name -> weft.wire.v1.Count
+	26, // 43: weft.wire.v1.Ledger.sampled:type_name -> weft.wire.v1.Count
+	26, // 44: weft.wire.v1.Ledger.deduplicated:type_name -> weft.wire.v1.Count
+	26, // 45: weft.wire.v1.Ledger.shed:type_name -> weft.wire.v1.Count
+	26, // 46: weft.wire.v1.Ledger.ring_dropped:type_name -> weft.wire.v1.Count
+	26, // 47: weft.wire.v1.Ledger.path_dropped:type_name -> weft.wire.v1.Count
+	26, // 48: weft.wire.v1.Ledger.delivered:type_name -> weft.wire.v1.Count
+	26, // 49: weft.wire.v1.Ledger.in_flight:type_name -> weft.wire.v1.Count
+	27, // 50: weft.wire.v1.LineStatus.ledger:type_name -> weft.wire.v1.Ledger
+	28, // 51: weft.wire.v1.LineReport.lines:type_name -> weft.wire.v1.LineStatus
+	30, // 52: weft.wire.v1.LineReport.rings:type_name -> weft.wire.v1.RingStatus
+	33, // 53: weft.wire.v1.PolicySection.rulesets:type_name -> weft.wire.v1.Ruleset
+	34, // 54: weft.wire.v1.Ruleset.ingress:type_name -> weft.wire.v1.PolicyTable
+	34, // 55: weft.wire.v1.Ruleset.egress:type_name -> weft.wire.v1.PolicyTable
+	35, // 56: weft.wire.v1.PolicyTable.rules:type_name -> weft.wire.v1.PolicyRule
+	36, // 57: weft.wire.v1.PolicyTable.defaults:type_name -> weft.wire.v1.PolicyDefault
+	37, // 58: weft.wire.v1.PolicyRule.processes:type_name -> weft.wire.v1.PolicyProcess
+	38, // 59: weft.wire.v1.PolicyRule.peers:type_name -> weft.wire.v1.PolicyPeer
+	40, // 60: weft.wire.v1.PolicyRule.ports:type_name -> weft.wire.v1.PolicyPort
+	37, // 61: weft.wire.v1.PolicyDefault.processes:type_name -> weft.wire.v1.PolicyProcess
+	39, // 62: weft.wire.v1.PolicyPeer.blocks:type_name -> weft.wire.v1.PolicyBlock
+	37, // 63: weft.wire.v1.PolicyPeer.processes:type_name -> weft.wire.v1.PolicyProcess
+	44, // 64: weft.wire.v1.IdentitySection.subjects:type_name -> weft.wire.v1.PolicySubject
+	45, // 65: weft.wire.v1.IdentitySection.selectors:type_name -> weft.wire.v1.SelectorMembers
+	46, // 66: weft.wire.v1.IdentitySection.addresses:type_name -> weft.wire.v1.AddressIdentity
+	42, // 67: weft.wire.v1.IdentitySection.hosts:type_name -> weft.wire.v1.PeerHost
+	43, // 68: weft.wire.v1.IdentitySection.bearers:type_name -> weft.wire.v1.Bearer
+	48, // 69: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
+	49, // 70: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
+	37, // 71: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
+	53, // 72: weft.wire.v1.FlowColumns.processes:type_name -> weft.wire.v1.FlowProcess
+	55, // 73: weft.wire.v1.FlowColumns.translations:type_name -> weft.wire.v1.FlowAddress
+	54, // 74: weft.wire.v1.FlowColumns.applications:type_name -> weft.wire.v1.FlowApplication
+	59, // 75: weft.wire.v1.Sample.cpu:type_name -> weft.wire.v1.CPUUse
+	59, // 76: weft.wire.v1.Sample.cores:type_name -> weft.wire.v1.CPUUse
+	60, // 77: weft.wire.v1.Sample.memory:type_name -> weft.wire.v1.MemoryUse
+	61, // 78: weft.wire.v1.Sample.pressure:type_name -> weft.wire.v1.Pressure
+	62, // 79: weft.wire.v1.Sample.disks:type_name -> weft.wire.v1.DiskUse
+	63, // 80: weft.wire.v1.Sample.filesystems:type_name -> weft.wire.v1.FilesystemUse
+	64, // 81: weft.wire.v1.Sample.interfaces:type_name -> weft.wire.v1.InterfaceUse
+	65, // 82: weft.wire.v1.Sample.sensors:type_name -> weft.wire.v1.Sensor
+	66, // 83: weft.wire.v1.Sample.workloads:type_name -> weft.wire.v1.WorkloadUse
+	67, // 84: weft.wire.v1.Sample.tasks:type_name -> weft.wire.v1.Tasks
+	68, // 85: weft.wire.v1.Sample.processes:type_name -> weft.wire.v1.ProcessUse
+	70, // 86: weft.wire.v1.MonitorSection.rules:type_name -> weft.wire.v1.AlertRule
+	72, // 87: weft.wire.v1.CaptureOrders.orders:type_name -> weft.wire.v1.CaptureOrder
+	22, // 88: weft.wire.v1.CaptureOrder.line:type_name -> weft.wire.v1.CaptureLine
+	75, // 89: weft.wire.v1.CapturePiece.names:type_name -> weft.wire.v1.CaptureName
+	76, // 90: weft.wire.v1.CapturePiece.processes:type_name -> weft.wire.v1.CaptureProcess
+	27, // 91: weft.wire.v1.CapturePiece.ledger:type_name -> weft.wire.v1.Ledger
+	55, // 92: weft.wire.v1.CaptureProcess.local:type_name -> weft.wire.v1.FlowAddress
+	55, // 93: weft.wire.v1.CaptureProcess.remote:type_name -> weft.wire.v1.FlowAddress
+	53, // 94: weft.wire.v1.CaptureProcess.process:type_name -> weft.wire.v1.FlowProcess
+	0,  // 95: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
+	2,  // 96: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
+	4,  // 97: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
+	1,  // 98: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
+	3,  // 99: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
+	5,  // 100: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
+	98, // [98:101] is the sub-list for method output_type
+	95, // [95:98] is the sub-list for method input_type
+	95, // [95:95] is the sub-list for extension type_name
+	95, // [95:95] is the sub-list for extension extendee
+	0,  // [0:95] is the sub-list for field type_name
 }
 
 func init() { file_wire_agent_proto_init() }
@@ -7194,7 +7433,7 @@ func file_wire_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_agent_proto_rawDesc), len(file_wire_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   78,
+			NumMessages:   80,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
