@@ -38,10 +38,13 @@ type keeper struct {
 	spec  *wirepb.Ring
 	names []*wirepb.CaptureName // all that the line uses
 	fresh bool                  // the segment has not got them
-	dirty bool                  // packets came that it is not said of whose they are
-	piece wirepb.CapturePiece
-	buf   []byte
-	fault string
+	// Times of the last packets: that came, that had come when the reading of the
+	// connection table began, and when that before it did, and of which it is written
+	// whose they are. A connection may be in the table before its process is.
+	came, asked, before, known int64
+	piece                      wirepb.CapturePiece
+	buf                        []byte
+	fault                      string
 }
 
 func newKeeper(spec *wirepb.Ring, dir string, now func() time.Time, asked *atomic.Int32, log *slog.Logger) (*keeper, error) {
@@ -110,7 +113,7 @@ func (k *keeper) keep(_ context.Context, b tapstream.Batch, payload []byte) erro
 	if err := k.write(first, last); err != nil {
 		return k.lose(err)
 	}
-	k.fresh, k.dirty, k.fault = false, true, ""
+	k.fresh, k.came, k.fault = false, max(k.came, last), ""
 	return nil
 }
 
@@ -130,21 +133,35 @@ func (k *keeper) write(first, last int64) error {
 	return k.ring.Append(ring.Block{First: first, Last: last, Payload: k.buf})
 }
 
-// know is told that the connection table was read, and when that began: whose
-// packets of before then are is known now, or never.
-func (k *keeper) know(began time.Time) {
+// begin is told that the reading of the connection table begins, and know that it
+// has ended.
+func (k *keeper) begin() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.before, k.asked = k.asked, k.came
+}
+
+func (k *keeper) know() {
 	k.read()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !k.dirty {
+	if k.known == k.before {
 		return
 	}
 	k.piece.Reset()
-	k.piece.Processes, k.piece.ThroughUnixNanos = k.told(), began.UnixNano()
-	k.dirty = k.waiting.Load() > 0
+	k.piece.Processes, k.piece.ThroughUnixNanos = k.told(), k.before
 	if err := k.write(0, 0); err != nil {
 		k.lose(err) //nolint:errcheck // it is said, and no packets were lost
+		return
 	}
+	k.known = k.before
+}
+
+// settled says whether it is known of all packets whose they are.
+func (k *keeper) settled() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.known == k.came
 }
 
 // status is what it keeps.

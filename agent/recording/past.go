@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,9 +23,11 @@ const (
 	// ahead is how much is read ahead to know whose packets are, which is written behind
 	// them.
 	ahead = 4 << 20
-	// settled is how long after the end of the time that is asked for it is waited for
-	// what is still on its way to the ring.
-	settled = 2 * time.Second
+	// arrived and settled are how long after the end of the time that is asked for it
+	// is waited for packets that are still on their way to the ring, and for word of
+	// whose they are.
+	arrived = 300 * time.Millisecond
+	settled = 4 * time.Second
 	// pastNumbers are those of workloads in what rings have kept; a line's own are less.
 	pastNumbers = 1 << 16
 	maxNames    = 4096
@@ -128,13 +132,15 @@ func (p *past) read(ctx context.Context, keepers []*keeper, now func() time.Time
 		p.message = "the ring reaches back to " + time.Unix(0, first).UTC().Format(time.RFC3339)
 	}
 	for ctx.Err() == nil && p.left.packets > 0 && p.left.bytes > 0 {
-		r := p.earliest()
+		// What is there now is all there is, or was waited for long enough?
+		at := now().Add(-arrived).UnixNano()
+		final := at > p.to && (at-int64(settled) > p.to || !slices.ContainsFunc(keepers, func(k *keeper) bool { return !k.settled() }))
+		r, through := p.earliest(final)
 		if r == nil {
-			at := now()
-			if at.UnixNano() > p.to+int64(settled) {
+			if final {
 				break
 			}
-			if !p.say(ctx, min(p.to, at.Add(-settled).UnixNano())) {
+			if !p.say(ctx, min(p.to, at, through)) {
 				return
 			}
 			select {
@@ -163,15 +169,21 @@ func (p *past) read(ctx context.Context, keepers []*keeper, now func() time.Time
 	}
 }
 
-// earliest is the ring whose next packets are the earliest; nil where none has any.
-func (p *past) earliest() (out *pastRing) {
+// earliest is the ring whose next packets are the earliest, and before when nothing
+// more comes; nil where there are none, or is not known yet whose they are, unless it
+// will not be.
+func (p *past) earliest(final bool) (out *pastRing, through int64) {
+	through = math.MaxInt64
 	for _, r := range p.rings {
 		r.fill(p.from, p.to)
-		if len(r.queue) > 0 && (out == nil || r.queue[0].first < out.queue[0].first) {
-			out = r
+		if len(r.queue) > 0 && r.queue[0].first-1 < through {
+			out, through = r, r.queue[0].first-1
 		}
 	}
-	return out
+	if out != nil && !final && out.queue[0].last > out.known && out.held < out.ahead {
+		return nil, through
+	}
+	return out, through
 }
 
 // fill reads on until it is known whose the next packets are.

@@ -191,19 +191,21 @@ func (r *Recordings) Begin() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.reading = r.cfg.Now()
+	for _, k := range r.keepers {
+		k.begin()
+	}
 }
 
 // End ends the reading.
 func (r *Recordings) End() {
 	r.mu.Lock()
 	r.read = r.reading
-	began := r.read
 	for _, x := range r.byID {
 		x.owners.read()
 	}
 	r.mu.Unlock()
 	for _, k := range r.kept("") {
-		k.know(began)
+		k.know()
 	}
 }
 

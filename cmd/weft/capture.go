@@ -20,6 +20,7 @@ import (
 
 	"weft/cmd/weft/show"
 	"weft/controller/api/client"
+	"weft/controller/captures"
 	"weft/model"
 )
 
@@ -137,6 +138,9 @@ func (f *captureFlags) run(cmd *cobra.Command, o *options) error {
 	go attend(cmd, cl, id, over, late)
 	select {
 	case err := <-copied:
+		if err == nil {
+			sumUp(cmd, cl, id)
+		}
 		return err
 	case <-late:
 	}
@@ -153,12 +157,11 @@ func (f *captureFlags) run(cmd *cobra.Command, o *options) error {
 // the end does not come in time, or is wanted again, late is closed.
 func attend(cmd *cobra.Command, cl *client.Client, id string, done <-chan struct{}, late chan<- struct{}) {
 	stop, giveUp := make(chan os.Signal, 1), sync.OnceFunc(func() { close(late) })
-	ending := false
+	said, ending := map[string]bool{}, false
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(stop)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	said := map[string]bool{}
 	for {
 		select {
 		case <-done:
@@ -178,23 +181,48 @@ func attend(cmd *cobra.Command, cl *client.Client, id string, done <-chan struct
 			continue
 		case <-tick.C:
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), askWithin)
-		list, err := cl.CaptureFigures(ctx, id)
-		cancel()
-		if err != nil {
-			continue
-		}
-		var parts []string
+		list := figures(cl, id)
 		for _, x := range list {
-			if x.Message != "" && !said[x.Host+x.Message] {
+			if x.Message != "" && !x.Ended && !said[x.Host+x.Message] { // else it is said at the end
 				said[x.Host+x.Message] = true
 				fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s\n", x.Host, x.Message)
 			}
-			parts = append(parts, fmt.Sprintf("%s %d packets, %s, %d dropped", x.Host, x.Packets, show.Bytes(x.Bytes), x.Dropped))
 		}
-		if terminal(cmd.ErrOrStderr()) {
-			fmt.Fprintf(cmd.ErrOrStderr(), "\r%s\x1b[K", strings.Join(parts, "; "))
+		if terminal(cmd.ErrOrStderr()) && len(list) > 0 {
+			fmt.Fprintf(cmd.ErrOrStderr(), "\r%s\x1b[K", strings.Join(lines(list), "; "))
 		}
+	}
+}
+
+// figures are what the controller says of a capture; none where it says nothing.
+func figures(cl *client.Client, id string) []captures.Figures {
+	ctx, cancel := context.WithTimeout(context.Background(), askWithin)
+	defer cancel()
+	list, err := cl.CaptureFigures(ctx, id)
+	if err != nil {
+		return nil
+	}
+	return list
+}
+
+func lines(list []captures.Figures) (out []string) {
+	for _, x := range list {
+		out = append(out, fmt.Sprintf("%s %s, %s, %d dropped", x.Host, show.Plural(int(x.Packets), "packet"), show.Bytes(x.Bytes), x.Dropped))
+	}
+	return out
+}
+
+// sumUp says what came of a capture that is over, and why it is.
+func sumUp(cmd *cobra.Command, cl *client.Client, id string) {
+	list := figures(cl, id)
+	if terminal(cmd.ErrOrStderr()) {
+		fmt.Fprint(cmd.ErrOrStderr(), "\r\x1b[K")
+	}
+	for i, text := range lines(list) {
+		if m := list[i].Message; m != "" {
+			text += ": " + m
+		}
+		fmt.Fprintln(cmd.ErrOrStderr(), text)
 	}
 }
 

@@ -106,7 +106,7 @@ func (a *API) registerCapture() {
 		}}, nil
 	})
 	a.huma.OpenAPI().Paths[op.Path].Post.Responses["200"] = &huma.Response{Description: "The file.", Content: map[string]*huma.MediaType{"application/x-pcapng": {}}}
-	handle(a, huma.Operation{OperationID: "getCapture", Method: http.MethodGet, Path: "/api/v1/captures/{id}", Tags: []string{"Flows"}, Summary: "What has come of a capture that runs, by host"},
+	handle(a, huma.Operation{OperationID: "getCapture", Method: http.MethodGet, Path: "/api/v1/captures/{id}", Tags: []string{"Flows"}, Summary: "What has come of a capture that runs, or has just ended, by host"},
 		func(_ context.Context, in *captureID) (*output[CaptureFigures], error) {
 			id, _ := strconv.ParseUint(in.ID, 10, 64)
 			if a.captures != nil {
@@ -114,7 +114,7 @@ func (a *API) registerCapture() {
 					return &output[CaptureFigures]{CaptureFigures{x.Figures()}}, nil
 				}
 			}
-			return nil, problem(http.StatusNotFound, "no capture %s is running", in.ID)
+			return nil, problem(http.StatusNotFound, "capture %s does not run, nor has it just ended", in.ID)
 		})
 	handle(a, huma.Operation{OperationID: "endCapture", Method: http.MethodDelete, Path: "/api/v1/captures/{id}", Tags: []string{"Flows"}, Summary: "End a capture; its file is ended as a whole one", DefaultStatus: http.StatusNoContent},
 		func(_ context.Context, in *captureID) (*struct{}, error) {

@@ -171,7 +171,7 @@ func (x *Capture) Figures() []Figures {
 // Run writes the file until the hosts have ended, ctx does or out fails. flush
 // is called when what was written is to be seen.
 func (x *Capture) Run(ctx context.Context, out io.Writer, flush func() error) error {
-	defer x.all.forget(x)
+	defer x.end()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -206,6 +206,19 @@ func (x *Capture) Run(ctx context.Context, out io.Writer, flush func() error) er
 		case <-x.wake:
 		case <-tick.C:
 		}
+	}
+}
+
+// end leaves the figures, and nothing else that takes room.
+func (x *Capture) end() {
+	x.all.forget(x)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.came, x.waiting, x.ports, x.w = nil, nil, nil, nil
+	for uid, s := range x.sources {
+		s.ended = true
+		s.figures.Ended = true
+		x.sources[uid] = &source{Target: Target{UID: s.UID, Host: s.Host}, ended: true, figures: s.figures}
 	}
 }
 

@@ -23,6 +23,7 @@ const (
 	MaxHosts   = 64
 	window     = 16 << 20 // bytes under way of a capture, by all its hosts
 	leastShare = 512 << 10
+	keepEnded  = 16
 )
 
 // Target is a host and what is captured there.
@@ -49,6 +50,7 @@ type Captures struct {
 	mu    sync.Mutex
 	next  uint64
 	byID  map[uint64]*Capture
+	ended []*Capture         // the last few
 	hosts map[string]*orders // by UID
 }
 
@@ -129,15 +131,21 @@ func (c *Captures) forget(x *Capture) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.byID, x.ID)
+	if c.ended = append(c.ended, x); len(c.ended) > keepEnded {
+		c.ended = slices.Delete(c.ended, 0, 1)
+	}
 	for uid := range x.sources {
 		delete(c.host(uid).acks, x.ID)
 	}
 }
 
-// Get is a running capture, or nil.
+// Get is a capture that runs, or one of the last that did; nil of others.
 func (c *Captures) Get(id uint64) *Capture {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if i := slices.IndexFunc(c.ended, func(x *Capture) bool { return x.ID == id }); i >= 0 {
+		return c.ended[i]
+	}
 	return c.byID[id]
 }
 
@@ -166,7 +174,7 @@ func (c *Captures) Take(id wire.Identity, p *wirepb.CapturePiece) {
 	c.mu.Lock()
 	x := c.byID[p.GetId()]
 	c.mu.Unlock()
-	if x != nil {
+	if x != nil { // else it is over
 		x.take(id.UID, p, c.now())
 	}
 }

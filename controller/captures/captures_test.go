@@ -134,8 +134,11 @@ func TestCapturesAreMerged(t *testing.T) {
 	if err != nil || a.Description != "app=a" || a.Filter != "udp" || a.Statistics.PacketsDropped != 3 || a.Statistics.PacketsReceived != 6 {
 		t.Errorf("the interface is %+v, %v", a, err)
 	}
-	if c.Get(x.ID) != nil {
+	if c.Stop(x.ID) {
 		t.Error("it runs still")
+	}
+	if f := c.Get(x.ID).Figures(); len(f) != 2 || f[0].Packets != 3 || !f[0].Ended {
+		t.Errorf("the figures are %+v", f)
 	}
 	if o, _, _, _ := c.Wanted("uid-a", 1); len(o.GetOrders()) != 0 {
 		t.Errorf("the host is still told %v", o)
