@@ -50,6 +50,7 @@ type past struct {
 	decoder       tapstream.Decoder
 	encoder       tapstream.Encoder
 	processes     []*wirepb.CaptureProcess
+	found         bool // packets of a workload that is asked for
 	said          time.Time
 }
 
@@ -131,6 +132,11 @@ func (p *past) read(ctx context.Context, keepers []*keeper, now func() time.Time
 	case first > p.from:
 		p.message = "the ring reaches back to " + time.Unix(0, first).UTC().Format(time.RFC3339)
 	}
+	defer func() {
+		if !p.found && first != 0 {
+			p.message = "no ring here has packets of these workloads and of this time"
+		}
+	}()
 	for ctx.Err() == nil && p.left.packets > 0 && p.left.bytes > 0 {
 		// What is there now is all there is, or was waited for long enough?
 		at := now().Add(-arrived).UnixNano()
@@ -231,6 +237,7 @@ func (p *past) one(ctx context.Context, b pastBatch) bool {
 			break
 		}
 		number, wanted := p.numbers[b.names[r.Workload]]
+		p.found = p.found || wanted
 		if !wanted || r.Time < p.from || r.Time > p.to || !p.matches(&r) {
 			continue
 		}
