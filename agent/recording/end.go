@@ -51,11 +51,10 @@ func (e *end) serve(ctx context.Context, conn net.Conn) {
 	defer e.serving.Unlock()
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if err := e.work(ctx, conn); err != nil {
-		e.log.Debug("stream of a line ended", "error", err)
-	}
+	e.log.Debug("stream of a line ended", "error", e.work(ctx, conn))
 }
 
+// work works a stream until it ends, and says why.
 func (e *end) work(ctx context.Context, conn net.Conn) error {
 	in := tapstream.NewReader(bufio.NewReaderSize(conn, 64<<10))
 	send := func(msg []byte) error {
