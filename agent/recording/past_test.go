@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
 
 	"weft/agent/connection"
+	"weft/internal/testreq"
 	"weft/wire/tapstream"
 	"weft/wire/wirepb"
 )
@@ -109,6 +111,7 @@ func asked(t *testing.T, r *Recordings, o *wirepb.CaptureOrder) (times []int64, 
 // What was kept comes in order, of the time that is asked for, with whose it was,
 // also after the agent was killed in the middle of a write.
 func TestThePastComes(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	r := keeping(t, dir)
 	s := openRing(t, r)
@@ -197,6 +200,7 @@ func program(t *testing.T, list ...bpf.Instruction) (out []*wirepb.BPFInstructio
 // What comes follows what was kept; each packet is there once, whichever of the two
 // has it.
 func TestThePastGoesOn(t *testing.T) {
+	t.Parallel()
 	r := keeping(t, t.TempDir())
 	kept := openRing(t, r)
 	before := time.Now().Add(-time.Second)
@@ -241,6 +245,7 @@ func TestThePastGoesOn(t *testing.T) {
 
 // Whoever asked is gone: the reading of a ring ends too.
 func TestPastEndsWithoutRoom(t *testing.T) {
+	t.Parallel()
 	r := keeping(t, t.TempDir())
 	s := openRing(t, r)
 	for range 200 {
@@ -266,6 +271,41 @@ func TestPastEndsWithoutRoom(t *testing.T) {
 		if p.Ended {
 			break
 		}
+	}
+}
+
+// A disk that is full costs packets, which are counted, and says why; nobody waits.
+func TestFullDiskIsCounted(t *testing.T) {
+	testreq.Need(t, testreq.Root)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	filler := filepath.Join(dir, "filler")
+	if err := os.WriteFile(filler, make([]byte, 1<<20-8<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := keeping(t, filepath.Join(dir, "rings"))
+	s := openRing(t, r)
+	s.sends(10)
+	status := r.Rings()
+	if len(status) != 1 || !strings.Contains(status[0].Message, "no space") || status[0].OldestUnixNanos != 0 {
+		t.Errorf("it says %v", status)
+	}
+	if k := r.kept("")[0]; k.totals.FailedPackets != 10 || k.totals.DeliveredPackets != 0 {
+		t.Errorf("it counts %+v", k.totals)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	s.sends(5)
+	if status := r.Rings()[0]; status.Message != "" || status.OldestUnixNanos == 0 {
+		t.Errorf("then it says %v", status)
 	}
 }
 

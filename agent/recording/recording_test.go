@@ -99,6 +99,7 @@ func order() *wirepb.CaptureOrder {
 }
 
 func TestPacketsEndARecording(t *testing.T) {
+	t.Parallel()
 	o := order()
 	o.Packets = 25
 	r, lines := begin(t, Config{}, o)
@@ -125,6 +126,7 @@ func TestPacketsEndARecording(t *testing.T) {
 }
 
 func TestTimeEndsARecording(t *testing.T) {
+	t.Parallel()
 	o := order()
 	o.ForMillis = 1
 	r, lines := begin(t, Config{}, o)
@@ -142,6 +144,7 @@ func TestOffRefuses(t *testing.T) {
 
 // Whose a connection is, is told of those that packets came of, once.
 func TestProcessIsTold(t *testing.T) {
+	t.Parallel()
 	r, _ := begin(t, Config{}, order())
 	<-r.Pieces()
 	s := open(t, r, "capture/7")
@@ -168,6 +171,7 @@ func TestProcessIsTold(t *testing.T) {
 // Whoever captured is gone and makes no room any more: the recording ends all the
 // same, and counts what it could not send.
 func TestEndsWithoutRoom(t *testing.T) {
+	t.Parallel()
 	o := order()
 	o.Window, o.Packets, o.Bytes = 0, 1<<30, 1<<40 // the least window: one batch
 	r, lines := begin(t, Config{}, o)
@@ -204,6 +208,7 @@ func TestEndsWithoutRoom(t *testing.T) {
 
 // Where nobody takes what it sends, it holds one batch and the line's queue the rest.
 func TestSlowReaderHoldsUpTheLine(t *testing.T) {
+	t.Parallel()
 	o := order()
 	o.Window = 0 // the least: one batch
 	r, _ := begin(t, Config{}, o)

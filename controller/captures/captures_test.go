@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -255,6 +257,67 @@ func TestWordsDoNotGather(t *testing.T) {
 	}
 	if f := x.Figures(); f[0].Packets != 1 || f[0].Message != "" {
 		t.Errorf("%+v", f)
+	}
+}
+
+// While rings are read, packets wait for those of the host that is slowest, however
+// long ago they were, and each is of the process that had its ports then.
+func TestThePastIsMerged(t *testing.T) {
+	c := New()
+	x, err := c.Start(Spec{Targets: []Target{target("fast"), target("slow")}, Past: time.Hour, Packets: 100, Bytes: 1e6, Rate: 1e6})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fast, slow := ordered(t, c, "fast"), ordered(t, c, "slow")
+	if fast.order.PastMillis != 3_600_000 || fast.order.ForMillis != 0 {
+		t.Errorf("the order is %v", fast.order)
+	}
+	base := time.Now().Add(-30 * time.Minute)
+	at := func(s int) int64 { return base.Add(time.Duration(s) * time.Second).UnixNano() }
+	for _, h := range []*host{fast, slow} {
+		now := time.Now().UnixNano()
+		h.says(&wirepb.CapturePiece{Past: true, OrderUnixNanos: h.order.SentUnixNanos, ReceivedUnixNanos: now, SentUnixNanos: now, Names: []*wirepb.CaptureName{{Number: 1, Workload: "host"}}})
+	}
+	whose := func(exe string) []*wirepb.CaptureProcess {
+		return []*wirepb.CaptureProcess{{Local: &wirepb.FlowAddress{Address: []byte{192, 0, 2, 1}, Port: 53}, Remote: &wirepb.FlowAddress{Address: []byte{192, 0, 2, 2}, Port: 4660}, Protocol: 17, Process: &wirepb.FlowProcess{Exe: exe}}}
+	}
+	var file bytes.Buffer
+	end := make(chan error, 1)
+	go func() { end <- x.Run(context.Background(), &file, func() error { return nil }) }()
+	fast.says(&wirepb.CapturePiece{Past: true, Batch: batch(t, tapstream.FlagEgress, at(2)), Processes: whose("/first"), ThroughUnixNanos: at(2)})
+	fast.says(&wirepb.CapturePiece{Past: true, Batch: batch(t, tapstream.FlagEgress, at(4)), Processes: whose("/second"), ThroughUnixNanos: at(4)})
+	fast.says(&wirepb.CapturePiece{Ended: true})
+	slow.says(&wirepb.CapturePiece{Past: true, ThroughUnixNanos: at(0)})
+	time.Sleep(300 * time.Millisecond) // it looks each tenth of a second
+	if n := x.Figures()[0].Packets; n != 0 {
+		t.Errorf("%d packets are written that others may come before", n)
+	}
+	slow.says(&wirepb.CapturePiece{Past: true, Batch: batch(t, 0, at(1)), ThroughUnixNanos: at(1)})
+	slow.says(&wirepb.CapturePiece{Past: true, Batch: batch(t, 0, at(3)), ThroughUnixNanos: at(3)})
+	slow.says(&wirepb.CapturePiece{Ended: true})
+	if err := <-end; err != nil {
+		t.Fatal(err)
+	}
+	r, err := pcapgo.NewNgReader(&file, pcapgo.NgReaderOptions{WantMixedLinkType: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for {
+		_, ci, options, err := r.ReadPacketDataWithOptions()
+		if err != nil {
+			break
+		}
+		i, err := r.Interface(ci.InterfaceIndex)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, who, _ := strings.Cut(options.Comments[0], "process=")
+		who, _, _ = strings.Cut(who, " ")
+		got = append(got, i.Name+who)
+	}
+	if want := []string{"slow", "fast/first", "slow", "fast/second"}; !slices.Equal(got, want) {
+		t.Errorf("the order is %v, want %v", got, want)
 	}
 }
 
