@@ -31,6 +31,8 @@ const (
 	// pastNumbers are those of workloads in what rings have kept; a line's own are less.
 	pastNumbers = 1 << 16
 	maxNames    = 4096
+	// breath is how long it reads without a pause, which is as long.
+	breath = 20 * time.Millisecond
 )
 
 // past reads what rings have kept, for one recording.
@@ -137,6 +139,7 @@ func (p *past) read(ctx context.Context, keepers []*keeper, now func() time.Time
 			p.message = "no ring here has packets of these workloads and of this time"
 		}
 	}()
+	began := time.Now()
 	for ctx.Err() == nil && p.left.packets > 0 && p.left.bytes > 0 {
 		// What is there now is all there is, or was waited for long enough?
 		at := now().Add(-arrived).UnixNano()
@@ -157,6 +160,15 @@ func (p *past) read(ctx context.Context, keepers []*keeper, now func() time.Time
 				r.end = false
 			}
 			continue
+		}
+		// A ring may be large: the search takes half of one processor, and leaves the rest
+		// to who lives here.
+		if busy := time.Since(began); busy > breath {
+			select {
+			case <-ctx.Done():
+			case <-time.After(min(busy, 2*breath)): // some of it may have been waiting
+			}
+			began = time.Now()
 		}
 		b := r.queue[0]
 		r.queue, r.held = r.queue[1:], r.held-len(b.batch)

@@ -318,6 +318,28 @@ func TestOffKeepsNothing(t *testing.T) {
 	}
 }
 
+// What a packet costs that is kept: no allocation. A batch has one or two.
+func TestKeepingDoesNotAllocate(t *testing.T) {
+	r := keeping(t, t.TempDir())
+	k := r.kept("tap/")[0]
+	var e tapstream.Encoder
+	for range 500 {
+		e.Add(&tapstream.Record{Time: time.Now().UnixNano(), Length: uint32(len(udp)), Workload: 1, Segments: 1, Data: udp})
+	}
+	payload := e.Seal(nil, 1)[tapstream.HeaderLen:]
+	b, err := tapstream.ParseBatch(payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := testing.AllocsPerRun(50, func() {
+		if err := k.keep(t.Context(), b, payload); err != nil {
+			t.Fatal(err)
+		}
+	}); n > 2 {
+		t.Errorf("a batch of 500 packets costs %v allocations", n)
+	}
+}
+
 // Whatever stands in a segment, reading it ends and takes no more than it may.
 func FuzzPast(f *testing.F) {
 	var e tapstream.Encoder
