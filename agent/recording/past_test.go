@@ -176,6 +176,16 @@ func TestThePastComes(t *testing.T) {
 	if times, _, _ = asked(t, next, pastOrder(time.Hour)); len(times) != 5 {
 		t.Errorf("after a kill came %d", len(times))
 	}
+	// The last workload is gone, and the agent starts anew: what was kept stays.
+	gone := &wirepb.CaptureSection{Rings: []*wirepb.Ring{{Line: "tap/", Tap: "tap", Bytes: 32 << 20, Seconds: 3600}, {Line: "others/", Tap: "others", Bytes: 32 << 20, Seconds: 3600}}}
+	next = New(Config{Rings: dir}, next.deps)
+	if err := next.Keep(gone); err != nil {
+		t.Fatal(err)
+	}
+	defer next.HangUp()
+	if times, _, _ = asked(t, next, pastOrder(time.Hour)); len(times) != 5 || len(next.Rings()) != 1 {
+		t.Errorf("without a line there are %d, in %v", len(times), next.Rings())
+	}
 	// A ring that there is no more is taken away.
 	if err := next.Keep(&wirepb.CaptureSection{}); err != nil {
 		t.Fatal(err)
