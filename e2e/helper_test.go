@@ -38,6 +38,8 @@ func helper(name string, args []string) error {
 		return ask(args[0], args[1], args[2])
 	case "call":
 		return call(args[0], args[1])
+	case "receive":
+		return receive(ctx, args[0], args[1], args[2])
 	case "sink":
 		return sink(ctx, args[0], args[1])
 	case "scatter":

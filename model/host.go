@@ -60,7 +60,9 @@ type HostStatus struct {
 	CertificateExpires *time.Time      `json:"certificateExpires,omitempty"`
 	Sections           []SectionStatus `json:"sections,omitempty"`
 	Conditions         []Condition     `json:"conditions,omitempty"`
-	Workloads          int             `json:"workloads"`
+	// Rings are what the host keeps of packets, for captures of the past.
+	Rings     []RingStatus `json:"rings,omitempty"`
+	Workloads int          `json:"workloads"`
 }
 
 // RefusedLabel is a label that an agent claims and may not.

@@ -28,12 +28,15 @@ const (
 	DirectionEgress  Direction = "Egress"
 )
 
-// TapSpec is the intent. Each matching tool is owed a copy of its own.
+// TapSpec is the intent. Exactly one of to and ring is given. Each matching tool is
+// owed a copy of its own.
 type TapSpec struct {
 	// From are the workloads that are tapped.
 	From Endpoints `json:"from"`
 	// To must match workloads of kind host: the machines the tools run on.
-	To Endpoints `json:"to"`
+	To Endpoints `json:"to,omitzero"`
+	// Ring keeps the packets on the hosts of the workloads.
+	Ring *Ring `json:"ring,omitempty"`
 	// Filter is a pcap-filter(7) expression; empty takes every packet.
 	Filter string `json:"filter,omitempty"`
 	// Snaplen cuts each frame to that many bytes; 0 keeps it whole.
@@ -75,7 +78,7 @@ type TapStatus struct {
 	Sources []TapSource `json:"sources,omitempty"`
 	// Tools are the hosts that receive the copies.
 	Tools []TapTool `json:"tools,omitempty"`
-	// Paths are the streams, one from each source host to each tool.
+	// Paths are the streams, one from each source host to each tool, or to its ring.
 	Paths []TapPath `json:"paths,omitempty"`
 	// Ledger is the sum of those of the paths.
 	Ledger Ledger `json:"ledger"`
@@ -100,13 +103,15 @@ type TapTool struct {
 // TapPath is the stream from one source host to one tool, with its account.
 type TapPath struct {
 	Host  string `json:"host"`
-	Tool  string `json:"tool"`
+	Tool  string `json:"tool"`            // empty where Path is ring
 	State string `json:"state"`           // Connecting | Connected | Error
-	Path  string `json:"path,omitempty"`  // direct | relay
+	Path  string `json:"path,omitempty"`  // direct | relay | ring
 	Relay string `json:"relay,omitempty"` // the relay's name where Path is relay
 	// Remote is the address the source's agent dialled.
 	Remote  string     `json:"remote,omitempty"`
 	Since   *time.Time `json:"since,omitempty"`
 	Message string     `json:"message,omitempty"`
 	Ledger  Ledger     `json:"ledger"`
+	// Ring is what the host keeps, where Path is ring.
+	Ring *RingStatus `json:"ring,omitempty"`
 }

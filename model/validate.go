@@ -87,7 +87,16 @@ func (r *Tap) Validate() error {
 	var e FieldErrors
 	r.Metadata.check(&e)
 	r.Spec.From.check(&e, "spec.from")
-	r.Spec.To.check(&e, "spec.to")
+	switch to := r.Spec.To.Selector != nil || r.Spec.To.Group != ""; {
+	case r.Spec.Ring == nil:
+		r.Spec.To.check(&e, "spec.to")
+	case to:
+		e.add("spec.ring", fmt.Errorf("give spec.to, which delivers, or spec.ring, which keeps, not both; make a tap for each"))
+	case r.Spec.Deliver.Device != "":
+		e.add("spec.deliver.device", fmt.Errorf("a ring delivers to no device"))
+	default:
+		r.Spec.Ring.check(&e, "spec.ring")
+	}
 	if s := r.Spec.Snaplen; s != 0 && (s < MinSnaplen || s > MaxSnaplen) {
 		e.add("spec.snaplen", fmt.Errorf("%d is outside %d to %d; leave it out for whole frames", s, MinSnaplen, MaxSnaplen))
 	}

@@ -1,7 +1,8 @@
 // Package recording sends packets of this machine up the session while somebody
-// captures. It is the tool's end of a line of capture: what taps, filters, slices,
-// queues and counts is the same as for a tap, and so are its rules. It keeps the
-// limits of an order by itself: no controller has to live for a capture to end.
+// captures, and keeps packets in rings for those who will. It is the tool's end of
+// lines of capture: what taps, filters, slices, queues and counts is the same as for a
+// tap, and so are its rules. It keeps the limits of an order by itself: no controller
+// has to live for a capture to end.
 package recording
 
 import (
@@ -10,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,8 +33,10 @@ const (
 
 // Config of Recordings.
 type Config struct {
-	// Off refuses every order.
+	// Off refuses every order, and keeps nothing more in rings.
 	Off bool
+	// Rings is the directory of rings, of which there are none without it.
+	Rings string
 	// Now is the machine's own clock; time.Now unless given.
 	Now func() time.Time
 }
@@ -55,11 +57,13 @@ type Recordings struct {
 	deps   Deps
 	pieces chan *wirepb.CapturePiece
 	users  connection.Users // of whoever reads the connection table
-	active atomic.Int32
+	asked  atomic.Int32     // connections of which somebody asks whose they are
 
-	mu    sync.Mutex
-	byID  map[uint64]*recording
-	ended map[uint64]bool // and still ordered
+	mu   sync.Mutex
+	byID map[uint64]*recording
+	// By line.
+	keepers map[string]*keeper
+	ended   map[uint64]bool // and still ordered
 	// When the reading of the connection table that is under way began, and when the
 	// last whole one did.
 	reading, read time.Time
@@ -73,7 +77,7 @@ func New(cfg Config, deps Deps) *Recordings {
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Recordings{cfg: cfg, deps: deps, pieces: make(chan *wirepb.CapturePiece), byID: map[uint64]*recording{}, ended: map[uint64]bool{}}
+	return &Recordings{cfg: cfg, deps: deps, pieces: make(chan *wirepb.CapturePiece), byID: map[uint64]*recording{}, keepers: map[string]*keeper{}, ended: map[uint64]bool{}}
 }
 
 // Pieces are for the session to send. Nothing is kept for a session that does not
@@ -93,12 +97,11 @@ func (r *Recordings) Want(orders *wirepb.CaptureOrders) {
 		}
 		x := newRecording(r, o, received)
 		r.byID[o.GetId()] = x
-		r.active.Add(1)
 		go x.run()
 	}
 	for id, x := range r.byID {
 		if !wanted[id] {
-			x.end("")
+			x.stop("")
 		}
 	}
 	for id := range r.ended {
@@ -134,7 +137,7 @@ func (r *Recordings) Lines() []*wirepb.CaptureLine {
 	defer r.mu.Unlock()
 	var out []*wirepb.CaptureLine
 	for _, x := range r.byID {
-		if !x.off {
+		if !x.off && !x.onlyPast() {
 			out = append(out, x.line)
 		}
 	}
@@ -144,39 +147,41 @@ func (r *Recordings) Lines() []*wirepb.CaptureLine {
 // Is says whether a line is a recording's.
 func Is(line string) bool { return strings.HasPrefix(line, Prefix) }
 
-// Dial opens a stream to a line's recording.
+// Keeps says whether a line's packets are kept here.
+func (r *Recordings) Keeps(line string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.keepers[line] != nil
+}
+
+// Dial opens a stream to a line's recording, or to its ring.
 func (r *Recordings) Dial(line string) (*Conn, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if k := r.keepers[line]; k != nil {
+		return k.dial(k.ctx, "ring"), nil
+	}
 	id, err := strconv.ParseUint(strings.TrimPrefix(line, Prefix), 10, 64)
 	x := r.byID[id]
 	if err != nil || x == nil {
 		return nil, errors.New("this capture is over")
 	}
-	ours, theirs := net.Pipe()
-	go x.serve(ours)
-	return &Conn{theirs}, nil
+	return x.dial(x.ctx, "session"), nil
 }
-
-// Conn is a stream that stays within the machine.
-type Conn struct{ net.Conn }
-
-// Path says so, in the words of a tap's stream.
-func (*Conn) Path() (kind, relay, remote string) { return "session", "", "" }
 
 // See is shown each line of the connection table, and tells recordings whose the
 // connections are that they have packets of.
 func (r *Recordings) See(l *connection.Line) {
-	if r.active.Load() == 0 || l.Process.PID == 0 || l.Refused {
+	if r.asked.Load() == 0 || l.Process.PID == 0 || l.Refused {
 		return
 	}
-	t := tuple{l.Local, l.Remote, l.Protocol}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, x := range r.byID {
-		if x.asks(t) {
-			x.tell(t, &wirepb.FlowProcess{Pid: l.Process.PID, Exe: l.Process.Exe, User: r.users.Name(l.Process), Comm: l.Process.Comm})
-		}
+		x.see(l, &r.users)
+	}
+	for _, k := range r.keepers {
+		k.see(l, &r.users)
 	}
 }
 
@@ -186,13 +191,22 @@ func (r *Recordings) Begin() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.reading = r.cfg.Now()
+	for _, k := range r.keepers {
+		k.begin()
+	}
 }
 
 // End ends the reading.
 func (r *Recordings) End() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.read = r.reading
+	for _, x := range r.byID {
+		x.owners.read()
+	}
+	r.mu.Unlock()
+	for _, k := range r.kept("") {
+		k.know()
+	}
 }
 
 // unread is after how long without a reading none is waited for: there is no table.
@@ -215,9 +229,9 @@ func (r *Recordings) forget(id uint64) bool {
 	if r.byID[id] == nil {
 		return false
 	}
+	r.byID[id].reset()
 	delete(r.byID, id)
 	r.ended[id] = true
-	r.active.Add(-1)
 	return true
 }
 

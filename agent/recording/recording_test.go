@@ -3,6 +3,7 @@ package recording
 import (
 	"bufio"
 	"context"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -42,10 +43,12 @@ func open(t *testing.T, r *Recordings, line string) *source {
 }
 
 // sends sends a batch of so many packets and waits for the acknowledgement.
-func (s *source) sends(packets int) {
+func (s *source) sends(packets int) { s.sendsOf(packets, udp) }
+
+func (s *source) sendsOf(packets int, data []byte) {
 	var e tapstream.Encoder
 	for range packets {
-		e.Add(&tapstream.Record{Time: time.Now().UnixNano(), Length: uint32(len(udp)), Workload: 1, Segments: 1, Flags: tapstream.FlagEgress, Data: udp})
+		e.Add(&tapstream.Record{Time: time.Now().UnixNano(), Length: uint32(len(data)), Workload: 1, Segments: 1, Flags: tapstream.FlagEgress, Data: data})
 	}
 	if _, err := s.conn.Write(e.Seal(nil, s.next)); err != nil {
 		return // it has ended
@@ -96,6 +99,7 @@ func order() *wirepb.CaptureOrder {
 }
 
 func TestPacketsEndARecording(t *testing.T) {
+	t.Parallel()
 	o := order()
 	o.Packets = 25
 	r, lines := begin(t, Config{}, o)
@@ -122,6 +126,7 @@ func TestPacketsEndARecording(t *testing.T) {
 }
 
 func TestTimeEndsARecording(t *testing.T) {
+	t.Parallel()
 	o := order()
 	o.ForMillis = 1
 	r, lines := begin(t, Config{}, o)
@@ -139,6 +144,7 @@ func TestOffRefuses(t *testing.T) {
 
 // Whose a connection is, is told of those that packets came of, once.
 func TestProcessIsTold(t *testing.T) {
+	t.Parallel()
 	r, _ := begin(t, Config{}, order())
 	<-r.Pieces()
 	s := open(t, r, "capture/7")
@@ -162,8 +168,47 @@ func TestProcessIsTold(t *testing.T) {
 	}
 }
 
+// Whoever captured is gone and makes no room any more: the recording ends all the
+// same, and counts what it could not send.
+func TestEndsWithoutRoom(t *testing.T) {
+	t.Parallel()
+	o := order()
+	o.Window, o.Packets, o.Bytes = 0, 1<<30, 1<<40 // the least window: one batch
+	r, lines := begin(t, Config{}, o)
+	<-r.Pieces()
+	s := open(t, r, "capture/7")
+	sent := make(chan struct{})
+	noise := make([]byte, 100_000)
+	rand.NewChaCha8([32]byte{}).Read(noise) //nolint:errcheck // it has no end
+	go func() {
+		defer close(sent)
+		for range 100 {
+			s.sendsOf(1, noise)
+		}
+	}()
+	under, words := 0, 0
+	for p := range r.Pieces() {
+		if under += len(p.Batch); p.Batch == nil && under > 0 {
+			if words++; words == 3 { // they go on while packets wait
+				r.Want(&wirepb.CaptureOrders{})
+			}
+		}
+		if p.Ended {
+			if p.Ledger.GetPathDropped().GetPackets() == 0 || under == 0 || under > tapstream.MaxRaw {
+				t.Errorf("the last is %v after %d bytes", p, under)
+			}
+			break
+		}
+	}
+	<-sent
+	if lines() != 0 {
+		t.Error("the line is still there")
+	}
+}
+
 // Where nobody takes what it sends, it holds one batch and the line's queue the rest.
 func TestSlowReaderHoldsUpTheLine(t *testing.T) {
+	t.Parallel()
 	o := order()
 	o.Window = 0 // the least: one batch
 	r, _ := begin(t, Config{}, o)

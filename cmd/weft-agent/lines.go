@@ -6,9 +6,12 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+
+	"google.golang.org/protobuf/proto"
 
 	"weft/agent/capture"
 	"weft/agent/deliver"
@@ -42,7 +45,7 @@ func newLines(c config, found *discover.Discover, part func(string) *slog.Logger
 	if l.landing, err = deliver.New(deliver.Config{Attach: deliver.Attach(c.Attach)}, deliver.Deps{Log: l.log}); err != nil {
 		return nil, err
 	}
-	l.recordings = recording.New(recording.Config{Off: c.Captures == "off", Now: clock}, recording.Deps{Apply: l.applyRecordings, Ledger: l.ledger, Log: part("recording")})
+	l.recordings = recording.New(recording.Config{Off: c.Captures == "off", Rings: filepath.Join(c.StateDir, "rings"), Now: clock}, recording.Deps{Apply: l.applyRecordings, Ledger: l.ledger, Log: part("recording")})
 	l.taps, err = capture.New(capture.Config{BPFDir: c.BPFDir, Attach: capture.Attach(c.Attach)}, capture.Deps{Log: part("capture"), Dial: l.dial})
 	return l, err
 }
@@ -52,7 +55,7 @@ func newLines(c config, found *discover.Discover, part func(string) *slog.Logger
 func (l *lines) own(conn net.Conn) net.Conn { return l.taps.Own(conn) }
 
 func (l *lines) dial(ctx context.Context, line string, peer *wirepb.Peer) (capture.Conn, error) {
-	if recording.Is(line) {
+	if recording.Is(line) || l.recordings.Keeps(line) {
 		conn, err := l.recordings.Dial(line)
 		if err != nil {
 			return nil, err
@@ -75,7 +78,7 @@ func (c streamConn) Path() (kind, relay, remote string) {
 }
 
 func (l *lines) services() []run.Service {
-	return []run.Service{{Name: "capture", Run: func(ctx context.Context, ready func()) error {
+	return []run.Service{{Name: "rings", Run: l.recordings.Run}, {Name: "capture", Run: func(ctx context.Context, ready func()) error {
 		// What is in the kernel stays when the agent goes.
 		defer l.landing.Close()
 		defer l.taps.Close()
@@ -94,15 +97,34 @@ func (l *lines) applyCapture(ctx context.Context, s *wirepb.Section) ([]*wirepb.
 	if l.section == nil {
 		l.section = &wirepb.CaptureSection{}
 	}
+	kept := l.recordings.Keep(l.section)
 	items, err := l.apply(ctx)
+	err = errors.Join(kept, err)
 	return slices.DeleteFunc(items, func(i *wirepb.ItemStatus) bool { return recording.Is(i.Item) }), err
 }
 
 // apply makes the kernel tap for the section and for recordings.
 func (l *lines) apply(ctx context.Context) ([]*wirepb.ItemStatus, error) {
 	_, workloads := l.found.Snapshot()
-	all := &wirepb.CaptureSection{Lines: append(slices.Clone(l.section.GetLines()), l.recordings.Lines()...)}
-	return l.taps.Apply(ctx, all, tappable(workloads))
+	all := &wirepb.CaptureSection{Lines: l.recordings.Lines()}
+	var refused []*wirepb.ItemStatus
+	for _, line := range l.section.GetLines() {
+		if line.GetTool() != nil { // a ring's has none
+			all.Lines = append(all.Lines, line)
+			continue
+		}
+		if why := l.recordings.Refuses(line.GetLine()); why != "" {
+			for _, w := range line.GetWorkloads() {
+				refused = append(refused, &wirepb.ItemStatus{Item: line.GetLine() + "/" + w, State: "Error", Message: why})
+			}
+			continue
+		}
+		line = proto.CloneOf(line)
+		line.Tool = &wirepb.Peer{Name: "the ring of this host"}
+		all.Lines = append(all.Lines, line)
+	}
+	items, err := l.taps.Apply(ctx, all, tappable(workloads))
+	return append(items, refused...), err
 }
 
 // applyRecordings says what is wrong with the workloads of one of the recordings.
@@ -184,5 +206,5 @@ func (l *lines) report() *wirepb.LineReport {
 	if !known {
 		return nil
 	}
-	return &wirepb.LineReport{Lines: slices.DeleteFunc(l.taps.Lines(), func(s *wirepb.LineStatus) bool { return recording.Is(s.Line) })}
+	return &wirepb.LineReport{Lines: slices.DeleteFunc(l.taps.Lines(), func(s *wirepb.LineStatus) bool { return recording.Is(s.Line) }), Rings: l.recordings.Rings()}
 }

@@ -224,6 +224,9 @@ func summary(ctx context.Context, cl *client.Client, r model.Resource) string {
 			return ""
 		}
 		text := fmt.Sprintf("%s on %s -> %s", show.Plural(len(p.Sources), "workload"), show.Plural(p.Hosts, "host"), show.Plural(len(p.Tools), "tool"))
+		if r.Spec.Ring != nil {
+			text = fmt.Sprintf("%s on %s -> a ring on each", show.Plural(len(p.Sources), "workload"), show.Plural(p.Hosts, "host"))
+		}
 		if r.Spec.Paused {
 			text += ", paused"
 		}

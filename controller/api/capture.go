@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,9 +36,12 @@ type captureInput struct {
 	Host     string `query:"host" doc:"This machine, at its own interfaces."`
 	Flow     uint64 `query:"flow" doc:"Both ends of this flow's connection, and only its packets."`
 	Filter   string `query:"filter" doc:"A pcap-filter(7) expression."`
-	For      string `query:"for" default:"1m" doc:"How long, at most 24h."`
-	Packets  uint64 `query:"packets" minimum:"1" maximum:"100000000" default:"1000000" doc:"So many at most, shared among the hosts."`
-	Bytes    uint64 `query:"bytes" minimum:"1" maximum:"100000000000" default:"104857600" doc:"So many at most, of frames as kept, shared among the hosts."`
+	Since    string `query:"since" doc:"What rings of the hosts have kept since so long ago, as 5m or 24h, before what comes."`
+	Until    string `query:"until" doc:"Of that, what was until so long ago."`
+	Ring     string `query:"ring" doc:"Of that, only what this tap's ring has kept."`
+	For      string `query:"for" doc:"How long, at most 24h; 1m unless given, and no time where since is."`
+	Packets  uint64 `query:"packets" minimum:"1" maximum:"100000000" default:"1000000" doc:"So many at most, of all hosts together."`
+	Bytes    uint64 `query:"bytes" minimum:"1" maximum:"100000000000" default:"104857600" doc:"So many at most, of frames as kept, of all hosts together."`
 	Snaplen  uint32 `query:"snaplen" maximum:"65535" doc:"So much of each frame; 0 is all."`
 	Rate     uint64 `query:"rate" minimum:"1000" maximum:"1000000000" default:"20000000" doc:"Bits a second at most, shared among the hosts."`
 	Force    bool   `query:"force" doc:"Also workloads of groups whose flows are Off or Unnamed."`
@@ -76,6 +80,9 @@ func (a *API) registerCapture() {
 		// Nothing is captured of which nothing is written down.
 		by := callerOf(ctx)
 		about := fmt.Sprintf("of %s, filter %q, for %s, at most %d packets, snaplen %d, forced: %t", shorten(names), spec.Targets[0].Line.Filter, spec.For, spec.Packets, in.Snaplen, in.Force)
+		if spec.Past > 0 {
+			about += fmt.Sprintf(", what rings have kept since %s ago", spec.Past)
+		}
 		x, err := a.captures.Start(*spec)
 		if err != nil {
 			return nil, problem(http.StatusServiceUnavailable, "%v", err)
@@ -89,7 +96,7 @@ func (a *API) registerCapture() {
 			w.Header().Set("Content-Type", "application/x-pcapng")
 			w.Header().Set(CaptureHeader, strconv.FormatUint(x.ID, 10))
 			rc := http.NewResponseController(w)
-			_ = rc.SetWriteDeadline(time.Now().Add(spec.For + 5*time.Minute)) // not every writer has one
+			_ = rc.SetWriteDeadline(time.Now().Add(spec.For + writeWithin(spec))) // not every writer has one
 			w.WriteHeader(http.StatusOK)
 			rc.Flush() //nolint:errcheck // the next write says it
 			if err := x.Run(r.Context(), w, rc.Flush); err != nil {
@@ -99,7 +106,7 @@ func (a *API) registerCapture() {
 		}}, nil
 	})
 	a.huma.OpenAPI().Paths[op.Path].Post.Responses["200"] = &huma.Response{Description: "The file.", Content: map[string]*huma.MediaType{"application/x-pcapng": {}}}
-	handle(a, huma.Operation{OperationID: "getCapture", Method: http.MethodGet, Path: "/api/v1/captures/{id}", Tags: []string{"Flows"}, Summary: "What has come of a capture that runs, by host"},
+	handle(a, huma.Operation{OperationID: "getCapture", Method: http.MethodGet, Path: "/api/v1/captures/{id}", Tags: []string{"Flows"}, Summary: "What has come of a capture that runs, or has just ended, by host"},
 		func(_ context.Context, in *captureID) (*output[CaptureFigures], error) {
 			id, _ := strconv.ParseUint(in.ID, 10, 64)
 			if a.captures != nil {
@@ -107,7 +114,7 @@ func (a *API) registerCapture() {
 					return &output[CaptureFigures]{CaptureFigures{x.Figures()}}, nil
 				}
 			}
-			return nil, problem(http.StatusNotFound, "no capture %s is running", in.ID)
+			return nil, problem(http.StatusNotFound, "capture %s does not run, nor has it just ended", in.ID)
 		})
 	handle(a, huma.Operation{OperationID: "endCapture", Method: http.MethodDelete, Path: "/api/v1/captures/{id}", Tags: []string{"Flows"}, Summary: "End a capture; its file is ended as a whole one", DefaultStatus: http.StatusNoContent},
 		func(_ context.Context, in *captureID) (*struct{}, error) {
@@ -134,9 +141,9 @@ func (a *API) noteCaptured(by store.Change, x *captures.Capture) {
 
 // captureSpec finds the workloads and their hosts.
 func (a *API) captureSpec(ctx context.Context, in *captureInput) (*captures.Spec, error) {
-	long, err := time.ParseDuration(in.For)
-	if err != nil || long <= 0 || long > maxCaptureFor {
-		return nil, model.FieldErrors{{Field: "query.for", Message: fmt.Sprintf("%q is no duration up to %s", in.For, maxCaptureFor)}}
+	spec := &captures.Spec{Packets: in.Packets, Bytes: in.Bytes, Rate: in.Rate}
+	if err := a.captureTimes(ctx, in, spec); err != nil {
+		return nil, err
 	}
 	workloads, expression, err := a.captured(ctx, in)
 	if err != nil {
@@ -154,7 +161,6 @@ func (a *API) captureSpec(ctx context.Context, in *captureInput) (*captures.Spec
 		}
 	}
 	byHost := map[string]*captures.Target{}
-	spec := &captures.Spec{For: long, Packets: in.Packets, Bytes: in.Bytes, Rate: in.Rate}
 	var order []string
 	for _, w := range workloads {
 		t := byHost[w.Spec.Host]
@@ -179,6 +185,61 @@ func (a *API) captureSpec(ctx context.Context, in *captureInput) (*captures.Spec
 		spec.Targets = append(spec.Targets, *byHost[h])
 	}
 	return spec, nil
+}
+
+// captureTimes reads when the packets are from.
+func (a *API) captureTimes(ctx context.Context, in *captureInput, spec *captures.Spec) error {
+	ago := func(field, text string) (time.Duration, error) {
+		d, err := time.ParseDuration(text)
+		if err != nil || d < time.Millisecond || d > model.MaxRingAge {
+			return 0, model.FieldErrors{{Field: "query." + field, Message: fmt.Sprintf("%q is no duration up to %s; write it like 5m or 24h", text, model.MaxRingAge)}}
+		}
+		return d, nil
+	}
+	var err error
+	if in.Since != "" {
+		if spec.Past, err = ago("since", in.Since); err != nil {
+			return err
+		}
+	}
+	if in.Until != "" {
+		if spec.Until, err = ago("until", in.Until); err != nil {
+			return err
+		}
+		if in.Since == "" || spec.Until >= spec.Past || in.For != "" {
+			return model.FieldErrors{{Field: "query.until", Message: "it goes with a since that is longer ago, and without for"}}
+		}
+	}
+	if in.Ring != "" {
+		r, err := a.store.Get(ctx, model.KindTap, in.Ring)
+		if err != nil {
+			return err
+		}
+		t := r.(*model.Tap)
+		if t.Spec.Ring == nil || in.Since == "" {
+			return model.FieldErrors{{Field: "query.ring", Message: fmt.Sprintf("it names a tap with spec.ring, and goes with since; tap %s is not asked so", in.Ring)}}
+		}
+		spec.Ring = plan.LineID(t.Metadata.UID, "")
+	}
+	if in.For == "" && in.Since != "" {
+		return nil
+	}
+	long, err := time.ParseDuration(cmp.Or(in.For, "1m"))
+	if err != nil || long <= 0 || long > maxCaptureFor {
+		return model.FieldErrors{{Field: "query.for", Message: fmt.Sprintf("%q is no duration up to %s", in.For, maxCaptureFor)}}
+	}
+	spec.For = long
+	return nil
+}
+
+// writeWithin is how much longer than it captures a capture may take to write: what
+// rings have kept comes at its rate.
+func writeWithin(s *captures.Spec) time.Duration {
+	const least = 5 * time.Minute
+	if s.Past == 0 {
+		return least
+	}
+	return least + time.Duration(float64(s.Bytes)*8/float64(s.Rate)*1.5*float64(time.Second))
 }
 
 // captured are the workloads that a question names, and the filter.

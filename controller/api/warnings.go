@@ -88,12 +88,14 @@ func (a *API) tapWarnings(ctx context.Context, spec model.TapSpec) []string {
 	case len(from) == 0:
 		add("spec.from: %s matches no workload now; those that come to match are tapped by themselves", say(spec.From))
 	}
-	to, err := a.members(spec.To)
-	if err != nil {
-		add("spec.to: %v", err)
-		return out
+	var to []*model.Workload
+	if spec.Ring == nil {
+		if to, err = a.members(spec.To); err != nil {
+			add("spec.to: %v", err)
+			return out
+		}
 	}
-	if len(to) == 0 {
+	if len(to) == 0 && spec.Ring == nil {
 		add("spec.to: %s matches no workload, so nothing is delivered; weft get workloads -l workload.kind=host shows the hosts with an agent", say(spec.To))
 	}
 	hosts, err := a.hosts(ctx)
@@ -124,6 +126,9 @@ func (a *API) tapWarnings(ctx context.Context, spec model.TapSpec) []string {
 // sharedDevice names the taps that deliver to the same device of the same tool:
 // all of them work, but whoever reads the device cannot tell their packets apart.
 func (a *API) sharedDevice(ctx context.Context, t *model.Tap) []string {
+	if t.Spec.Ring != nil {
+		return nil
+	}
 	list, _, err := a.store.List(ctx, model.KindTap)
 	if err != nil {
 		return []string{fmt.Sprintf("other taps could not be read: %v", err)}
@@ -140,7 +145,7 @@ func (a *API) sharedDevice(ctx context.Context, t *model.Tap) []string {
 	var out []string
 	for _, r := range list {
 		other := r.(*model.Tap)
-		if other.Metadata.Name == t.Metadata.Name || device(other) != device(t) {
+		if other.Metadata.Name == t.Metadata.Name || other.Spec.Ring != nil || device(other) != device(t) {
 			continue
 		}
 		for _, w := range tools(other) {

@@ -58,7 +58,12 @@ type Capture struct {
 	ports   []*port
 	late    uint64
 	newest  time.Time
+	left    room
+	full    bool // nothing more is written
 }
+
+// room is what may still be written: packets, and bytes of them as kept.
+type room struct{ packets, bytes uint64 }
 
 // Figures are what came of a host.
 type Figures struct {
@@ -73,13 +78,16 @@ type Figures struct {
 type source struct {
 	Target
 	heard          time.Time
-	ended          bool // guarded by Capture.mu, as are the next three
+	ended          bool // guarded by Capture.mu, as are the next five
+	spoke          bool // the first piece came, which tells of clocks
+	said           int  // the place in Capture.came, plus one, of the last that came, where that is a word
 	came, released uint64
 	figures        Figures
 
 	// Of Run.
 	begun     bool
 	over      bool
+	past      bool          // what its rings have kept is not all there yet
 	offset    time.Duration // its clock minus ours
 	uncertain time.Duration
 	through   time.Time // by our clock
@@ -118,11 +126,17 @@ type arrival struct {
 	at     time.Time
 }
 
+// word says whether a piece only says how far a host is.
+func word(p *wirepb.CapturePiece) bool {
+	return len(p.Batch)+len(p.Names)+len(p.Processes) == 0 && p.Message == "" && !p.Ended
+}
+
 // record is a packet that waits; load is the batch it came in.
 type record struct {
 	tapstream.Record
 	source *source
 	when   time.Time
+	who    string // of the past; else it may be told later
 	load   *load
 }
 
@@ -157,7 +171,7 @@ func (x *Capture) Figures() []Figures {
 // Run writes the file until the hosts have ended, ctx does or out fails. flush
 // is called when what was written is to be seen.
 func (x *Capture) Run(ctx context.Context, out io.Writer, flush func() error) error {
-	defer x.all.forget(x)
+	defer x.end()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -195,6 +209,19 @@ func (x *Capture) Run(ctx context.Context, out io.Writer, flush func() error) er
 	}
 }
 
+// end leaves the figures, and nothing else that takes room.
+func (x *Capture) end() {
+	x.all.forget(x)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.came, x.waiting, x.ports, x.w = nil, nil, nil, nil
+	for uid, s := range x.sources {
+		s.ended = true
+		s.figures.Ended = true
+		x.sources[uid] = &source{Target: Target{UID: s.UID, Host: s.Host}, ended: true, figures: s.figures}
+	}
+}
+
 func (x *Capture) allBegun() bool {
 	for _, s := range x.sources {
 		if !s.begun {
@@ -209,6 +236,9 @@ func (x *Capture) hear() (done bool) {
 	x.mu.Lock()
 	came := x.came
 	x.came = nil
+	for _, s := range x.sources {
+		s.said = 0
+	}
 	x.mu.Unlock()
 	for _, a := range came {
 		x.one(a)
@@ -248,6 +278,7 @@ func (x *Capture) one(a arrival) {
 			s.processes[connection{local, remote, uint8(c.Protocol)}] = processText(c.Process)
 		}
 	}
+	s.past = p.Past
 	if p.ThroughUnixNanos > 0 {
 		s.through = time.Unix(0, p.ThroughUnixNanos).Add(-s.offset)
 	}
@@ -281,6 +312,9 @@ func (x *Capture) batch(s *source, payload []byte) {
 		}
 		kept := &record{Record: r, source: s, when: time.Unix(0, r.Time).Add(-s.offset), load: l}
 		kept.Data = slices.Clone(r.Data)
+		if s.past { // ports that are used again may be another's, in the next piece
+			kept.who = s.whose(kept, r.Flags&tapstream.FlagRaw != 0)
+		}
 		l.records++
 		heap.Push(&x.waiting, kept)
 	}
@@ -352,13 +386,16 @@ func (x *Capture) sorted() []*source {
 // write writes what need not wait any more.
 func (x *Capture) write(all bool) error {
 	now := time.Now()
-	until := now.Add(-hold)
+	until, past := now.Add(-hold), false
 	for _, s := range x.sources {
 		if s.begun && !s.over && s.through.Before(until) {
 			until = s.through
 		}
+		past = past || s.begun && !s.over && s.past
 	}
-	if forced := now.Add(-mostHold); until.Before(forced) {
+	// While rings are read, hosts are as far as they have read, and their packets wait
+	// for one another in the window.
+	if forced := now.Add(-mostHold); !past && until.Before(forced) {
 		until = forced
 	}
 	for len(x.waiting) > 0 && (all || !x.waiting[0].when.After(until)) {
@@ -377,6 +414,13 @@ func (x *Capture) packet(r *record) error {
 	if s.Workloads[id] == nil {
 		return nil // what was not asked for
 	}
+	if x.full {
+		return nil
+	}
+	if x.left.bytes < uint64(len(r.Data)) {
+		x.fill("so many bytes as were asked for")
+		return nil
+	}
 	p := s.ports[portKey{id, raw}]
 	if p == nil {
 		p = &port{source: s, name: s.Workloads[id].Metadata.Name}
@@ -393,7 +437,7 @@ func (x *Capture) packet(r *record) error {
 		wireLength += 4
 	}
 	comment := "workload=" + p.name
-	if who := s.whose(r, raw); who != "" {
+	if who := cmp.Or(r.who, s.whose(r, raw)); who != "" {
 		comment += " " + who
 	}
 	if r.Segments > 1 {
@@ -409,7 +453,25 @@ func (x *Capture) packet(r *record) error {
 	s.figures.Packets++
 	s.figures.Bytes += uint64(len(data))
 	x.mu.Unlock()
+	x.left.bytes -= uint64(len(r.Data))
+	if x.left.packets--; x.left.packets == 0 {
+		x.fill("so many packets as were asked for")
+	}
 	return x.w.WritePacketWithOptions(gopacket.CaptureInfo{Timestamp: r.when, CaptureLength: len(data), Length: wireLength, InterfaceIndex: p.index}, data, pcapgo.NgPacketOptions{Comments: []string{comment}})
+}
+
+// fill ends the capture where a limit of the whole is reached: what the hosts have
+// sent beyond it is no part of the file.
+func (x *Capture) fill(why string) {
+	x.full = true
+	x.mu.Lock()
+	for _, s := range x.sources {
+		if s.figures.Message == "" {
+			s.figures.Message = why
+		}
+	}
+	x.mu.Unlock()
+	x.all.Stop(x.ID)
 }
 
 // whose is the process at this host's end.
@@ -433,7 +495,7 @@ func (s *source) whose(r *record, raw bool) string {
 func (x *Capture) statistics() error {
 	said := map[*source]bool{}
 	for _, p := range x.ports {
-		stats := pcapgo.NgInterfaceStatistics{LastUpdate: time.Now(), StartTime: x.began, EndTime: time.Now(), PacketsReceived: p.count}
+		stats := pcapgo.NgInterfaceStatistics{LastUpdate: time.Now(), StartTime: x.began.Add(-x.spec.Past), EndTime: time.Now(), PacketsReceived: p.count}
 		if !said[p.source] {
 			stats.PacketsDropped = p.source.figures.Dropped
 			stats.PacketsReceived += stats.PacketsDropped

@@ -23,6 +23,7 @@ const (
 	MaxHosts   = 64
 	window     = 16 << 20 // bytes under way of a capture, by all its hosts
 	leastShare = 512 << 10
+	keepEnded  = 16
 )
 
 // Target is a host and what is captured there.
@@ -35,9 +36,11 @@ type Target struct {
 // Spec is what somebody asks for.
 type Spec struct {
 	Targets        []Target
-	For            time.Duration
-	Packets, Bytes uint64
-	Rate           uint64 // bits a second, all hosts together
+	For            time.Duration // 0: only what rings have kept
+	Past, Until    time.Duration // what they have kept since so long ago, until so long ago
+	Ring           string        // the line of the only ring that is read; empty is every ring
+	Packets, Bytes uint64        // of the file; each host keeps them too
+	Rate           uint64        // bits a second, all hosts together
 }
 
 // Captures is safe for concurrent use.
@@ -47,6 +50,7 @@ type Captures struct {
 	mu    sync.Mutex
 	next  uint64
 	byID  map[uint64]*Capture
+	ended []*Capture         // the last few
 	hosts map[string]*orders // by UID
 }
 
@@ -90,13 +94,14 @@ func (c *Captures) Start(spec Spec) (*Capture, error) {
 	}
 	c.next++
 	n := uint64(len(spec.Targets))
-	x := &Capture{ID: c.next, spec: spec, all: c, wake: make(chan struct{}, 1), began: c.now(), sources: map[string]*source{}, window: max(window/n, leastShare)}
+	x := &Capture{ID: c.next, spec: spec, all: c, wake: make(chan struct{}, 1), began: c.now(), sources: map[string]*source{}, left: room{spec.Packets, spec.Bytes}, window: max(window/n, leastShare)}
 	c.byID[x.ID] = x
 	for _, t := range spec.Targets {
 		x.sources[t.UID] = newSource(t, x.began)
 		h := c.host(t.UID)
 		h.list[x.ID] = &wirepb.CaptureOrder{Id: x.ID, SentUnixNanos: x.began.UnixNano(), Line: t.Line, ForMillis: uint64(spec.For.Milliseconds()),
-			Packets: max(spec.Packets/n, 1), Bytes: max(spec.Bytes/n, 1), Rate: max(spec.Rate/n, 1), Window: x.window}
+			Packets: spec.Packets, Bytes: spec.Bytes, Rate: max(spec.Rate/n, 1), Window: x.window,
+			PastMillis: uint64(spec.Past.Milliseconds()), PastUntilMillis: uint64(spec.Until.Milliseconds()), Ring: spec.Ring}
 		h.version++
 		h.change()
 	}
@@ -126,15 +131,21 @@ func (c *Captures) forget(x *Capture) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.byID, x.ID)
+	if c.ended = append(c.ended, x); len(c.ended) > keepEnded {
+		c.ended = slices.Delete(c.ended, 0, 1)
+	}
 	for uid := range x.sources {
 		delete(c.host(uid).acks, x.ID)
 	}
 }
 
-// Get is a running capture, or nil.
+// Get is a capture that runs, or one of the last that did; nil of others.
 func (c *Captures) Get(id uint64) *Capture {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if i := slices.IndexFunc(c.ended, func(x *Capture) bool { return x.ID == id }); i >= 0 {
+		return c.ended[i]
+	}
 	return c.byID[id]
 }
 
@@ -163,7 +174,7 @@ func (c *Captures) Take(id wire.Identity, p *wirepb.CapturePiece) {
 	c.mu.Lock()
 	x := c.byID[p.GetId()]
 	c.mu.Unlock()
-	if x != nil {
+	if x != nil { // else it is over
 		x.take(id.UID, p, c.now())
 	}
 }
@@ -187,7 +198,16 @@ func (x *Capture) take(uid string, p *wirepb.CapturePiece, now time.Time) {
 		p = &wirepb.CapturePiece{Ended: true, Message: "the host sent more than it was allowed to"}
 	}
 	s.heard, s.ended = now, p.Ended
+	if s.said > 0 && word(p) {
+		x.came[s.said-1].piece = p // the later word goes over the earlier one: they do not gather while nobody reads
+		return
+	}
 	x.came = append(x.came, arrival{s, p, now})
+	s.said = 0
+	if s.spoke && word(p) {
+		s.said = len(x.came)
+	}
+	s.spoke = true
 	select {
 	case x.wake <- struct{}{}:
 	default:

@@ -11,19 +11,18 @@ import (
 
 // cursor is how far an exporter is, in a file of its own.
 type cursor struct {
-	file  string // empty: in memory
-	after uint64
+	file   string // empty: in memory
+	after  uint64
+	noted  bool // after is what the file says
+	placed bool // it is a place in the store
 }
 
 type cursorFile struct {
 	After uint64 `json:"after"`
 }
 
-// openCursor reads the file. An exporter without one begins with what comes. Where
-// the store is not as far as the file, it is another store, or an older copy, and
-// all that it has from now on is new.
-func openCursor(dir, name string, last uint64) (cursor, error) {
-	c := cursor{after: last}
+// openCursor reads the file.
+func openCursor(dir, name string) (c cursor, err error) {
 	if dir == "" {
 		return c, nil
 	}
@@ -33,7 +32,7 @@ func openCursor(dir, name string, last uint64) (cursor, error) {
 	c.file = filepath.Join(dir, name+".json")
 	data, err := os.ReadFile(c.file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return c, c.move(last)
+		return c, nil
 	}
 	if err != nil {
 		return c, fmt.Errorf("read how far an export is: %w", err)
@@ -42,8 +41,22 @@ func openCursor(dir, name string, last uint64) (cursor, error) {
 	if err := json.Unmarshal(data, &known); err != nil {
 		return c, fmt.Errorf("read how far an export is: %s: %w; remove the file to begin with what comes", c.file, err)
 	}
-	c.after = min(known.After, last)
+	c.after, c.noted = known.After, true
 	return c, nil
+}
+
+// place finds the cursor's place in a store whose flows before the exporter's start
+// end with last. An exporter without a file begins with what comes. Where the store
+// is not as far as the file, it is another store, or an older copy, and all that it
+// has from now on is new.
+func (c *cursor) place(last uint64) error {
+	if !c.noted {
+		if err := c.move(last); err != nil {
+			return err
+		}
+	}
+	c.after, c.placed = min(c.after, last), true
+	return nil
 }
 
 // move keeps that all up to an id is sent.

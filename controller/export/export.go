@@ -31,7 +31,8 @@ type Config struct {
 
 // Source is where flows come from; flowstore.Store is one.
 type Source interface {
-	Last() uint64
+	Last() (uint64, error)
+	Began() (uint64, error)
 	Forgotten(ctx context.Context, after uint64) (gone, next uint64, err error)
 	Follow(ctx context.Context, q flowstore.Query, after uint64, many int) ([]flowstore.Flow, uint64, error)
 }
@@ -94,14 +95,17 @@ func New(cfg Config, deps Deps) (*Export, error) {
 		deps.Alert = func(string, time.Time, string) {}
 	}
 	e := &Export{cfg: cfg, deps: deps}
-	last := deps.Flows.Last()
+	last, away := deps.Flows.Last()
 	for i := range cfg.Exporters {
 		x := &cfg.Exporters[i]
 		to, err := x.sender(deps)
 		if err != nil {
 			return nil, err
 		}
-		c, err := openCursor(cfg.Dir, x.Name, last)
+		c, err := openCursor(cfg.Dir, x.Name)
+		if err == nil && away == nil {
+			err = c.place(last)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -109,7 +113,7 @@ func New(cfg Config, deps Deps) (*Export, error) {
 	}
 	if cfg.Sums != nil {
 		e.sums = newSums(cfg.Sums)
-		e.followers = append(e.followers, &follower{cfg: cfg, deps: deps, log: deps.Log.With("exporter", sumsName), name: sumsName, where: cfg.Sums.selector, to: e.sums, cursor: cursor{after: last}})
+		e.followers = append(e.followers, &follower{cfg: cfg, deps: deps, log: deps.Log.With("exporter", sumsName), name: sumsName, where: cfg.Sums.selector, to: e.sums, cursor: cursor{after: last, placed: away == nil}})
 	}
 	return e, nil
 }

@@ -52,9 +52,13 @@ func (f *follower) run(ctx context.Context) {
 	defer f.to.close()
 	old := true // where flows may be forgotten already
 	for ctx.Err() == nil {
-		if last := f.deps.Flows.Last(); f.after >= last {
+		last, err := f.deps.Flows.Last()
+		if err == nil && !f.placed {
+			f.begin(ctx)
+		}
+		if err != nil || f.after >= last {
 			f.level()
-			old = old && last == 0 // nothing is known yet of a database that is away
+			old = old && err != nil // nothing is known yet of a database that is away
 			sleep(ctx, f.cfg.Poll)
 			continue
 		}
@@ -83,6 +87,18 @@ func (f *follower) run(ctx context.Context) {
 			f.move(ctx, upto)
 		}
 	}
+}
+
+// begin finds its place in a database that was away when the exporter was made: what
+// has been kept since is what comes.
+func (f *follower) begin(ctx context.Context) {
+	f.insist(ctx, "keep how far an export is", func() error {
+		last, err := f.deps.Flows.Began()
+		if err != nil {
+			return err
+		}
+		return f.place(last)
+	})
 }
 
 // skip goes over what the store has forgotten, and counts it.

@@ -85,14 +85,18 @@ func TestAfterACrashNothingIsMissing(t *testing.T) {
 	if err := os.WriteFile(noted, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openCursor(filepath.Dir(noted), "a", 1); err == nil || !strings.Contains(err.Error(), noted) {
+	if _, err := openCursor(filepath.Dir(noted), "a"); err == nil || !strings.Contains(err.Error(), noted) {
 		t.Errorf("of a file that is broken: %v", err)
 	}
 	// A store that is not as far is another one: all it gets from now on is new.
 	if err := os.WriteFile(noted, []byte(`{"after": 1000}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if c, err := openCursor(filepath.Dir(noted), "a", 5); err != nil || c.after != 5 {
+	c, err := openCursor(filepath.Dir(noted), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.place(5); err != nil || c.after != 5 {
 		t.Errorf("%+v, %v", c, err)
 	}
 }

@@ -5,14 +5,22 @@ import (
 	"fmt"
 )
 
-// Last is the id up to which flows are kept; 0 while the database is away since the
-// start.
-func (s *Store) Last() uint64 {
+// Last is the id up to which flows are kept. It is not known while the database has
+// been away since the start: ErrAway.
+func (s *Store) Last() (uint64, error) {
 	places, err := s.places()
-	if err != nil {
-		return 0
+	return places[reports].last, err
+}
+
+// Began is the id up to which flows were kept when this program first reached the
+// database; ErrAway until then.
+func (s *Store) Began() (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.opened {
+		return 0, ErrAway
 	}
-	return places[reports].last
+	return s.began, nil
 }
 
 // Follow returns, in order, flows that were kept after an id and fulfil a query,

@@ -14,7 +14,15 @@ func TestFollow(t *testing.T) { backends(t, testFollow) }
 func testFollow(t *testing.T, open func(*testing.T, Config) *Store) {
 	at := noon
 	s := open(t, Config{Keep: 24 * time.Hour, Now: func() time.Time { return at }})
-	var after, began = s.Last(), s.Last()
+	last := func() uint64 {
+		t.Helper()
+		id, err := s.Last()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	after, began := last(), last()
 	var got []uint16
 	where, err := model.ParseSelector("port!=3")
 	if err != nil {
@@ -22,7 +30,7 @@ func testFollow(t *testing.T, open func(*testing.T, Config) *Store) {
 	}
 	follow := func() {
 		t.Helper()
-		for after < s.Last() {
+		for after < last() {
 			list, next, err := s.Follow(t.Context(), Query{Where: &where}, after, 2)
 			if err != nil || next <= after {
 				t.Fatalf("after %d comes %d: %v", after, next, err)
@@ -47,7 +55,7 @@ func testFollow(t *testing.T, open func(*testing.T, Config) *Store) {
 		t.Errorf("%d are gone after %d, next is %d: %v", gone, began, next, err)
 	}
 	at = noon.Add(48 * time.Hour)
-	if gone, next, err := s.Forgotten(t.Context(), began); err != nil || gone != 5 || next != s.Last() {
-		t.Errorf("%d are gone after %d, next is %d of %d: %v", gone, began, next, s.Last(), err)
+	if gone, next, err := s.Forgotten(t.Context(), began); err != nil || gone != 5 || next != last() {
+		t.Errorf("%d are gone after %d, next is %d of %d: %v", gone, began, next, last(), err)
 	}
 }

@@ -56,6 +56,9 @@ func (s *Store) recover(ctx context.Context) error {
 	s.snapshot = 0
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.opened {
+		s.began = at[reports].last
+	}
 	s.at, s.progress, s.opened = at, hosts, true
 	return nil
 }

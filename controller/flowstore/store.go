@@ -43,6 +43,7 @@ type Store struct {
 	mu       sync.Mutex
 	opened   bool               // it was read what is there
 	at       [len(tables)]place // what counts
+	began    uint64             // id up to which flows were kept when that was read first
 	progress map[account]reached
 	counts   Counts
 }

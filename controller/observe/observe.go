@@ -100,6 +100,7 @@ type host struct {
 	lines     map[string]*wirepb.LineStatus
 	probes    map[string]*wirepb.ProbeTurn // scheduled ones, by name
 	probed    uint64                       // questions, of all its probes
+	rings     []*wirepb.RingStatus
 	skewSince time.Time
 	policy    *counters // nil before the first report
 }
@@ -287,7 +288,8 @@ func (o *Observer) Lines(id wire.Identity, r *wirepb.LineReport) {
 	for _, l := range r.Lines {
 		lines[l.Line] = l
 	}
-	o.host(id.UID).lines = lines
+	h := o.host(id.UID)
+	h.lines, h.rings = lines, cleanRings(r.Rings)
 	o.touch(false)
 }
 

@@ -45,6 +45,9 @@ func (o *Observer) TapStatus(t *model.Tap) model.TapStatus {
 		st.Sources = append(st.Sources, o.source(p, s))
 	}
 	for _, tool := range p.Tools {
+		if p.Ring {
+			continue
+		}
 		st.Tools = append(st.Tools, o.tool(t, p, tool))
 	}
 	st.Paths = o.paths(p)
@@ -123,6 +126,7 @@ func (o *Observer) paths(p *plan.Tap) []model.TapPath {
 				if l := h.lines[plan.LineID(p.UID, tool)]; l != nil {
 					readLine(&path, l)
 				}
+				path.Ring = h.ring(plan.LineID(p.UID, tool))
 				if !h.online {
 					path.Message = strings.TrimPrefix(path.Message+"; the source's agent has no session: this is its last report", "; ")
 				}
@@ -149,7 +153,7 @@ func sumUp(p *plan.Tap, st model.TapStatus) model.TapState {
 	if p.Refused {
 		return model.TapError
 	}
-	if len(st.Sources) == 0 || len(st.Tools) == 0 {
+	if len(st.Sources) == 0 || len(p.Tools) == 0 {
 		return model.TapPending
 	}
 	var good, bad, pending int
@@ -201,7 +205,7 @@ func why(st model.TapStatus) string {
 	}
 	for _, p := range st.Paths {
 		if p.State != stateConnected {
-			return part("path "+p.Host+" -> "+p.Tool, p.State, p.Message)
+			return part("path "+p.Host+" -> "+cmp.Or(p.Tool, "ring"), p.State, p.Message)
 		}
 	}
 	return ""

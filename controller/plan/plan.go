@@ -5,6 +5,9 @@
 package plan
 
 import (
+	"cmp"
+	"slices"
+
 	"weft/model"
 	"weft/policy"
 	"weft/wire/wirepb"
@@ -100,7 +103,8 @@ func (p *Plan) Labels(id policy.Identity) map[string]string { return p.labels.Ge
 type Tap struct {
 	UID     string
 	Sources []Source // by workload name
-	Tools   []string // host names, sorted
+	Tools   []string // host names, sorted; of a ring, one without a name
+	Ring    bool
 	// Problems keep the tap, or a part of it, from working, in words for a
 	// person. Refused is set where they keep all of it from working.
 	Problems []string
@@ -114,7 +118,8 @@ type Source struct {
 	Host     string
 }
 
-// LineID names the line of a tap toward one tool.
+// LineID names the line of a tap toward one tool, or to the ring of each host, which
+// is a tool without a name.
 func LineID(tapUID, tool string) string { return tapUID + "/" + tool }
 
 // compute plans the lines of taps.
@@ -122,6 +127,7 @@ type compute struct {
 	State
 	resolver *Resolver
 	hosts    map[string]*hostLines
+	rings    []*wirepb.Ring // of all taps
 }
 
 // lines plans all taps, what is metered, what hosts watch themselves for and what they probe, and returns the sections they come to, by host.
@@ -136,9 +142,10 @@ func (c *compute) lines() (map[string]*Tap, map[string][]*wirepb.Section) {
 	for _, t := range c.Taps {
 		taps[t.Metadata.Name] = c.tap(t)
 	}
-	relays, quiet, rules, probes := c.relays(), c.quiet(), c.alertRules(), c.scheduled()
+	slices.SortFunc(c.rings, func(a, b *wirepb.Ring) int { return cmp.Compare(a.Line, b.Line) })
+	relays, quiet, rules, probes, idle := c.relays(), c.quiet(), c.alertRules(), c.scheduled(), idleSections(c.rings)
 	for name, lines := range c.hosts {
-		sections[name] = append(lines.sections(relays), flowSection(quiet[name]), monitorSection(rules[name]), probeSection(probes[name]))
+		sections[name] = append(lines.sections(relays, c.rings, idle), flowSection(quiet[name]), monitorSection(rules[name]), probeSection(probes[name]))
 	}
 	return taps, sections
 }

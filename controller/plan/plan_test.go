@@ -104,6 +104,9 @@ func (s *scene) tap(name, from, to string, change ...func(*model.TapSpec)) *scen
 	return s
 }
 
+// ring makes a tap keep packets in place of delivering them.
+func ring(s *model.TapSpec) { s.To, s.Ring = model.Endpoints{}, &model.Ring{} }
+
 // dump prints a plan so that equal plans give equal text.
 func dump(p *Plan) string {
 	var b strings.Builder
@@ -193,6 +196,12 @@ var scenarios = map[string]*scene{
 		s.Snaplen = 128
 		s.Direction = model.DirectionIngress
 		s.Deliver.Device = "mon0"
+	}),
+	"ring":        cloud().tap("t", "app=web", "role=ids", ring),
+	"ring-paused": cloud().tap("t", "app=web", "role=ids", ring, func(s *model.TapSpec) { s.Paused = true }),
+	"ring-and-tap": cloud().tap("t", "app=web", "role=ids").tap("r", "cloud.zone=a", "role=ids", ring, func(s *model.TapSpec) {
+		s.Filter = "udp"
+		s.Ring = &model.Ring{Size: "1GiB", Age: "2h"}
 	}),
 	"two-taps": cloud().tap("b", "app=web", "role=ids").tap("a", "cloud.zone=a", "role=ids", func(s *model.TapSpec) { s.Direction = model.DirectionEgress }),
 }

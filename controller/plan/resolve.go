@@ -126,6 +126,9 @@ func (r *Resolver) Tap(spec model.TapSpec) (sources, tools []*model.Workload, er
 	if err != nil {
 		return nil, nil, fmt.Errorf("spec.from: %w", err)
 	}
+	if spec.Ring != nil {
+		return from, nil, nil
+	}
 	to, err := r.Endpoints(spec.To)
 	if err != nil {
 		return nil, nil, fmt.Errorf("spec.to: %w", err)

@@ -34,13 +34,13 @@ func (c *compute) relays() []*wirepb.RelayEndpoint {
 	return out
 }
 
-// sections writes what was collected for a host. A host without lines is told
-// of no relay, so that an idle agent keeps one connection and not two.
-func (h *hostLines) sections(relays []*wirepb.RelayEndpoint) []*wirepb.Section {
+// sections writes what was collected for a host. A host without lines to or from
+// another is told of no relay, so that an idle agent keeps one connection and not two.
+func (h *hostLines) sections(relays []*wirepb.RelayEndpoint, rings []*wirepb.Ring, idle []*wirepb.Section) []*wirepb.Section {
 	slices.SortFunc(h.capture, func(a, b *wirepb.CaptureLine) int { return cmp.Compare(a.Line, b.Line) })
 	slices.SortFunc(h.deliver, func(a, b *wirepb.DeliverLine) int { return cmp.Compare(a.Line, b.Line) })
 	transport := &wirepb.TransportSection{Listen: len(h.deliver) > 0}
-	if len(h.capture)+len(h.deliver) > 0 {
+	if len(h.deliver) > 0 || slices.ContainsFunc(h.capture, func(l *wirepb.CaptureLine) bool { return l.Tool != nil }) {
 		transport.Relays = relays
 	}
 	if len(h.capture)+len(h.deliver) == 0 {
@@ -49,15 +49,17 @@ func (h *hostLines) sections(relays []*wirepb.RelayEndpoint) []*wirepb.Section {
 	return []*wirepb.Section{
 		seal(SectionTransport, &wirepb.Section{Body: &wirepb.Section_Transport{Transport: transport}}),
 		seal(SectionDeliver, &wirepb.Section{Body: &wirepb.Section_Deliver{Deliver: &wirepb.DeliverSection{Lines: h.deliver}}}),
-		seal(SectionCapture, &wirepb.Section{Body: &wirepb.Section_Capture{Capture: &wirepb.CaptureSection{Lines: h.capture}}}),
+		seal(SectionCapture, &wirepb.Section{Body: &wirepb.Section_Capture{Capture: &wirepb.CaptureSection{Lines: h.capture, Rings: rings}}}),
 	}
 }
 
-// idle are the sections of a host without lines: most hosts have none.
-var idle = []*wirepb.Section{
-	seal(SectionTransport, &wirepb.Section{Body: &wirepb.Section_Transport{Transport: &wirepb.TransportSection{}}}),
-	seal(SectionDeliver, &wirepb.Section{Body: &wirepb.Section_Deliver{Deliver: &wirepb.DeliverSection{}}}),
-	seal(SectionCapture, &wirepb.Section{Body: &wirepb.Section_Capture{Capture: &wirepb.CaptureSection{}}}),
+// idleSections are those of a host without lines: most hosts have none.
+func idleSections(rings []*wirepb.Ring) []*wirepb.Section {
+	return []*wirepb.Section{
+		seal(SectionTransport, &wirepb.Section{Body: &wirepb.Section_Transport{Transport: &wirepb.TransportSection{}}}),
+		seal(SectionDeliver, &wirepb.Section{Body: &wirepb.Section_Deliver{Deliver: &wirepb.DeliverSection{}}}),
+		seal(SectionCapture, &wirepb.Section{Body: &wirepb.Section_Capture{Capture: &wirepb.CaptureSection{Rings: rings}}}),
+	}
 }
 
 func seal(name string, s *wirepb.Section) *wirepb.Section {

@@ -26,10 +26,14 @@ func (c *compute) tap(t *model.Tap) *Tap {
 		out.Tools = append(out.Tools, w.Spec.Host)
 	}
 	slices.Sort(out.Tools)
+	if r := t.Spec.Ring; r != nil {
+		out.Ring, out.Tools = true, []string{""}
+		c.rings = append(c.rings, &wirepb.Ring{Line: LineID(t.Metadata.UID, ""), Tap: t.Metadata.Name, Bytes: r.Bytes(), Seconds: uint64(r.Duration().Seconds())})
+	}
 	if len(out.Sources) == 0 {
 		out.Problems = append(out.Problems, "spec.from matches no workload that could be tapped; `weft get workloads -l SELECTOR` shows what a selector finds")
 	}
-	if len(out.Tools) == 0 {
+	if len(out.Tools) == 0 { // a ring has one
 		out.Problems = append(out.Problems, "spec.to matches no host with an agent; give the tool's host the label, or install the agent there")
 	}
 	var filter Filter
@@ -39,6 +43,10 @@ func (c *compute) tap(t *model.Tap) *Tap {
 		}
 	}
 	if out.Refused || t.Spec.Paused {
+		return out
+	}
+	if out.Ring {
+		c.sources(t, "", nil, filter, out.Sources)
 		return out
 	}
 	for _, tool := range out.Tools {
@@ -56,28 +64,36 @@ func (c *compute) compile(expression string) (Filter, error) {
 
 // line adds one tap's line toward one tool to the hosts at both ends.
 func (c *compute) line(t *model.Tap, tool string, filter Filter, sources []Source) {
-	byHost := map[string][]string{}
-	for _, s := range sources {
-		if s.Host != tool {
-			byHost[s.Host] = append(byHost[s.Host], s.ID)
-		}
-	}
 	deliver := &wirepb.DeliverLine{Line: LineID(t.Metadata.UID, tool), Tap: t.Metadata.Name, Device: cmp.Or(t.Spec.Deliver.Device, model.DefaultDevice)}
 	toolPeer := c.peer(tool)
 	toolPeer.Addresses = directAddresses(c.Interfaces[tool])
-	for host, ids := range byHost {
-		slices.Sort(ids)
-		c.hosts[host].capture = append(c.hosts[host].capture, &wirepb.CaptureLine{
-			Line: deliver.Line, Tap: t.Metadata.Name, Tool: toolPeer, Workloads: ids,
-			Filter: t.Spec.Filter, FilterEthernet: filter.Ethernet, FilterRaw: filter.Raw, Snaplen: uint32(t.Spec.Snaplen),
-			Ingress: t.Spec.Direction != model.DirectionEgress, Egress: t.Spec.Direction != model.DirectionIngress,
-		})
+	for _, host := range c.sources(t, tool, toolPeer, filter, sources) {
 		deliver.Sources = append(deliver.Sources, c.peer(host))
 	}
 	// A tool without sources still gets its line, so that the device is there
 	// before the first packet and `tcpdump -i weft0` can be started early.
 	slices.SortFunc(deliver.Sources, func(a, b *wirepb.Peer) int { return cmp.Compare(a.Name, b.Name) })
 	c.hosts[tool].deliver = append(c.hosts[tool].deliver, deliver)
+}
+
+// sources adds one tap's line toward one tool to the hosts of its sources.
+func (c *compute) sources(t *model.Tap, tool string, peer *wirepb.Peer, filter Filter, sources []Source) (hosts []string) {
+	byHost := map[string][]string{}
+	for _, s := range sources {
+		if s.Host != tool {
+			byHost[s.Host] = append(byHost[s.Host], s.ID)
+		}
+	}
+	for host, ids := range byHost {
+		slices.Sort(ids)
+		c.hosts[host].capture = append(c.hosts[host].capture, &wirepb.CaptureLine{
+			Line: LineID(t.Metadata.UID, tool), Tap: t.Metadata.Name, Tool: peer, Workloads: ids,
+			Filter: t.Spec.Filter, FilterEthernet: filter.Ethernet, FilterRaw: filter.Raw, Snaplen: uint32(t.Spec.Snaplen),
+			Ingress: t.Spec.Direction != model.DirectionEgress, Egress: t.Spec.Direction != model.DirectionIngress,
+		})
+		hosts = append(hosts, host)
+	}
+	return hosts
 }
 
 func (c *compute) peer(host string) *wirepb.Peer {

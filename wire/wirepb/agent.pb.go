@@ -1926,8 +1926,10 @@ func (x *RelayEndpoint) GetAddresses() []string {
 
 // CaptureSection is what a host taps: one line per tap and tool.
 type CaptureSection struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Lines         []*CaptureLine         `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Lines []*CaptureLine         `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"`
+	// rings are all that there are, on whatever host: what is kept for another goes.
+	Rings         []*Ring `protobuf:"bytes,2,rep,name=rings,proto3" json:"rings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1969,6 +1971,83 @@ func (x *CaptureSection) GetLines() []*CaptureLine {
 	return nil
 }
 
+func (x *CaptureSection) GetRings() []*Ring {
+	if x != nil {
+		return x.Rings
+	}
+	return nil
+}
+
+// Ring keeps the packets of a line on the host. Where the host has the line no more,
+// they stay until they are too old.
+type Ring struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Line          string                 `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`        // id: tap UID "/"; its lines have no tool
+	Tap           string                 `protobuf:"bytes,2,opt,name=tap,proto3" json:"tap,omitempty"`          // name, for people
+	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`     // at most
+	Seconds       uint64                 `protobuf:"varint,4,opt,name=seconds,proto3" json:"seconds,omitempty"` // at most
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ring) Reset() {
+	*x = Ring{}
+	mi := &file_wire_agent_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ring) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ring) ProtoMessage() {}
+
+func (x *Ring) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ring.ProtoReflect.Descriptor instead.
+func (*Ring) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Ring) GetLine() string {
+	if x != nil {
+		return x.Line
+	}
+	return ""
+}
+
+func (x *Ring) GetTap() string {
+	if x != nil {
+		return x.Tap
+	}
+	return ""
+}
+
+func (x *Ring) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Ring) GetSeconds() uint64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
 type CaptureLine struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Line      string                 `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"` // id: tap UID "/" tool's host name
@@ -1989,7 +2068,7 @@ type CaptureLine struct {
 
 func (x *CaptureLine) Reset() {
 	*x = CaptureLine{}
-	mi := &file_wire_agent_proto_msgTypes[21]
+	mi := &file_wire_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2080,7 @@ func (x *CaptureLine) String() string {
 func (*CaptureLine) ProtoMessage() {}
 
 func (x *CaptureLine) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[21]
+	mi := &file_wire_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2093,7 @@ func (x *CaptureLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureLine.ProtoReflect.Descriptor instead.
 func (*CaptureLine) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{21}
+	return file_wire_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CaptureLine) GetLine() string {
@@ -2100,7 +2179,7 @@ type BPFInstruction struct {
 
 func (x *BPFInstruction) Reset() {
 	*x = BPFInstruction{}
-	mi := &file_wire_agent_proto_msgTypes[22]
+	mi := &file_wire_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2191,7 @@ func (x *BPFInstruction) String() string {
 func (*BPFInstruction) ProtoMessage() {}
 
 func (x *BPFInstruction) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[22]
+	mi := &file_wire_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2204,7 @@ func (x *BPFInstruction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BPFInstruction.ProtoReflect.Descriptor instead.
 func (*BPFInstruction) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{22}
+	return file_wire_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *BPFInstruction) GetOp() uint32 {
@@ -2166,7 +2245,7 @@ type DeliverSection struct {
 
 func (x *DeliverSection) Reset() {
 	*x = DeliverSection{}
-	mi := &file_wire_agent_proto_msgTypes[23]
+	mi := &file_wire_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2178,7 +2257,7 @@ func (x *DeliverSection) String() string {
 func (*DeliverSection) ProtoMessage() {}
 
 func (x *DeliverSection) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[23]
+	mi := &file_wire_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2191,7 +2270,7 @@ func (x *DeliverSection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverSection.ProtoReflect.Descriptor instead.
 func (*DeliverSection) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{23}
+	return file_wire_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeliverSection) GetLines() []*DeliverLine {
@@ -2213,7 +2292,7 @@ type DeliverLine struct {
 
 func (x *DeliverLine) Reset() {
 	*x = DeliverLine{}
-	mi := &file_wire_agent_proto_msgTypes[24]
+	mi := &file_wire_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2225,7 +2304,7 @@ func (x *DeliverLine) String() string {
 func (*DeliverLine) ProtoMessage() {}
 
 func (x *DeliverLine) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[24]
+	mi := &file_wire_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2238,7 +2317,7 @@ func (x *DeliverLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverLine.ProtoReflect.Descriptor instead.
 func (*DeliverLine) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{24}
+	return file_wire_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeliverLine) GetLine() string {
@@ -2279,7 +2358,7 @@ type Count struct {
 
 func (x *Count) Reset() {
 	*x = Count{}
-	mi := &file_wire_agent_proto_msgTypes[25]
+	mi := &file_wire_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2370,7 @@ func (x *Count) String() string {
 func (*Count) ProtoMessage() {}
 
 func (x *Count) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[25]
+	mi := &file_wire_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2383,7 @@ func (x *Count) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Count.ProtoReflect.Descriptor instead.
 func (*Count) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{25}
+	return file_wire_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Count) GetPackets() uint64 {
@@ -2338,7 +2417,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_wire_agent_proto_msgTypes[26]
+	mi := &file_wire_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2350,7 +2429,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[26]
+	mi := &file_wire_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2363,7 +2442,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{26}
+	return file_wire_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Ledger) GetSeen() *Count {
@@ -2445,7 +2524,7 @@ type LineStatus struct {
 
 func (x *LineStatus) Reset() {
 	*x = LineStatus{}
-	mi := &file_wire_agent_proto_msgTypes[27]
+	mi := &file_wire_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2457,7 +2536,7 @@ func (x *LineStatus) String() string {
 func (*LineStatus) ProtoMessage() {}
 
 func (x *LineStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[27]
+	mi := &file_wire_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2470,7 +2549,7 @@ func (x *LineStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineStatus.ProtoReflect.Descriptor instead.
 func (*LineStatus) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{27}
+	return file_wire_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LineStatus) GetLine() string {
@@ -2533,13 +2612,14 @@ func (x *LineStatus) GetLedger() *Ledger {
 type LineReport struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Lines         []*LineStatus          `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"`
+	Rings         []*RingStatus          `protobuf:"bytes,2,rep,name=rings,proto3" json:"rings,omitempty"` // that hold packets, or are to
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LineReport) Reset() {
 	*x = LineReport{}
-	mi := &file_wire_agent_proto_msgTypes[28]
+	mi := &file_wire_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2551,7 +2631,7 @@ func (x *LineReport) String() string {
 func (*LineReport) ProtoMessage() {}
 
 func (x *LineReport) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[28]
+	mi := &file_wire_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2564,7 +2644,7 @@ func (x *LineReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineReport.ProtoReflect.Descriptor instead.
 func (*LineReport) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{28}
+	return file_wire_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LineReport) GetLines() []*LineStatus {
@@ -2572,6 +2652,105 @@ func (x *LineReport) GetLines() []*LineStatus {
 		return x.Lines
 	}
 	return nil
+}
+
+func (x *LineReport) GetRings() []*RingStatus {
+	if x != nil {
+		return x.Rings
+	}
+	return nil
+}
+
+type RingStatus struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Line            string                 `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
+	Tap             string                 `protobuf:"bytes,2,opt,name=tap,proto3" json:"tap,omitempty"`
+	Bytes           uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Size            uint64                 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`                                                // bytes at most
+	OldestUnixNanos int64                  `protobuf:"varint,5,opt,name=oldest_unix_nanos,json=oldestUnixNanos,proto3" json:"oldest_unix_nanos,omitempty"` // 0: empty
+	NewestUnixNanos int64                  `protobuf:"varint,6,opt,name=newest_unix_nanos,json=newestUnixNanos,proto3" json:"newest_unix_nanos,omitempty"`
+	Message         string                 `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"` // what is wrong
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RingStatus) Reset() {
+	*x = RingStatus{}
+	mi := &file_wire_agent_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RingStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RingStatus) ProtoMessage() {}
+
+func (x *RingStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RingStatus.ProtoReflect.Descriptor instead.
+func (*RingStatus) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RingStatus) GetLine() string {
+	if x != nil {
+		return x.Line
+	}
+	return ""
+}
+
+func (x *RingStatus) GetTap() string {
+	if x != nil {
+		return x.Tap
+	}
+	return ""
+}
+
+func (x *RingStatus) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *RingStatus) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *RingStatus) GetOldestUnixNanos() int64 {
+	if x != nil {
+		return x.OldestUnixNanos
+	}
+	return 0
+}
+
+func (x *RingStatus) GetNewestUnixNanos() int64 {
+	if x != nil {
+		return x.NewestUnixNanos
+	}
+	return 0
+}
+
+func (x *RingStatus) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
 }
 
 type RelayReport struct {
@@ -2585,7 +2764,7 @@ type RelayReport struct {
 
 func (x *RelayReport) Reset() {
 	*x = RelayReport{}
-	mi := &file_wire_agent_proto_msgTypes[29]
+	mi := &file_wire_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2597,7 +2776,7 @@ func (x *RelayReport) String() string {
 func (*RelayReport) ProtoMessage() {}
 
 func (x *RelayReport) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[29]
+	mi := &file_wire_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2610,7 +2789,7 @@ func (x *RelayReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayReport.ProtoReflect.Descriptor instead.
 func (*RelayReport) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{29}
+	return file_wire_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RelayReport) GetSessions() uint32 {
@@ -2645,7 +2824,7 @@ type PolicySection struct {
 
 func (x *PolicySection) Reset() {
 	*x = PolicySection{}
-	mi := &file_wire_agent_proto_msgTypes[30]
+	mi := &file_wire_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2657,7 +2836,7 @@ func (x *PolicySection) String() string {
 func (*PolicySection) ProtoMessage() {}
 
 func (x *PolicySection) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[30]
+	mi := &file_wire_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2670,7 +2849,7 @@ func (x *PolicySection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicySection.ProtoReflect.Descriptor instead.
 func (*PolicySection) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{30}
+	return file_wire_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PolicySection) GetRulesets() []*Ruleset {
@@ -2694,7 +2873,7 @@ type Ruleset struct {
 
 func (x *Ruleset) Reset() {
 	*x = Ruleset{}
-	mi := &file_wire_agent_proto_msgTypes[31]
+	mi := &file_wire_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2706,7 +2885,7 @@ func (x *Ruleset) String() string {
 func (*Ruleset) ProtoMessage() {}
 
 func (x *Ruleset) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[31]
+	mi := &file_wire_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2719,7 +2898,7 @@ func (x *Ruleset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ruleset.ProtoReflect.Descriptor instead.
 func (*Ruleset) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{31}
+	return file_wire_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Ruleset) GetKey() string {
@@ -2760,7 +2939,7 @@ type PolicyTable struct {
 
 func (x *PolicyTable) Reset() {
 	*x = PolicyTable{}
-	mi := &file_wire_agent_proto_msgTypes[32]
+	mi := &file_wire_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2772,7 +2951,7 @@ func (x *PolicyTable) String() string {
 func (*PolicyTable) ProtoMessage() {}
 
 func (x *PolicyTable) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[32]
+	mi := &file_wire_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2785,7 +2964,7 @@ func (x *PolicyTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyTable.ProtoReflect.Descriptor instead.
 func (*PolicyTable) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{32}
+	return file_wire_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PolicyTable) GetRules() []*PolicyRule {
@@ -2819,7 +2998,7 @@ type PolicyRule struct {
 
 func (x *PolicyRule) Reset() {
 	*x = PolicyRule{}
-	mi := &file_wire_agent_proto_msgTypes[33]
+	mi := &file_wire_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2831,7 +3010,7 @@ func (x *PolicyRule) String() string {
 func (*PolicyRule) ProtoMessage() {}
 
 func (x *PolicyRule) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[33]
+	mi := &file_wire_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2844,7 +3023,7 @@ func (x *PolicyRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyRule.ProtoReflect.Descriptor instead.
 func (*PolicyRule) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{33}
+	return file_wire_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PolicyRule) GetId() uint64 {
@@ -2920,7 +3099,7 @@ type PolicyDefault struct {
 
 func (x *PolicyDefault) Reset() {
 	*x = PolicyDefault{}
-	mi := &file_wire_agent_proto_msgTypes[34]
+	mi := &file_wire_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2932,7 +3111,7 @@ func (x *PolicyDefault) String() string {
 func (*PolicyDefault) ProtoMessage() {}
 
 func (x *PolicyDefault) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[34]
+	mi := &file_wire_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2945,7 +3124,7 @@ func (x *PolicyDefault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyDefault.ProtoReflect.Descriptor instead.
 func (*PolicyDefault) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{34}
+	return file_wire_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PolicyDefault) GetProcesses() []*PolicyProcess {
@@ -2973,7 +3152,7 @@ type PolicyProcess struct {
 
 func (x *PolicyProcess) Reset() {
 	*x = PolicyProcess{}
-	mi := &file_wire_agent_proto_msgTypes[35]
+	mi := &file_wire_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2985,7 +3164,7 @@ func (x *PolicyProcess) String() string {
 func (*PolicyProcess) ProtoMessage() {}
 
 func (x *PolicyProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[35]
+	mi := &file_wire_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2998,7 +3177,7 @@ func (x *PolicyProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyProcess.ProtoReflect.Descriptor instead.
 func (*PolicyProcess) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{35}
+	return file_wire_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PolicyProcess) GetExe() string {
@@ -3036,7 +3215,7 @@ type PolicyPeer struct {
 
 func (x *PolicyPeer) Reset() {
 	*x = PolicyPeer{}
-	mi := &file_wire_agent_proto_msgTypes[36]
+	mi := &file_wire_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3048,7 +3227,7 @@ func (x *PolicyPeer) String() string {
 func (*PolicyPeer) ProtoMessage() {}
 
 func (x *PolicyPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[36]
+	mi := &file_wire_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3061,7 +3240,7 @@ func (x *PolicyPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyPeer.ProtoReflect.Descriptor instead.
 func (*PolicyPeer) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{36}
+	return file_wire_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PolicyPeer) GetSelector() string {
@@ -3110,7 +3289,7 @@ type PolicyBlock struct {
 
 func (x *PolicyBlock) Reset() {
 	*x = PolicyBlock{}
-	mi := &file_wire_agent_proto_msgTypes[37]
+	mi := &file_wire_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3122,7 +3301,7 @@ func (x *PolicyBlock) String() string {
 func (*PolicyBlock) ProtoMessage() {}
 
 func (x *PolicyBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[37]
+	mi := &file_wire_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3135,7 +3314,7 @@ func (x *PolicyBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyBlock.ProtoReflect.Descriptor instead.
 func (*PolicyBlock) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{37}
+	return file_wire_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PolicyBlock) GetPrefix() string {
@@ -3170,7 +3349,7 @@ type PolicyPort struct {
 
 func (x *PolicyPort) Reset() {
 	*x = PolicyPort{}
-	mi := &file_wire_agent_proto_msgTypes[38]
+	mi := &file_wire_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3182,7 +3361,7 @@ func (x *PolicyPort) String() string {
 func (*PolicyPort) ProtoMessage() {}
 
 func (x *PolicyPort) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[38]
+	mi := &file_wire_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3195,7 +3374,7 @@ func (x *PolicyPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyPort.ProtoReflect.Descriptor instead.
 func (*PolicyPort) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{38}
+	return file_wire_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PolicyPort) GetProtocol() uint32 {
@@ -3238,7 +3417,7 @@ type IdentitySection struct {
 
 func (x *IdentitySection) Reset() {
 	*x = IdentitySection{}
-	mi := &file_wire_agent_proto_msgTypes[39]
+	mi := &file_wire_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3250,7 +3429,7 @@ func (x *IdentitySection) String() string {
 func (*IdentitySection) ProtoMessage() {}
 
 func (x *IdentitySection) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[39]
+	mi := &file_wire_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3263,7 +3442,7 @@ func (x *IdentitySection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentitySection.ProtoReflect.Descriptor instead.
 func (*IdentitySection) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{39}
+	return file_wire_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *IdentitySection) GetSubjects() []*PolicySubject {
@@ -3321,7 +3500,7 @@ type PeerHost struct {
 
 func (x *PeerHost) Reset() {
 	*x = PeerHost{}
-	mi := &file_wire_agent_proto_msgTypes[40]
+	mi := &file_wire_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3333,7 +3512,7 @@ func (x *PeerHost) String() string {
 func (*PeerHost) ProtoMessage() {}
 
 func (x *PeerHost) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[40]
+	mi := &file_wire_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3346,7 +3525,7 @@ func (x *PeerHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerHost.ProtoReflect.Descriptor instead.
 func (*PeerHost) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{40}
+	return file_wire_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PeerHost) GetNumber() uint32 {
@@ -3389,7 +3568,7 @@ type Bearer struct {
 
 func (x *Bearer) Reset() {
 	*x = Bearer{}
-	mi := &file_wire_agent_proto_msgTypes[41]
+	mi := &file_wire_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3401,7 +3580,7 @@ func (x *Bearer) String() string {
 func (*Bearer) ProtoMessage() {}
 
 func (x *Bearer) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[41]
+	mi := &file_wire_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3414,7 +3593,7 @@ func (x *Bearer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bearer.ProtoReflect.Descriptor instead.
 func (*Bearer) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{41}
+	return file_wire_agent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Bearer) GetWorkload() string {
@@ -3443,7 +3622,7 @@ type PolicySubject struct {
 
 func (x *PolicySubject) Reset() {
 	*x = PolicySubject{}
-	mi := &file_wire_agent_proto_msgTypes[42]
+	mi := &file_wire_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3455,7 +3634,7 @@ func (x *PolicySubject) String() string {
 func (*PolicySubject) ProtoMessage() {}
 
 func (x *PolicySubject) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[42]
+	mi := &file_wire_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3468,7 +3647,7 @@ func (x *PolicySubject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicySubject.ProtoReflect.Descriptor instead.
 func (*PolicySubject) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{42}
+	return file_wire_agent_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PolicySubject) GetWorkload() string {
@@ -3509,7 +3688,7 @@ type SelectorMembers struct {
 
 func (x *SelectorMembers) Reset() {
 	*x = SelectorMembers{}
-	mi := &file_wire_agent_proto_msgTypes[43]
+	mi := &file_wire_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3521,7 +3700,7 @@ func (x *SelectorMembers) String() string {
 func (*SelectorMembers) ProtoMessage() {}
 
 func (x *SelectorMembers) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[43]
+	mi := &file_wire_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3534,7 +3713,7 @@ func (x *SelectorMembers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectorMembers.ProtoReflect.Descriptor instead.
 func (*SelectorMembers) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{43}
+	return file_wire_agent_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SelectorMembers) GetSelector() string {
@@ -3561,7 +3740,7 @@ type AddressIdentity struct {
 
 func (x *AddressIdentity) Reset() {
 	*x = AddressIdentity{}
-	mi := &file_wire_agent_proto_msgTypes[44]
+	mi := &file_wire_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3573,7 +3752,7 @@ func (x *AddressIdentity) String() string {
 func (*AddressIdentity) ProtoMessage() {}
 
 func (x *AddressIdentity) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[44]
+	mi := &file_wire_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3586,7 +3765,7 @@ func (x *AddressIdentity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressIdentity.ProtoReflect.Descriptor instead.
 func (*AddressIdentity) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{44}
+	return file_wire_agent_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AddressIdentity) GetAddress() []byte {
@@ -3618,7 +3797,7 @@ type PolicyReport struct {
 
 func (x *PolicyReport) Reset() {
 	*x = PolicyReport{}
-	mi := &file_wire_agent_proto_msgTypes[45]
+	mi := &file_wire_agent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3630,7 +3809,7 @@ func (x *PolicyReport) String() string {
 func (*PolicyReport) ProtoMessage() {}
 
 func (x *PolicyReport) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[45]
+	mi := &file_wire_agent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3643,7 +3822,7 @@ func (x *PolicyReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyReport.ProtoReflect.Descriptor instead.
 func (*PolicyReport) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{45}
+	return file_wire_agent_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PolicyReport) GetDriver() string {
@@ -3693,7 +3872,7 @@ type RuleCount struct {
 
 func (x *RuleCount) Reset() {
 	*x = RuleCount{}
-	mi := &file_wire_agent_proto_msgTypes[46]
+	mi := &file_wire_agent_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3705,7 +3884,7 @@ func (x *RuleCount) String() string {
 func (*RuleCount) ProtoMessage() {}
 
 func (x *RuleCount) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[46]
+	mi := &file_wire_agent_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3718,7 +3897,7 @@ func (x *RuleCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleCount.ProtoReflect.Descriptor instead.
 func (*RuleCount) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{46}
+	return file_wire_agent_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RuleCount) GetRule() uint64 {
@@ -3775,7 +3954,7 @@ type Conversation struct {
 
 func (x *Conversation) Reset() {
 	*x = Conversation{}
-	mi := &file_wire_agent_proto_msgTypes[47]
+	mi := &file_wire_agent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3787,7 +3966,7 @@ func (x *Conversation) String() string {
 func (*Conversation) ProtoMessage() {}
 
 func (x *Conversation) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[47]
+	mi := &file_wire_agent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3800,7 +3979,7 @@ func (x *Conversation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conversation.ProtoReflect.Descriptor instead.
 func (*Conversation) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{47}
+	return file_wire_agent_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Conversation) GetWorkload() string {
@@ -3935,7 +4114,7 @@ type FlowSection struct {
 
 func (x *FlowSection) Reset() {
 	*x = FlowSection{}
-	mi := &file_wire_agent_proto_msgTypes[48]
+	mi := &file_wire_agent_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3947,7 +4126,7 @@ func (x *FlowSection) String() string {
 func (*FlowSection) ProtoMessage() {}
 
 func (x *FlowSection) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[48]
+	mi := &file_wire_agent_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3960,7 +4139,7 @@ func (x *FlowSection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowSection.ProtoReflect.Descriptor instead.
 func (*FlowSection) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{48}
+	return file_wire_agent_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *FlowSection) GetMeter() bool {
@@ -4002,7 +4181,7 @@ type FlowBatch struct {
 
 func (x *FlowBatch) Reset() {
 	*x = FlowBatch{}
-	mi := &file_wire_agent_proto_msgTypes[49]
+	mi := &file_wire_agent_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4014,7 +4193,7 @@ func (x *FlowBatch) String() string {
 func (*FlowBatch) ProtoMessage() {}
 
 func (x *FlowBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[49]
+	mi := &file_wire_agent_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4027,7 +4206,7 @@ func (x *FlowBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowBatch.ProtoReflect.Descriptor instead.
 func (*FlowBatch) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{49}
+	return file_wire_agent_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *FlowBatch) GetEpoch() uint64 {
@@ -4112,7 +4291,7 @@ type FlowColumns struct {
 
 func (x *FlowColumns) Reset() {
 	*x = FlowColumns{}
-	mi := &file_wire_agent_proto_msgTypes[50]
+	mi := &file_wire_agent_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4124,7 +4303,7 @@ func (x *FlowColumns) String() string {
 func (*FlowColumns) ProtoMessage() {}
 
 func (x *FlowColumns) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[50]
+	mi := &file_wire_agent_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4137,7 +4316,7 @@ func (x *FlowColumns) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowColumns.ProtoReflect.Descriptor instead.
 func (*FlowColumns) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{50}
+	return file_wire_agent_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *FlowColumns) GetWorkloads() []string {
@@ -4362,7 +4541,7 @@ type FlowProcess struct {
 
 func (x *FlowProcess) Reset() {
 	*x = FlowProcess{}
-	mi := &file_wire_agent_proto_msgTypes[51]
+	mi := &file_wire_agent_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4374,7 +4553,7 @@ func (x *FlowProcess) String() string {
 func (*FlowProcess) ProtoMessage() {}
 
 func (x *FlowProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[51]
+	mi := &file_wire_agent_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4387,7 +4566,7 @@ func (x *FlowProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowProcess.ProtoReflect.Descriptor instead.
 func (*FlowProcess) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{51}
+	return file_wire_agent_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FlowProcess) GetPid() uint32 {
@@ -4434,7 +4613,7 @@ type FlowApplication struct {
 
 func (x *FlowApplication) Reset() {
 	*x = FlowApplication{}
-	mi := &file_wire_agent_proto_msgTypes[52]
+	mi := &file_wire_agent_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4446,7 +4625,7 @@ func (x *FlowApplication) String() string {
 func (*FlowApplication) ProtoMessage() {}
 
 func (x *FlowApplication) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[52]
+	mi := &file_wire_agent_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4459,7 +4638,7 @@ func (x *FlowApplication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowApplication.ProtoReflect.Descriptor instead.
 func (*FlowApplication) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{52}
+	return file_wire_agent_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FlowApplication) GetProtocol() string {
@@ -4521,7 +4700,7 @@ type FlowAddress struct {
 
 func (x *FlowAddress) Reset() {
 	*x = FlowAddress{}
-	mi := &file_wire_agent_proto_msgTypes[53]
+	mi := &file_wire_agent_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4533,7 +4712,7 @@ func (x *FlowAddress) String() string {
 func (*FlowAddress) ProtoMessage() {}
 
 func (x *FlowAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[53]
+	mi := &file_wire_agent_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4546,7 +4725,7 @@ func (x *FlowAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowAddress.ProtoReflect.Descriptor instead.
 func (*FlowAddress) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{53}
+	return file_wire_agent_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FlowAddress) GetAddress() []byte {
@@ -4574,7 +4753,7 @@ type FlowAck struct {
 
 func (x *FlowAck) Reset() {
 	*x = FlowAck{}
-	mi := &file_wire_agent_proto_msgTypes[54]
+	mi := &file_wire_agent_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4586,7 +4765,7 @@ func (x *FlowAck) String() string {
 func (*FlowAck) ProtoMessage() {}
 
 func (x *FlowAck) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[54]
+	mi := &file_wire_agent_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4599,7 +4778,7 @@ func (x *FlowAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowAck.ProtoReflect.Descriptor instead.
 func (*FlowAck) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{54}
+	return file_wire_agent_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *FlowAck) GetEpoch() uint64 {
@@ -4628,7 +4807,7 @@ type SampleRequest struct {
 
 func (x *SampleRequest) Reset() {
 	*x = SampleRequest{}
-	mi := &file_wire_agent_proto_msgTypes[55]
+	mi := &file_wire_agent_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4640,7 +4819,7 @@ func (x *SampleRequest) String() string {
 func (*SampleRequest) ProtoMessage() {}
 
 func (x *SampleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[55]
+	mi := &file_wire_agent_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4653,7 +4832,7 @@ func (x *SampleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SampleRequest.ProtoReflect.Descriptor instead.
 func (*SampleRequest) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{55}
+	return file_wire_agent_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SampleRequest) GetIntervalMillis() uint32 {
@@ -4698,7 +4877,7 @@ type Sample struct {
 
 func (x *Sample) Reset() {
 	*x = Sample{}
-	mi := &file_wire_agent_proto_msgTypes[56]
+	mi := &file_wire_agent_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4710,7 +4889,7 @@ func (x *Sample) String() string {
 func (*Sample) ProtoMessage() {}
 
 func (x *Sample) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[56]
+	mi := &file_wire_agent_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4723,7 +4902,7 @@ func (x *Sample) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sample.ProtoReflect.Descriptor instead.
 func (*Sample) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{56}
+	return file_wire_agent_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Sample) GetUnixNanos() int64 {
@@ -4867,7 +5046,7 @@ type CPUUse struct {
 
 func (x *CPUUse) Reset() {
 	*x = CPUUse{}
-	mi := &file_wire_agent_proto_msgTypes[57]
+	mi := &file_wire_agent_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4879,7 +5058,7 @@ func (x *CPUUse) String() string {
 func (*CPUUse) ProtoMessage() {}
 
 func (x *CPUUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[57]
+	mi := &file_wire_agent_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4892,7 +5071,7 @@ func (x *CPUUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUUse.ProtoReflect.Descriptor instead.
 func (*CPUUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{57}
+	return file_wire_agent_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CPUUse) GetUser() float32 {
@@ -4961,7 +5140,7 @@ type MemoryUse struct {
 
 func (x *MemoryUse) Reset() {
 	*x = MemoryUse{}
-	mi := &file_wire_agent_proto_msgTypes[58]
+	mi := &file_wire_agent_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4973,7 +5152,7 @@ func (x *MemoryUse) String() string {
 func (*MemoryUse) ProtoMessage() {}
 
 func (x *MemoryUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[58]
+	mi := &file_wire_agent_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4986,7 +5165,7 @@ func (x *MemoryUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryUse.ProtoReflect.Descriptor instead.
 func (*MemoryUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{58}
+	return file_wire_agent_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *MemoryUse) GetTotal() uint64 {
@@ -5065,7 +5244,7 @@ type Pressure struct {
 
 func (x *Pressure) Reset() {
 	*x = Pressure{}
-	mi := &file_wire_agent_proto_msgTypes[59]
+	mi := &file_wire_agent_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5077,7 +5256,7 @@ func (x *Pressure) String() string {
 func (*Pressure) ProtoMessage() {}
 
 func (x *Pressure) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[59]
+	mi := &file_wire_agent_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5090,7 +5269,7 @@ func (x *Pressure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pressure.ProtoReflect.Descriptor instead.
 func (*Pressure) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{59}
+	return file_wire_agent_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Pressure) GetCpu() float32 {
@@ -5142,7 +5321,7 @@ type DiskUse struct {
 
 func (x *DiskUse) Reset() {
 	*x = DiskUse{}
-	mi := &file_wire_agent_proto_msgTypes[60]
+	mi := &file_wire_agent_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5154,7 +5333,7 @@ func (x *DiskUse) String() string {
 func (*DiskUse) ProtoMessage() {}
 
 func (x *DiskUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[60]
+	mi := &file_wire_agent_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5167,7 +5346,7 @@ func (x *DiskUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUse.ProtoReflect.Descriptor instead.
 func (*DiskUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{60}
+	return file_wire_agent_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *DiskUse) GetName() string {
@@ -5228,7 +5407,7 @@ type FilesystemUse struct {
 
 func (x *FilesystemUse) Reset() {
 	*x = FilesystemUse{}
-	mi := &file_wire_agent_proto_msgTypes[61]
+	mi := &file_wire_agent_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5240,7 +5419,7 @@ func (x *FilesystemUse) String() string {
 func (*FilesystemUse) ProtoMessage() {}
 
 func (x *FilesystemUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[61]
+	mi := &file_wire_agent_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5253,7 +5432,7 @@ func (x *FilesystemUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilesystemUse.ProtoReflect.Descriptor instead.
 func (*FilesystemUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{61}
+	return file_wire_agent_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *FilesystemUse) GetMount() string {
@@ -5327,7 +5506,7 @@ type InterfaceUse struct {
 
 func (x *InterfaceUse) Reset() {
 	*x = InterfaceUse{}
-	mi := &file_wire_agent_proto_msgTypes[62]
+	mi := &file_wire_agent_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5339,7 +5518,7 @@ func (x *InterfaceUse) String() string {
 func (*InterfaceUse) ProtoMessage() {}
 
 func (x *InterfaceUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[62]
+	mi := &file_wire_agent_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5352,7 +5531,7 @@ func (x *InterfaceUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterfaceUse.ProtoReflect.Descriptor instead.
 func (*InterfaceUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{62}
+	return file_wire_agent_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *InterfaceUse) GetName() string {
@@ -5416,7 +5595,7 @@ type Sensor struct {
 
 func (x *Sensor) Reset() {
 	*x = Sensor{}
-	mi := &file_wire_agent_proto_msgTypes[63]
+	mi := &file_wire_agent_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5428,7 +5607,7 @@ func (x *Sensor) String() string {
 func (*Sensor) ProtoMessage() {}
 
 func (x *Sensor) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[63]
+	mi := &file_wire_agent_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5441,7 +5620,7 @@ func (x *Sensor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sensor.ProtoReflect.Descriptor instead.
 func (*Sensor) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{63}
+	return file_wire_agent_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Sensor) GetName() string {
@@ -5491,7 +5670,7 @@ type WorkloadUse struct {
 
 func (x *WorkloadUse) Reset() {
 	*x = WorkloadUse{}
-	mi := &file_wire_agent_proto_msgTypes[64]
+	mi := &file_wire_agent_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5503,7 +5682,7 @@ func (x *WorkloadUse) String() string {
 func (*WorkloadUse) ProtoMessage() {}
 
 func (x *WorkloadUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[64]
+	mi := &file_wire_agent_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5516,7 +5695,7 @@ func (x *WorkloadUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadUse.ProtoReflect.Descriptor instead.
 func (*WorkloadUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{64}
+	return file_wire_agent_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *WorkloadUse) GetId() string {
@@ -5610,7 +5789,7 @@ type Tasks struct {
 
 func (x *Tasks) Reset() {
 	*x = Tasks{}
-	mi := &file_wire_agent_proto_msgTypes[65]
+	mi := &file_wire_agent_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5622,7 +5801,7 @@ func (x *Tasks) String() string {
 func (*Tasks) ProtoMessage() {}
 
 func (x *Tasks) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[65]
+	mi := &file_wire_agent_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5635,7 +5814,7 @@ func (x *Tasks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tasks.ProtoReflect.Descriptor instead.
 func (*Tasks) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{65}
+	return file_wire_agent_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Tasks) GetTotal() uint32 {
@@ -5704,7 +5883,7 @@ type ProcessUse struct {
 
 func (x *ProcessUse) Reset() {
 	*x = ProcessUse{}
-	mi := &file_wire_agent_proto_msgTypes[66]
+	mi := &file_wire_agent_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5716,7 +5895,7 @@ func (x *ProcessUse) String() string {
 func (*ProcessUse) ProtoMessage() {}
 
 func (x *ProcessUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[66]
+	mi := &file_wire_agent_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5729,7 +5908,7 @@ func (x *ProcessUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessUse.ProtoReflect.Descriptor instead.
 func (*ProcessUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{66}
+	return file_wire_agent_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ProcessUse) GetPid() uint32 {
@@ -5855,7 +6034,7 @@ type MonitorSection struct {
 
 func (x *MonitorSection) Reset() {
 	*x = MonitorSection{}
-	mi := &file_wire_agent_proto_msgTypes[67]
+	mi := &file_wire_agent_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5867,7 +6046,7 @@ func (x *MonitorSection) String() string {
 func (*MonitorSection) ProtoMessage() {}
 
 func (x *MonitorSection) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[67]
+	mi := &file_wire_agent_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5880,7 +6059,7 @@ func (x *MonitorSection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorSection.ProtoReflect.Descriptor instead.
 func (*MonitorSection) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{67}
+	return file_wire_agent_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *MonitorSection) GetRules() []*AlertRule {
@@ -5906,7 +6085,7 @@ type AlertRule struct {
 
 func (x *AlertRule) Reset() {
 	*x = AlertRule{}
-	mi := &file_wire_agent_proto_msgTypes[68]
+	mi := &file_wire_agent_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5918,7 +6097,7 @@ func (x *AlertRule) String() string {
 func (*AlertRule) ProtoMessage() {}
 
 func (x *AlertRule) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[68]
+	mi := &file_wire_agent_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5931,7 +6110,7 @@ func (x *AlertRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlertRule.ProtoReflect.Descriptor instead.
 func (*AlertRule) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{68}
+	return file_wire_agent_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *AlertRule) GetName() string {
@@ -6001,7 +6180,7 @@ type CaptureOrders struct {
 
 func (x *CaptureOrders) Reset() {
 	*x = CaptureOrders{}
-	mi := &file_wire_agent_proto_msgTypes[69]
+	mi := &file_wire_agent_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6013,7 +6192,7 @@ func (x *CaptureOrders) String() string {
 func (*CaptureOrders) ProtoMessage() {}
 
 func (x *CaptureOrders) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[69]
+	mi := &file_wire_agent_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6026,7 +6205,7 @@ func (x *CaptureOrders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureOrders.ProtoReflect.Descriptor instead.
 func (*CaptureOrders) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{69}
+	return file_wire_agent_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *CaptureOrders) GetOrders() []*CaptureOrder {
@@ -6043,18 +6222,23 @@ type CaptureOrder struct {
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	SentUnixNanos int64                  `protobuf:"varint,2,opt,name=sent_unix_nanos,json=sentUnixNanos,proto3" json:"sent_unix_nanos,omitempty"` // by the controller's clock
 	Line          *CaptureLine           `protobuf:"bytes,3,opt,name=line,proto3" json:"line,omitempty"`                                           // without a tool
-	ForMillis     uint64                 `protobuf:"varint,4,opt,name=for_millis,json=forMillis,proto3" json:"for_millis,omitempty"`               // from when the agent first hears of it
+	ForMillis     uint64                 `protobuf:"varint,4,opt,name=for_millis,json=forMillis,proto3" json:"for_millis,omitempty"`               // from when the agent first hears of it; 0: only the past
 	Packets       uint64                 `protobuf:"varint,5,opt,name=packets,proto3" json:"packets,omitempty"`                                    // records at most
 	Bytes         uint64                 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`                                        // of frames, as kept, at most
 	Rate          uint64                 `protobuf:"varint,7,opt,name=rate,proto3" json:"rate,omitempty"`                                          // bits a second, of records
 	Window        uint64                 `protobuf:"varint,8,opt,name=window,proto3" json:"window,omitempty"`                                      // bytes of records under way at most
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// What rings have kept, first: from so long before the agent first hears of it,
+	// until so long before. 0: no past.
+	PastMillis      uint64 `protobuf:"varint,9,opt,name=past_millis,json=pastMillis,proto3" json:"past_millis,omitempty"`
+	PastUntilMillis uint64 `protobuf:"varint,10,opt,name=past_until_millis,json=pastUntilMillis,proto3" json:"past_until_millis,omitempty"`
+	Ring            string `protobuf:"bytes,11,opt,name=ring,proto3" json:"ring,omitempty"` // of this line only; empty is every ring
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *CaptureOrder) Reset() {
 	*x = CaptureOrder{}
-	mi := &file_wire_agent_proto_msgTypes[70]
+	mi := &file_wire_agent_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6066,7 +6250,7 @@ func (x *CaptureOrder) String() string {
 func (*CaptureOrder) ProtoMessage() {}
 
 func (x *CaptureOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[70]
+	mi := &file_wire_agent_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6079,7 +6263,7 @@ func (x *CaptureOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureOrder.ProtoReflect.Descriptor instead.
 func (*CaptureOrder) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{70}
+	return file_wire_agent_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *CaptureOrder) GetId() uint64 {
@@ -6138,6 +6322,27 @@ func (x *CaptureOrder) GetWindow() uint64 {
 	return 0
 }
 
+func (x *CaptureOrder) GetPastMillis() uint64 {
+	if x != nil {
+		return x.PastMillis
+	}
+	return 0
+}
+
+func (x *CaptureOrder) GetPastUntilMillis() uint64 {
+	if x != nil {
+		return x.PastUntilMillis
+	}
+	return 0
+}
+
+func (x *CaptureOrder) GetRing() string {
+	if x != nil {
+		return x.Ring
+	}
+	return ""
+}
+
 // CaptureAck says how much of what a host has sent is written, and has made room.
 type CaptureAck struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -6149,7 +6354,7 @@ type CaptureAck struct {
 
 func (x *CaptureAck) Reset() {
 	*x = CaptureAck{}
-	mi := &file_wire_agent_proto_msgTypes[71]
+	mi := &file_wire_agent_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6161,7 +6366,7 @@ func (x *CaptureAck) String() string {
 func (*CaptureAck) ProtoMessage() {}
 
 func (x *CaptureAck) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[71]
+	mi := &file_wire_agent_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6174,7 +6379,7 @@ func (x *CaptureAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureAck.ProtoReflect.Descriptor instead.
 func (*CaptureAck) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{71}
+	return file_wire_agent_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *CaptureAck) GetId() uint64 {
@@ -6207,13 +6412,14 @@ type CapturePiece struct {
 	Ledger            *Ledger           `protobuf:"bytes,9,opt,name=ledger,proto3" json:"ledger,omitempty"`
 	Ended             bool              `protobuf:"varint,10,opt,name=ended,proto3" json:"ended,omitempty"`
 	Message           string            `protobuf:"bytes,11,opt,name=message,proto3" json:"message,omitempty"` // why it ended, or what is wrong
+	Past              bool              `protobuf:"varint,12,opt,name=past,proto3" json:"past,omitempty"`      // more of what rings have kept follows
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
 
 func (x *CapturePiece) Reset() {
 	*x = CapturePiece{}
-	mi := &file_wire_agent_proto_msgTypes[72]
+	mi := &file_wire_agent_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6225,7 +6431,7 @@ func (x *CapturePiece) String() string {
 func (*CapturePiece) ProtoMessage() {}
 
 func (x *CapturePiece) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[72]
+	mi := &file_wire_agent_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6238,7 +6444,7 @@ func (x *CapturePiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapturePiece.ProtoReflect.Descriptor instead.
 func (*CapturePiece) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{72}
+	return file_wire_agent_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *CapturePiece) GetId() uint64 {
@@ -6318,6 +6524,13 @@ func (x *CapturePiece) GetMessage() string {
 	return ""
 }
 
+func (x *CapturePiece) GetPast() bool {
+	if x != nil {
+		return x.Past
+	}
+	return false
+}
+
 type CaptureName struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -6328,7 +6541,7 @@ type CaptureName struct {
 
 func (x *CaptureName) Reset() {
 	*x = CaptureName{}
-	mi := &file_wire_agent_proto_msgTypes[73]
+	mi := &file_wire_agent_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6340,7 +6553,7 @@ func (x *CaptureName) String() string {
 func (*CaptureName) ProtoMessage() {}
 
 func (x *CaptureName) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[73]
+	mi := &file_wire_agent_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6353,7 +6566,7 @@ func (x *CaptureName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureName.ProtoReflect.Descriptor instead.
 func (*CaptureName) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{73}
+	return file_wire_agent_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *CaptureName) GetNumber() uint32 {
@@ -6383,7 +6596,7 @@ type CaptureProcess struct {
 
 func (x *CaptureProcess) Reset() {
 	*x = CaptureProcess{}
-	mi := &file_wire_agent_proto_msgTypes[74]
+	mi := &file_wire_agent_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6395,7 +6608,7 @@ func (x *CaptureProcess) String() string {
 func (*CaptureProcess) ProtoMessage() {}
 
 func (x *CaptureProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[74]
+	mi := &file_wire_agent_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6408,7 +6621,7 @@ func (x *CaptureProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureProcess.ProtoReflect.Descriptor instead.
 func (*CaptureProcess) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{74}
+	return file_wire_agent_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *CaptureProcess) GetLocal() *FlowAddress {
@@ -6456,7 +6669,7 @@ type ProbeSpec struct {
 
 func (x *ProbeSpec) Reset() {
 	*x = ProbeSpec{}
-	mi := &file_wire_agent_proto_msgTypes[75]
+	mi := &file_wire_agent_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6468,7 +6681,7 @@ func (x *ProbeSpec) String() string {
 func (*ProbeSpec) ProtoMessage() {}
 
 func (x *ProbeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[75]
+	mi := &file_wire_agent_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6481,7 +6694,7 @@ func (x *ProbeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeSpec.ProtoReflect.Descriptor instead.
 func (*ProbeSpec) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{75}
+	return file_wire_agent_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ProbeSpec) GetKind() string {
@@ -6562,7 +6775,7 @@ type ProbeResult struct {
 
 func (x *ProbeResult) Reset() {
 	*x = ProbeResult{}
-	mi := &file_wire_agent_proto_msgTypes[76]
+	mi := &file_wire_agent_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6574,7 +6787,7 @@ func (x *ProbeResult) String() string {
 func (*ProbeResult) ProtoMessage() {}
 
 func (x *ProbeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[76]
+	mi := &file_wire_agent_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6587,7 +6800,7 @@ func (x *ProbeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResult.ProtoReflect.Descriptor instead.
 func (*ProbeResult) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{76}
+	return file_wire_agent_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ProbeResult) GetSeconds() float64 {
@@ -6691,7 +6904,7 @@ type ProbeError struct {
 
 func (x *ProbeError) Reset() {
 	*x = ProbeError{}
-	mi := &file_wire_agent_proto_msgTypes[77]
+	mi := &file_wire_agent_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6703,7 +6916,7 @@ func (x *ProbeError) String() string {
 func (*ProbeError) ProtoMessage() {}
 
 func (x *ProbeError) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[77]
+	mi := &file_wire_agent_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6716,7 +6929,7 @@ func (x *ProbeError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeError.ProtoReflect.Descriptor instead.
 func (*ProbeError) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{77}
+	return file_wire_agent_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ProbeError) GetKind() string {
@@ -6744,7 +6957,7 @@ type ProbeOrders struct {
 
 func (x *ProbeOrders) Reset() {
 	*x = ProbeOrders{}
-	mi := &file_wire_agent_proto_msgTypes[78]
+	mi := &file_wire_agent_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6756,7 +6969,7 @@ func (x *ProbeOrders) String() string {
 func (*ProbeOrders) ProtoMessage() {}
 
 func (x *ProbeOrders) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[78]
+	mi := &file_wire_agent_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6769,7 +6982,7 @@ func (x *ProbeOrders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeOrders.ProtoReflect.Descriptor instead.
 func (*ProbeOrders) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{78}
+	return file_wire_agent_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ProbeOrders) GetOrders() []*ProbeOrder {
@@ -6789,7 +7002,7 @@ type ProbeOrder struct {
 
 func (x *ProbeOrder) Reset() {
 	*x = ProbeOrder{}
-	mi := &file_wire_agent_proto_msgTypes[79]
+	mi := &file_wire_agent_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6801,7 +7014,7 @@ func (x *ProbeOrder) String() string {
 func (*ProbeOrder) ProtoMessage() {}
 
 func (x *ProbeOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[79]
+	mi := &file_wire_agent_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6814,7 +7027,7 @@ func (x *ProbeOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeOrder.ProtoReflect.Descriptor instead.
 func (*ProbeOrder) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{79}
+	return file_wire_agent_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ProbeOrder) GetId() uint64 {
@@ -6844,7 +7057,7 @@ type ProbeProgress struct {
 
 func (x *ProbeProgress) Reset() {
 	*x = ProbeProgress{}
-	mi := &file_wire_agent_proto_msgTypes[80]
+	mi := &file_wire_agent_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6856,7 +7069,7 @@ func (x *ProbeProgress) String() string {
 func (*ProbeProgress) ProtoMessage() {}
 
 func (x *ProbeProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[80]
+	mi := &file_wire_agent_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6869,7 +7082,7 @@ func (x *ProbeProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeProgress.ProtoReflect.Descriptor instead.
 func (*ProbeProgress) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{80}
+	return file_wire_agent_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ProbeProgress) GetId() uint64 {
@@ -6910,7 +7123,7 @@ type ProbeSection struct {
 
 func (x *ProbeSection) Reset() {
 	*x = ProbeSection{}
-	mi := &file_wire_agent_proto_msgTypes[81]
+	mi := &file_wire_agent_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6922,7 +7135,7 @@ func (x *ProbeSection) String() string {
 func (*ProbeSection) ProtoMessage() {}
 
 func (x *ProbeSection) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[81]
+	mi := &file_wire_agent_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6935,7 +7148,7 @@ func (x *ProbeSection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeSection.ProtoReflect.Descriptor instead.
 func (*ProbeSection) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{81}
+	return file_wire_agent_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ProbeSection) GetProbes() []*ScheduledProbe {
@@ -6956,7 +7169,7 @@ type ScheduledProbe struct {
 
 func (x *ScheduledProbe) Reset() {
 	*x = ScheduledProbe{}
-	mi := &file_wire_agent_proto_msgTypes[82]
+	mi := &file_wire_agent_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6968,7 +7181,7 @@ func (x *ScheduledProbe) String() string {
 func (*ScheduledProbe) ProtoMessage() {}
 
 func (x *ScheduledProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[82]
+	mi := &file_wire_agent_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6981,7 +7194,7 @@ func (x *ScheduledProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduledProbe.ProtoReflect.Descriptor instead.
 func (*ScheduledProbe) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{82}
+	return file_wire_agent_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ScheduledProbe) GetName() string {
@@ -7017,7 +7230,7 @@ type ProbeReport struct {
 
 func (x *ProbeReport) Reset() {
 	*x = ProbeReport{}
-	mi := &file_wire_agent_proto_msgTypes[83]
+	mi := &file_wire_agent_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7029,7 +7242,7 @@ func (x *ProbeReport) String() string {
 func (*ProbeReport) ProtoMessage() {}
 
 func (x *ProbeReport) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[83]
+	mi := &file_wire_agent_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7042,7 +7255,7 @@ func (x *ProbeReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeReport.ProtoReflect.Descriptor instead.
 func (*ProbeReport) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{83}
+	return file_wire_agent_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ProbeReport) GetTurns() []*ProbeTurn {
@@ -7073,7 +7286,7 @@ type ProbeTurn struct {
 
 func (x *ProbeTurn) Reset() {
 	*x = ProbeTurn{}
-	mi := &file_wire_agent_proto_msgTypes[84]
+	mi := &file_wire_agent_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7085,7 +7298,7 @@ func (x *ProbeTurn) String() string {
 func (*ProbeTurn) ProtoMessage() {}
 
 func (x *ProbeTurn) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[84]
+	mi := &file_wire_agent_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7098,7 +7311,7 @@ func (x *ProbeTurn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeTurn.ProtoReflect.Descriptor instead.
 func (*ProbeTurn) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{84}
+	return file_wire_agent_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ProbeTurn) GetName() string {
@@ -7304,9 +7517,15 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\rRelayEndpoint\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"A\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"k\n" +
 	"\x0eCaptureSection\x12/\n" +
-	"\x05lines\x18\x01 \x03(\v2\x19.weft.wire.v1.CaptureLineR\x05lines\"\xe1\x02\n" +
+	"\x05lines\x18\x01 \x03(\v2\x19.weft.wire.v1.CaptureLineR\x05lines\x12(\n" +
+	"\x05rings\x18\x02 \x03(\v2\x12.weft.wire.v1.RingR\x05rings\"\\\n" +
+	"\x04Ring\x12\x12\n" +
+	"\x04line\x18\x01 \x01(\tR\x04line\x12\x10\n" +
+	"\x03tap\x18\x02 \x01(\tR\x03tap\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x18\n" +
+	"\aseconds\x18\x04 \x01(\x04R\aseconds\"\xe1\x02\n" +
 	"\vCaptureLine\x12\x12\n" +
 	"\x04line\x18\x01 \x01(\tR\x04line\x12\x10\n" +
 	"\x03tap\x18\x02 \x01(\tR\x03tap\x12&\n" +
@@ -7354,10 +7573,20 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x06remote\x18\x05 \x01(\tR\x06remote\x12\x14\n" +
 	"\x05since\x18\x06 \x01(\x03R\x05since\x12\x18\n" +
 	"\amessage\x18\a \x01(\tR\amessage\x12,\n" +
-	"\x06ledger\x18\b \x01(\v2\x14.weft.wire.v1.LedgerR\x06ledger\"<\n" +
+	"\x06ledger\x18\b \x01(\v2\x14.weft.wire.v1.LedgerR\x06ledger\"l\n" +
 	"\n" +
 	"LineReport\x12.\n" +
-	"\x05lines\x18\x01 \x03(\v2\x18.weft.wire.v1.LineStatusR\x05lines\"Y\n" +
+	"\x05lines\x18\x01 \x03(\v2\x18.weft.wire.v1.LineStatusR\x05lines\x12.\n" +
+	"\x05rings\x18\x02 \x03(\v2\x18.weft.wire.v1.RingStatusR\x05rings\"\xce\x01\n" +
+	"\n" +
+	"RingStatus\x12\x12\n" +
+	"\x04line\x18\x01 \x01(\tR\x04line\x12\x10\n" +
+	"\x03tap\x18\x02 \x01(\tR\x03tap\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x04R\x04size\x12*\n" +
+	"\x11oldest_unix_nanos\x18\x05 \x01(\x03R\x0foldestUnixNanos\x12*\n" +
+	"\x11newest_unix_nanos\x18\x06 \x01(\x03R\x0fnewestUnixNanos\x12\x18\n" +
+	"\amessage\x18\a \x01(\tR\amessage\"Y\n" +
 	"\vRelayReport\x12\x1a\n" +
 	"\bsessions\x18\x01 \x01(\rR\bsessions\x12\x18\n" +
 	"\astreams\x18\x02 \x01(\rR\astreams\x12\x14\n" +
@@ -7682,7 +7911,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\vfor_seconds\x18\b \x01(\rR\n" +
 	"forSeconds\"C\n" +
 	"\rCaptureOrders\x122\n" +
-	"\x06orders\x18\x01 \x03(\v2\x1a.weft.wire.v1.CaptureOrderR\x06orders\"\xf0\x01\n" +
+	"\x06orders\x18\x01 \x03(\v2\x1a.weft.wire.v1.CaptureOrderR\x06orders\"\xd1\x02\n" +
 	"\fCaptureOrder\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12&\n" +
 	"\x0fsent_unix_nanos\x18\x02 \x01(\x03R\rsentUnixNanos\x12-\n" +
@@ -7692,11 +7921,16 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\apackets\x18\x05 \x01(\x04R\apackets\x12\x14\n" +
 	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12\x12\n" +
 	"\x04rate\x18\a \x01(\x04R\x04rate\x12\x16\n" +
-	"\x06window\x18\b \x01(\x04R\x06window\"2\n" +
+	"\x06window\x18\b \x01(\x04R\x06window\x12\x1f\n" +
+	"\vpast_millis\x18\t \x01(\x04R\n" +
+	"pastMillis\x12*\n" +
+	"\x11past_until_millis\x18\n" +
+	" \x01(\x04R\x0fpastUntilMillis\x12\x12\n" +
+	"\x04ring\x18\v \x01(\tR\x04ring\"2\n" +
 	"\n" +
 	"CaptureAck\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"\xaf\x03\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"\xc3\x03\n" +
 	"\fCapturePiece\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12(\n" +
 	"\x10order_unix_nanos\x18\x02 \x01(\x03R\x0eorderUnixNanos\x12.\n" +
@@ -7709,7 +7943,8 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x06ledger\x18\t \x01(\v2\x14.weft.wire.v1.LedgerR\x06ledger\x12\x14\n" +
 	"\x05ended\x18\n" +
 	" \x01(\bR\x05ended\x12\x18\n" +
-	"\amessage\x18\v \x01(\tR\amessage\"A\n" +
+	"\amessage\x18\v \x01(\tR\amessage\x12\x12\n" +
+	"\x04past\x18\f \x01(\bR\x04past\"A\n" +
 	"\vCaptureName\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1a\n" +
 	"\bworkload\x18\x02 \x01(\tR\bworkload\"\xc5\x01\n" +
@@ -7793,7 +8028,7 @@ func file_wire_agent_proto_rawDescGZIP() []byte {
 	return file_wire_agent_proto_rawDescData
 }
 
-var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 88)
+var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
 var file_wire_agent_proto_goTypes = []any{
 	(*JoinRequest)(nil),       // 0: weft.wire.v1.JoinRequest
 	(*JoinResponse)(nil),      // 1: weft.wire.v1.JoinResponse
@@ -7816,191 +8051,195 @@ var file_wire_agent_proto_goTypes = []any{
 	(*TransportSection)(nil),  // 18: weft.wire.v1.TransportSection
 	(*RelayEndpoint)(nil),     // 19: weft.wire.v1.RelayEndpoint
 	(*CaptureSection)(nil),    // 20: weft.wire.v1.CaptureSection
-	(*CaptureLine)(nil),       // 21: weft.wire.v1.CaptureLine
-	(*BPFInstruction)(nil),    // 22: weft.wire.v1.BPFInstruction
-	(*DeliverSection)(nil),    // 23: weft.wire.v1.DeliverSection
-	(*DeliverLine)(nil),       // 24: weft.wire.v1.DeliverLine
-	(*Count)(nil),             // 25: weft.wire.v1.Count
-	(*Ledger)(nil),            // 26: weft.wire.v1.Ledger
-	(*LineStatus)(nil),        // 27: weft.wire.v1.LineStatus
-	(*LineReport)(nil),        // 28: weft.wire.v1.LineReport
-	(*RelayReport)(nil),       // 29: weft.wire.v1.RelayReport
-	(*PolicySection)(nil),     // 30: weft.wire.v1.PolicySection
-	(*Ruleset)(nil),           // 31: weft.wire.v1.Ruleset
-	(*PolicyTable)(nil),       // 32: weft.wire.v1.PolicyTable
-	(*PolicyRule)(nil),        // 33: weft.wire.v1.PolicyRule
-	(*PolicyDefault)(nil),     // 34: weft.wire.v1.PolicyDefault
-	(*PolicyProcess)(nil),     // 35: weft.wire.v1.PolicyProcess
-	(*PolicyPeer)(nil),        // 36: weft.wire.v1.PolicyPeer
-	(*PolicyBlock)(nil),       // 37: weft.wire.v1.PolicyBlock
-	(*PolicyPort)(nil),        // 38: weft.wire.v1.PolicyPort
-	(*IdentitySection)(nil),   // 39: weft.wire.v1.IdentitySection
-	(*PeerHost)(nil),          // 40: weft.wire.v1.PeerHost
-	(*Bearer)(nil),            // 41: weft.wire.v1.Bearer
-	(*PolicySubject)(nil),     // 42: weft.wire.v1.PolicySubject
-	(*SelectorMembers)(nil),   // 43: weft.wire.v1.SelectorMembers
-	(*AddressIdentity)(nil),   // 44: weft.wire.v1.AddressIdentity
-	(*PolicyReport)(nil),      // 45: weft.wire.v1.PolicyReport
-	(*RuleCount)(nil),         // 46: weft.wire.v1.RuleCount
-	(*Conversation)(nil),      // 47: weft.wire.v1.Conversation
-	(*FlowSection)(nil),       // 48: weft.wire.v1.FlowSection
-	(*FlowBatch)(nil),         // 49: weft.wire.v1.FlowBatch
-	(*FlowColumns)(nil),       // 50: weft.wire.v1.FlowColumns
-	(*FlowProcess)(nil),       // 51: weft.wire.v1.FlowProcess
-	(*FlowApplication)(nil),   // 52: weft.wire.v1.FlowApplication
-	(*FlowAddress)(nil),       // 53: weft.wire.v1.FlowAddress
-	(*FlowAck)(nil),           // 54: weft.wire.v1.FlowAck
-	(*SampleRequest)(nil),     // 55: weft.wire.v1.SampleRequest
-	(*Sample)(nil),            // 56: weft.wire.v1.Sample
-	(*CPUUse)(nil),            // 57: weft.wire.v1.CPUUse
-	(*MemoryUse)(nil),         // 58: weft.wire.v1.MemoryUse
-	(*Pressure)(nil),          // 59: weft.wire.v1.Pressure
-	(*DiskUse)(nil),           // 60: weft.wire.v1.DiskUse
-	(*FilesystemUse)(nil),     // 61: weft.wire.v1.FilesystemUse
-	(*InterfaceUse)(nil),      // 62: weft.wire.v1.InterfaceUse
-	(*Sensor)(nil),            // 63: weft.wire.v1.Sensor
-	(*WorkloadUse)(nil),       // 64: weft.wire.v1.WorkloadUse
-	(*Tasks)(nil),             // 65: weft.wire.v1.Tasks
-	(*ProcessUse)(nil),        // 66: weft.wire.v1.ProcessUse
-	(*MonitorSection)(nil),    // 67: weft.wire.v1.MonitorSection
-	(*AlertRule)(nil),         // 68: weft.wire.v1.AlertRule
-	(*CaptureOrders)(nil),     // 69: weft.wire.v1.CaptureOrders
-	(*CaptureOrder)(nil),      // 70: weft.wire.v1.CaptureOrder
-	(*CaptureAck)(nil),        // 71: weft.wire.v1.CaptureAck
-	(*CapturePiece)(nil),      // 72: weft.wire.v1.CapturePiece
-	(*CaptureName)(nil),       // 73: weft.wire.v1.CaptureName
-	(*CaptureProcess)(nil),    // 74: weft.wire.v1.CaptureProcess
-	(*ProbeSpec)(nil),         // 75: weft.wire.v1.ProbeSpec
-	(*ProbeResult)(nil),       // 76: weft.wire.v1.ProbeResult
-	(*ProbeError)(nil),        // 77: weft.wire.v1.ProbeError
-	(*ProbeOrders)(nil),       // 78: weft.wire.v1.ProbeOrders
-	(*ProbeOrder)(nil),        // 79: weft.wire.v1.ProbeOrder
-	(*ProbeProgress)(nil),     // 80: weft.wire.v1.ProbeProgress
-	(*ProbeSection)(nil),      // 81: weft.wire.v1.ProbeSection
-	(*ScheduledProbe)(nil),    // 82: weft.wire.v1.ScheduledProbe
-	(*ProbeReport)(nil),       // 83: weft.wire.v1.ProbeReport
-	(*ProbeTurn)(nil),         // 84: weft.wire.v1.ProbeTurn
-	nil,                       // 85: weft.wire.v1.HostFacts.LabelsEntry
-	nil,                       // 86: weft.wire.v1.HostFacts.CapabilitiesEntry
-	nil,                       // 87: weft.wire.v1.Workload.LabelsEntry
+	(*Ring)(nil),              // 21: weft.wire.v1.Ring
+	(*CaptureLine)(nil),       // 22: weft.wire.v1.CaptureLine
+	(*BPFInstruction)(nil),    // 23: weft.wire.v1.BPFInstruction
+	(*DeliverSection)(nil),    // 24: weft.wire.v1.DeliverSection
+	(*DeliverLine)(nil),       // 25: weft.wire.v1.DeliverLine
+	(*Count)(nil),             // 26: weft.wire.v1.Count
+	(*Ledger)(nil),            // 27: weft.wire.v1.Ledger
+	(*LineStatus)(nil),        // 28: weft.wire.v1.LineStatus
+	(*LineReport)(nil),        // 29: weft.wire.v1.LineReport
+	(*RingStatus)(nil),        // 30: weft.wire.v1.RingStatus
+	(*RelayReport)(nil),       // 31: weft.wire.v1.RelayReport
+	(*PolicySection)(nil),     // 32: weft.wire.v1.PolicySection
+	(*Ruleset)(nil),           // 33: weft.wire.v1.Ruleset
+	(*PolicyTable)(nil),       // 34: weft.wire.v1.PolicyTable
+	(*PolicyRule)(nil),        // 35: weft.wire.v1.PolicyRule
+	(*PolicyDefault)(nil),     // 36: weft.wire.v1.PolicyDefault
+	(*PolicyProcess)(nil),     // 37: weft.wire.v1.PolicyProcess
+	(*PolicyPeer)(nil),        // 38: weft.wire.v1.PolicyPeer
+	(*PolicyBlock)(nil),       // 39: weft.wire.v1.PolicyBlock
+	(*PolicyPort)(nil),        // 40: weft.wire.v1.PolicyPort
+	(*IdentitySection)(nil),   // 41: weft.wire.v1.IdentitySection
+	(*PeerHost)(nil),          // 42: weft.wire.v1.PeerHost
+	(*Bearer)(nil),            // 43: weft.wire.v1.Bearer
+	(*PolicySubject)(nil),     // 44: weft.wire.v1.PolicySubject
+	(*SelectorMembers)(nil),   // 45: weft.wire.v1.SelectorMembers
+	(*AddressIdentity)(nil),   // 46: weft.wire.v1.AddressIdentity
+	(*PolicyReport)(nil),      // 47: weft.wire.v1.PolicyReport
+	(*RuleCount)(nil),         // 48: weft.wire.v1.RuleCount
+	(*Conversation)(nil),      // 49: weft.wire.v1.Conversation
+	(*FlowSection)(nil),       // 50: weft.wire.v1.FlowSection
+	(*FlowBatch)(nil),         // 51: weft.wire.v1.FlowBatch
+	(*FlowColumns)(nil),       // 52: weft.wire.v1.FlowColumns
+	(*FlowProcess)(nil),       // 53: weft.wire.v1.FlowProcess
+	(*FlowApplication)(nil),   // 54: weft.wire.v1.FlowApplication
+	(*FlowAddress)(nil),       // 55: weft.wire.v1.FlowAddress
+	(*FlowAck)(nil),           // 56: weft.wire.v1.FlowAck
+	(*SampleRequest)(nil),     // 57: weft.wire.v1.SampleRequest
+	(*Sample)(nil),            // 58: weft.wire.v1.Sample
+	(*CPUUse)(nil),            // 59: weft.wire.v1.CPUUse
+	(*MemoryUse)(nil),         // 60: weft.wire.v1.MemoryUse
+	(*Pressure)(nil),          // 61: weft.wire.v1.Pressure
+	(*DiskUse)(nil),           // 62: weft.wire.v1.DiskUse
+	(*FilesystemUse)(nil),     // 63: weft.wire.v1.FilesystemUse
+	(*InterfaceUse)(nil),      // 64: weft.wire.v1.InterfaceUse
+	(*Sensor)(nil),            // 65: weft.wire.v1.Sensor
+	(*WorkloadUse)(nil),       // 66: weft.wire.v1.WorkloadUse
+	(*Tasks)(nil),             // 67: weft.wire.v1.Tasks
+	(*ProcessUse)(nil),        // 68: weft.wire.v1.ProcessUse
+	(*MonitorSection)(nil),    // 69: weft.wire.v1.MonitorSection
+	(*AlertRule)(nil),         // 70: weft.wire.v1.AlertRule
+	(*CaptureOrders)(nil),     // 71: weft.wire.v1.CaptureOrders
+	(*CaptureOrder)(nil),      // 72: weft.wire.v1.CaptureOrder
+	(*CaptureAck)(nil),        // 73: weft.wire.v1.CaptureAck
+	(*CapturePiece)(nil),      // 74: weft.wire.v1.CapturePiece
+	(*CaptureName)(nil),       // 75: weft.wire.v1.CaptureName
+	(*CaptureProcess)(nil),    // 76: weft.wire.v1.CaptureProcess
+	(*ProbeSpec)(nil),         // 77: weft.wire.v1.ProbeSpec
+	(*ProbeResult)(nil),       // 78: weft.wire.v1.ProbeResult
+	(*ProbeError)(nil),        // 79: weft.wire.v1.ProbeError
+	(*ProbeOrders)(nil),       // 80: weft.wire.v1.ProbeOrders
+	(*ProbeOrder)(nil),        // 81: weft.wire.v1.ProbeOrder
+	(*ProbeProgress)(nil),     // 82: weft.wire.v1.ProbeProgress
+	(*ProbeSection)(nil),      // 83: weft.wire.v1.ProbeSection
+	(*ScheduledProbe)(nil),    // 84: weft.wire.v1.ScheduledProbe
+	(*ProbeReport)(nil),       // 85: weft.wire.v1.ProbeReport
+	(*ProbeTurn)(nil),         // 86: weft.wire.v1.ProbeTurn
+	nil,                       // 87: weft.wire.v1.HostFacts.LabelsEntry
+	nil,                       // 88: weft.wire.v1.HostFacts.CapabilitiesEntry
+	nil,                       // 89: weft.wire.v1.Workload.LabelsEntry
 }
 var file_wire_agent_proto_depIdxs = []int32{
 	6,   // 0: weft.wire.v1.AgentMessage.hello:type_name -> weft.wire.v1.Hello
 	10,  // 1: weft.wire.v1.AgentMessage.facts:type_name -> weft.wire.v1.HostFacts
 	13,  // 2: weft.wire.v1.AgentMessage.workloads:type_name -> weft.wire.v1.WorkloadUpdate
 	15,  // 3: weft.wire.v1.AgentMessage.section:type_name -> weft.wire.v1.SectionStatus
-	28,  // 4: weft.wire.v1.AgentMessage.lines:type_name -> weft.wire.v1.LineReport
+	29,  // 4: weft.wire.v1.AgentMessage.lines:type_name -> weft.wire.v1.LineReport
 	8,   // 5: weft.wire.v1.AgentMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
-	29,  // 6: weft.wire.v1.AgentMessage.relay:type_name -> weft.wire.v1.RelayReport
-	45,  // 7: weft.wire.v1.AgentMessage.policy:type_name -> weft.wire.v1.PolicyReport
-	49,  // 8: weft.wire.v1.AgentMessage.flows:type_name -> weft.wire.v1.FlowBatch
-	56,  // 9: weft.wire.v1.AgentMessage.sample:type_name -> weft.wire.v1.Sample
-	72,  // 10: weft.wire.v1.AgentMessage.capture:type_name -> weft.wire.v1.CapturePiece
-	80,  // 11: weft.wire.v1.AgentMessage.probe:type_name -> weft.wire.v1.ProbeProgress
-	83,  // 12: weft.wire.v1.AgentMessage.probes:type_name -> weft.wire.v1.ProbeReport
+	31,  // 6: weft.wire.v1.AgentMessage.relay:type_name -> weft.wire.v1.RelayReport
+	47,  // 7: weft.wire.v1.AgentMessage.policy:type_name -> weft.wire.v1.PolicyReport
+	51,  // 8: weft.wire.v1.AgentMessage.flows:type_name -> weft.wire.v1.FlowBatch
+	58,  // 9: weft.wire.v1.AgentMessage.sample:type_name -> weft.wire.v1.Sample
+	74,  // 10: weft.wire.v1.AgentMessage.capture:type_name -> weft.wire.v1.CapturePiece
+	82,  // 11: weft.wire.v1.AgentMessage.probe:type_name -> weft.wire.v1.ProbeProgress
+	85,  // 12: weft.wire.v1.AgentMessage.probes:type_name -> weft.wire.v1.ProbeReport
 	7,   // 13: weft.wire.v1.ControllerMessage.welcome:type_name -> weft.wire.v1.Welcome
 	14,  // 14: weft.wire.v1.ControllerMessage.section:type_name -> weft.wire.v1.Section
 	8,   // 15: weft.wire.v1.ControllerMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
-	54,  // 16: weft.wire.v1.ControllerMessage.flows:type_name -> weft.wire.v1.FlowAck
-	55,  // 17: weft.wire.v1.ControllerMessage.samples:type_name -> weft.wire.v1.SampleRequest
-	69,  // 18: weft.wire.v1.ControllerMessage.captures:type_name -> weft.wire.v1.CaptureOrders
-	71,  // 19: weft.wire.v1.ControllerMessage.captured:type_name -> weft.wire.v1.CaptureAck
-	78,  // 20: weft.wire.v1.ControllerMessage.probes:type_name -> weft.wire.v1.ProbeOrders
+	56,  // 16: weft.wire.v1.ControllerMessage.flows:type_name -> weft.wire.v1.FlowAck
+	57,  // 17: weft.wire.v1.ControllerMessage.samples:type_name -> weft.wire.v1.SampleRequest
+	71,  // 18: weft.wire.v1.ControllerMessage.captures:type_name -> weft.wire.v1.CaptureOrders
+	73,  // 19: weft.wire.v1.ControllerMessage.captured:type_name -> weft.wire.v1.CaptureAck
+	80,  // 20: weft.wire.v1.ControllerMessage.probes:type_name -> weft.wire.v1.ProbeOrders
 	15,  // 21: weft.wire.v1.Hello.sections:type_name -> weft.wire.v1.SectionStatus
 	9,   // 22: weft.wire.v1.HostFacts.interfaces:type_name -> weft.wire.v1.Interface
-	85,  // 23: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
-	86,  // 24: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
+	87,  // 23: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
+	88,  // 24: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
 	11,  // 25: weft.wire.v1.HostFacts.conditions:type_name -> weft.wire.v1.Condition
-	87,  // 26: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
+	89,  // 26: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
 	12,  // 27: weft.wire.v1.WorkloadUpdate.upserts:type_name -> weft.wire.v1.Workload
 	20,  // 28: weft.wire.v1.Section.capture:type_name -> weft.wire.v1.CaptureSection
-	23,  // 29: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
+	24,  // 29: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
 	18,  // 30: weft.wire.v1.Section.transport:type_name -> weft.wire.v1.TransportSection
-	30,  // 31: weft.wire.v1.Section.policy:type_name -> weft.wire.v1.PolicySection
-	39,  // 32: weft.wire.v1.Section.identity:type_name -> weft.wire.v1.IdentitySection
-	48,  // 33: weft.wire.v1.Section.flow:type_name -> weft.wire.v1.FlowSection
-	67,  // 34: weft.wire.v1.Section.monitor:type_name -> weft.wire.v1.MonitorSection
-	81,  // 35: weft.wire.v1.Section.probe:type_name -> weft.wire.v1.ProbeSection
+	32,  // 31: weft.wire.v1.Section.policy:type_name -> weft.wire.v1.PolicySection
+	41,  // 32: weft.wire.v1.Section.identity:type_name -> weft.wire.v1.IdentitySection
+	50,  // 33: weft.wire.v1.Section.flow:type_name -> weft.wire.v1.FlowSection
+	69,  // 34: weft.wire.v1.Section.monitor:type_name -> weft.wire.v1.MonitorSection
+	83,  // 35: weft.wire.v1.Section.probe:type_name -> weft.wire.v1.ProbeSection
 	16,  // 36: weft.wire.v1.SectionStatus.items:type_name -> weft.wire.v1.ItemStatus
 	19,  // 37: weft.wire.v1.TransportSection.relays:type_name -> weft.wire.v1.RelayEndpoint
-	21,  // 38: weft.wire.v1.CaptureSection.lines:type_name -> weft.wire.v1.CaptureLine
-	17,  // 39: weft.wire.v1.CaptureLine.tool:type_name -> weft.wire.v1.Peer
-	22,  // 40: weft.wire.v1.CaptureLine.filter_ethernet:type_name -> weft.wire.v1.BPFInstruction
-	22,  // 41: weft.wire.v1.CaptureLine.filter_raw:type_name -> weft.wire.v1.BPFInstruction
-	24,  // 42: weft.wire.v1.DeliverSection.lines:type_name -> weft.wire.v1.DeliverLine
-	17,  // 43: weft.wire.v1.DeliverLine.sources:type_name -> weft.wire.v1.Peer
-	25,  // 44: weft.wire.v1.Ledger.seen:type_name -> weft.wire.v1.Count
-	25,  // 45: weft.wire.v1.Ledger.filtered:type_name -> weft.wire.v1.Count
-	25,  // 46: weft.wire.v1.Ledger.sampled:type_name -> weft.wire.v1.Count
-	25,  // 47: weft.wire.v1.Ledger.deduplicated:type_name -> weft.wire.v1.Count
-	25,  // 48: weft.wire.v1.Ledger.shed:type_name -> weft.wire.v1.Count
-	25,  // 49: weft.wire.v1.Ledger.ring_dropped:type_name -> weft.wire.v1.Count
-	25,  // 50: weft.wire.v1.Ledger.path_dropped:type_name -> weft.wire.v1.Count
-	25,  // 51: weft.wire.v1.Ledger.delivered:type_name -> weft.wire.v1.Count
-	25,  // 52: weft.wire.v1.Ledger.in_flight:type_name -> weft.wire.v1.Count
-	26,  // 53: weft.wire.v1.LineStatus.ledger:type_name -> weft.wire.v1.Ledger
-	27,  // 54: weft.wire.v1.LineReport.lines:type_name -> weft.wire.v1.LineStatus
-	31,  // 55: weft.wire.v1.PolicySection.rulesets:type_name -> weft.wire.v1.Ruleset
-	32,  // 56: weft.wire.v1.Ruleset.ingress:type_name -> weft.wire.v1.PolicyTable
-	32,  // 57: weft.wire.v1.Ruleset.egress:type_name -> weft.wire.v1.PolicyTable
-	33,  // 58: weft.wire.v1.PolicyTable.rules:type_name -> weft.wire.v1.PolicyRule
-	34,  // 59: weft.wire.v1.PolicyTable.defaults:type_name -> weft.wire.v1.PolicyDefault
-	35,  // 60: weft.wire.v1.PolicyRule.processes:type_name -> weft.wire.v1.PolicyProcess
-	36,  // 61: weft.wire.v1.PolicyRule.peers:type_name -> weft.wire.v1.PolicyPeer
-	38,  // 62: weft.wire.v1.PolicyRule.ports:type_name -> weft.wire.v1.PolicyPort
-	35,  // 63: weft.wire.v1.PolicyDefault.processes:type_name -> weft.wire.v1.PolicyProcess
-	37,  // 64: weft.wire.v1.PolicyPeer.blocks:type_name -> weft.wire.v1.PolicyBlock
-	35,  // 65: weft.wire.v1.PolicyPeer.processes:type_name -> weft.wire.v1.PolicyProcess
-	42,  // 66: weft.wire.v1.IdentitySection.subjects:type_name -> weft.wire.v1.PolicySubject
-	43,  // 67: weft.wire.v1.IdentitySection.selectors:type_name -> weft.wire.v1.SelectorMembers
-	44,  // 68: weft.wire.v1.IdentitySection.addresses:type_name -> weft.wire.v1.AddressIdentity
-	40,  // 69: weft.wire.v1.IdentitySection.hosts:type_name -> weft.wire.v1.PeerHost
-	41,  // 70: weft.wire.v1.IdentitySection.bearers:type_name -> weft.wire.v1.Bearer
-	46,  // 71: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
-	47,  // 72: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
-	35,  // 73: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
-	51,  // 74: weft.wire.v1.FlowColumns.processes:type_name -> weft.wire.v1.FlowProcess
-	53,  // 75: weft.wire.v1.FlowColumns.translations:type_name -> weft.wire.v1.FlowAddress
-	52,  // 76: weft.wire.v1.FlowColumns.applications:type_name -> weft.wire.v1.FlowApplication
-	57,  // 77: weft.wire.v1.Sample.cpu:type_name -> weft.wire.v1.CPUUse
-	57,  // 78: weft.wire.v1.Sample.cores:type_name -> weft.wire.v1.CPUUse
-	58,  // 79: weft.wire.v1.Sample.memory:type_name -> weft.wire.v1.MemoryUse
-	59,  // 80: weft.wire.v1.Sample.pressure:type_name -> weft.wire.v1.Pressure
-	60,  // 81: weft.wire.v1.Sample.disks:type_name -> weft.wire.v1.DiskUse
-	61,  // 82: weft.wire.v1.Sample.filesystems:type_name -> weft.wire.v1.FilesystemUse
-	62,  // 83: weft.wire.v1.Sample.interfaces:type_name -> weft.wire.v1.InterfaceUse
-	63,  // 84: weft.wire.v1.Sample.sensors:type_name -> weft.wire.v1.Sensor
-	64,  // 85: weft.wire.v1.Sample.workloads:type_name -> weft.wire.v1.WorkloadUse
-	65,  // 86: weft.wire.v1.Sample.tasks:type_name -> weft.wire.v1.Tasks
-	66,  // 87: weft.wire.v1.Sample.processes:type_name -> weft.wire.v1.ProcessUse
-	68,  // 88: weft.wire.v1.MonitorSection.rules:type_name -> weft.wire.v1.AlertRule
-	70,  // 89: weft.wire.v1.CaptureOrders.orders:type_name -> weft.wire.v1.CaptureOrder
-	21,  // 90: weft.wire.v1.CaptureOrder.line:type_name -> weft.wire.v1.CaptureLine
-	73,  // 91: weft.wire.v1.CapturePiece.names:type_name -> weft.wire.v1.CaptureName
-	74,  // 92: weft.wire.v1.CapturePiece.processes:type_name -> weft.wire.v1.CaptureProcess
-	26,  // 93: weft.wire.v1.CapturePiece.ledger:type_name -> weft.wire.v1.Ledger
-	53,  // 94: weft.wire.v1.CaptureProcess.local:type_name -> weft.wire.v1.FlowAddress
-	53,  // 95: weft.wire.v1.CaptureProcess.remote:type_name -> weft.wire.v1.FlowAddress
-	51,  // 96: weft.wire.v1.CaptureProcess.process:type_name -> weft.wire.v1.FlowProcess
-	77,  // 97: weft.wire.v1.ProbeResult.errors:type_name -> weft.wire.v1.ProbeError
-	79,  // 98: weft.wire.v1.ProbeOrders.orders:type_name -> weft.wire.v1.ProbeOrder
-	75,  // 99: weft.wire.v1.ProbeOrder.spec:type_name -> weft.wire.v1.ProbeSpec
-	76,  // 100: weft.wire.v1.ProbeProgress.result:type_name -> weft.wire.v1.ProbeResult
-	82,  // 101: weft.wire.v1.ProbeSection.probes:type_name -> weft.wire.v1.ScheduledProbe
-	75,  // 102: weft.wire.v1.ScheduledProbe.spec:type_name -> weft.wire.v1.ProbeSpec
-	84,  // 103: weft.wire.v1.ProbeReport.turns:type_name -> weft.wire.v1.ProbeTurn
-	76,  // 104: weft.wire.v1.ProbeTurn.result:type_name -> weft.wire.v1.ProbeResult
-	0,   // 105: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
-	2,   // 106: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
-	4,   // 107: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
-	1,   // 108: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
-	3,   // 109: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
-	5,   // 110: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
-	108, // [108:111] is the sub-list for method output_type
-	105, // [105:108] is the sub-list for method input_type
-	105, // [105:105] is the sub-list for extension type_name
-	105, // [105:105] is the sub-list for extension extendee
-	0,   // [0:105] is the sub-list for field type_name
+	22,  // 38: weft.wire.v1.CaptureSection.lines:type_name -> weft.wire.v1.CaptureLine
+	21,  // 39: weft.wire.v1.CaptureSection.rings:type_name -> weft.wire.v1.Ring
+	17,  // 40: weft.wire.v1.CaptureLine.tool:type_name -> weft.wire.v1.Peer
+	23,  // 41: weft.wire.v1.CaptureLine.filter_ethernet:type_name -> weft.wire.v1.BPFInstruction
+	23,  // 42: weft.wire.v1.CaptureLine.filter_raw:type_name -> weft.wire.v1.BPFInstruction
+	25,  // 43: weft.wire.v1.DeliverSection.lines:type_name -> weft.wire.v1.DeliverLine
+	17,  // 44: weft.wire.v1.DeliverLine.sources:type_name -> weft.wire.v1.Peer
+	26,  // 45: weft.wire.v1.Ledger.seen:type_name -> weft.wire.v1.Count
+	26,  // 46: weft.wire.v1.Ledger.filtered:type_name -> weft.wire.v1.Count
+	26,  // 47: weft.wire.v1.Ledger.sampled:type_name -> weft.wire.v1.Count
+	26,  // 48: weft.wire.v1.Ledger.deduplicated:type_name -> weft.wire.v1.Count
+	26,  // 49: weft.wire.v1.Ledger.shed:type_name -> weft.wire.v1.Count
+	26,  // 50: weft.wire.v1.Ledger.ring_dropped:type_name -> weft.wire.v1.Count
+	26,  // 51: weft.wire.v1.Ledger.path_dropped:type_name -> weft.wire.v1.Count
+	26,  // 52: weft.wire.v1.Ledger.delivered:type_name -> weft.wire.v1.Count
+	26,  // 53: weft.wire.v1.Ledger.in_flight:type_name -> weft.wire.v1.Count
+	27,  // 54: weft.wire.v1.LineStatus.ledger:type_name -> weft.wire.v1.Ledger
+	28,  // 55: weft.wire.v1.LineReport.lines:type_name -> weft.wire.v1.LineStatus
+	30,  // 56: weft.wire.v1.LineReport.rings:type_name -> weft.wire.v1.RingStatus
+	33,  // 57: weft.wire.v1.PolicySection.rulesets:type_name -> weft.wire.v1.Ruleset
+	34,  // 58: weft.wire.v1.Ruleset.ingress:type_name -> weft.wire.v1.PolicyTable
+	34,  // 59: weft.wire.v1.Ruleset.egress:type_name -> weft.wire.v1.PolicyTable
+	35,  // 60: weft.wire.v1.PolicyTable.rules:type_name -> weft.wire.v1.PolicyRule
+	36,  // 61: weft.wire.v1.PolicyTable.defaults:type_name -> weft.wire.v1.PolicyDefault
+	37,  // 62: weft.wire.v1.PolicyRule.processes:type_name -> weft.wire.v1.PolicyProcess
+	38,  // 63: weft.wire.v1.PolicyRule.peers:type_name -> weft.wire.v1.PolicyPeer
+	40,  // 64: weft.wire.v1.PolicyRule.ports:type_name -> weft.wire.v1.PolicyPort
+	37,  // 65: weft.wire.v1.PolicyDefault.processes:type_name -> weft.wire.v1.PolicyProcess
+	39,  // 66: weft.wire.v1.PolicyPeer.blocks:type_name -> weft.wire.v1.PolicyBlock
+	37,  // 67: weft.wire.v1.PolicyPeer.processes:type_name -> weft.wire.v1.PolicyProcess
+	44,  // 68: weft.wire.v1.IdentitySection.subjects:type_name -> weft.wire.v1.PolicySubject
+	45,  // 69: weft.wire.v1.IdentitySection.selectors:type_name -> weft.wire.v1.SelectorMembers
+	46,  // 70: weft.wire.v1.IdentitySection.addresses:type_name -> weft.wire.v1.AddressIdentity
+	42,  // 71: weft.wire.v1.IdentitySection.hosts:type_name -> weft.wire.v1.PeerHost
+	43,  // 72: weft.wire.v1.IdentitySection.bearers:type_name -> weft.wire.v1.Bearer
+	48,  // 73: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
+	49,  // 74: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
+	37,  // 75: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
+	53,  // 76: weft.wire.v1.FlowColumns.processes:type_name -> weft.wire.v1.FlowProcess
+	55,  // 77: weft.wire.v1.FlowColumns.translations:type_name -> weft.wire.v1.FlowAddress
+	54,  // 78: weft.wire.v1.FlowColumns.applications:type_name -> weft.wire.v1.FlowApplication
+	59,  // 79: weft.wire.v1.Sample.cpu:type_name -> weft.wire.v1.CPUUse
+	59,  // 80: weft.wire.v1.Sample.cores:type_name -> weft.wire.v1.CPUUse
+	60,  // 81: weft.wire.v1.Sample.memory:type_name -> weft.wire.v1.MemoryUse
+	61,  // 82: weft.wire.v1.Sample.pressure:type_name -> weft.wire.v1.Pressure
+	62,  // 83: weft.wire.v1.Sample.disks:type_name -> weft.wire.v1.DiskUse
+	63,  // 84: weft.wire.v1.Sample.filesystems:type_name -> weft.wire.v1.FilesystemUse
+	64,  // 85: weft.wire.v1.Sample.interfaces:type_name -> weft.wire.v1.InterfaceUse
+	65,  // 86: weft.wire.v1.Sample.sensors:type_name -> weft.wire.v1.Sensor
+	66,  // 87: weft.wire.v1.Sample.workloads:type_name -> weft.wire.v1.WorkloadUse
+	67,  // 88: weft.wire.v1.Sample.tasks:type_name -> weft.wire.v1.Tasks
+	68,  // 89: weft.wire.v1.Sample.processes:type_name -> weft.wire.v1.ProcessUse
+	70,  // 90: weft.wire.v1.MonitorSection.rules:type_name -> weft.wire.v1.AlertRule
+	72,  // 91: weft.wire.v1.CaptureOrders.orders:type_name -> weft.wire.v1.CaptureOrder
+	22,  // 92: weft.wire.v1.CaptureOrder.line:type_name -> weft.wire.v1.CaptureLine
+	75,  // 93: weft.wire.v1.CapturePiece.names:type_name -> weft.wire.v1.CaptureName
+	76,  // 94: weft.wire.v1.CapturePiece.processes:type_name -> weft.wire.v1.CaptureProcess
+	27,  // 95: weft.wire.v1.CapturePiece.ledger:type_name -> weft.wire.v1.Ledger
+	55,  // 96: weft.wire.v1.CaptureProcess.local:type_name -> weft.wire.v1.FlowAddress
+	55,  // 97: weft.wire.v1.CaptureProcess.remote:type_name -> weft.wire.v1.FlowAddress
+	53,  // 98: weft.wire.v1.CaptureProcess.process:type_name -> weft.wire.v1.FlowProcess
+	79,  // 99: weft.wire.v1.ProbeResult.errors:type_name -> weft.wire.v1.ProbeError
+	81,  // 100: weft.wire.v1.ProbeOrders.orders:type_name -> weft.wire.v1.ProbeOrder
+	77,  // 101: weft.wire.v1.ProbeOrder.spec:type_name -> weft.wire.v1.ProbeSpec
+	78,  // 102: weft.wire.v1.ProbeProgress.result:type_name -> weft.wire.v1.ProbeResult
+	84,  // 103: weft.wire.v1.ProbeSection.probes:type_name -> weft.wire.v1.ScheduledProbe
+	77,  // 104: weft.wire.v1.ScheduledProbe.spec:type_name -> weft.wire.v1.ProbeSpec
+	86,  // 105: weft.wire.v1.ProbeReport.turns:type_name -> weft.wire.v1.ProbeTurn
+	78,  // 106: weft.wire.v1.ProbeTurn.result:type_name -> weft.wire.v1.ProbeResult
+	0,   // 107: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
+	2,   // 108: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
+	4,   // 109: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
+	1,   // 110: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
+	3,   // 111: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
+	5,   // 112: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
+	110, // [110:113] is the sub-list for method output_type
+	107, // [107:110] is the sub-list for method input_type
+	107, // [107:107] is the sub-list for extension type_name
+	107, // [107:107] is the sub-list for extension extendee
+	0,   // [0:107] is the sub-list for field type_name
 }
 
 func init() { file_wire_agent_proto_init() }
@@ -8049,7 +8288,7 @@ func file_wire_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_agent_proto_rawDesc), len(file_wire_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   88,
+			NumMessages:   90,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -129,7 +129,11 @@ func Describe(w io.Writer, r model.Resource, color bool, now time.Time) error {
 func (p *page) tap(t *model.Tap, now time.Time) {
 	p.field("State", strings.TrimSpace(p.state(string(t.Status.State))+"  "+t.Status.Message))
 	p.field("From", ends(t.Spec.From))
-	p.field("To", ends(t.Spec.To))
+	if r := t.Spec.Ring; r != nil {
+		p.field("To", "a ring on each host, of "+ringLimits(r)+" at most")
+	} else {
+		p.field("To", ends(t.Spec.To))
+	}
 	p.field("Filter", orDefault(t.Spec.Filter, "none: every packet"))
 	snaplen := "whole frames"
 	if t.Spec.Snaplen > 0 {
@@ -137,7 +141,9 @@ func (p *page) tap(t *model.Tap, now time.Time) {
 	}
 	p.field("Snaplen", snaplen)
 	p.field("Direction", string(orDefault(t.Spec.Direction, model.DirectionBoth)))
-	p.field("Device", orDefault(t.Spec.Deliver.Device, model.DefaultDevice))
+	if t.Spec.Ring == nil {
+		p.field("Device", orDefault(t.Spec.Deliver.Device, model.DefaultDevice))
+	}
 	state := Column{Title: "STATE", State: true}
 	var rows [][]string
 	for _, s := range t.Status.Sources {
@@ -149,15 +155,27 @@ func (p *page) tap(t *model.Tap, now time.Time) {
 	for _, s := range t.Status.Tools {
 		rows = append(rows, []string{s.Host, s.Device, s.State, s.Message})
 	}
-	p.section("Tools")
-	p.table([]Column{{Title: "HOST"}, {Title: "DEVICE"}, state, {Title: "MESSAGE"}}, rows)
+	if t.Spec.Ring == nil {
+		p.section("Tools")
+		p.table([]Column{{Title: "HOST"}, {Title: "DEVICE"}, state, {Title: "MESSAGE"}}, rows)
+	} else {
+		var hosts []string
+		var rings []model.RingStatus
+		for _, s := range t.Status.Paths {
+			if s.Ring != nil {
+				hosts, rings = append(hosts, s.Host), append(rings, *s.Ring)
+			}
+		}
+		p.section("Rings")
+		p.rings("HOST", hosts, rings, now)
+	}
 	rows = nil
 	for _, s := range t.Status.Paths {
 		via := s.Path
 		if s.Relay != "" {
 			via += " " + s.Relay
 		}
-		rows = append(rows, []string{s.Host, s.Tool, s.State, via, s.Remote, ago(s.Since, now), Number(s.Ledger.Delivered.Packets), s.Message})
+		rows = append(rows, []string{s.Host, orDefault(s.Tool, "ring"), s.State, via, s.Remote, ago(s.Since, now), Number(s.Ledger.Delivered.Packets), s.Message})
 	}
 	p.section("Paths")
 	p.table([]Column{{Title: "FROM"}, {Title: "TO"}, state, {Title: "PATH"}, {Title: "REMOTE"}, {Title: "SINCE"}, {Title: "DELIVERED"}, {Title: "MESSAGE"}}, rows)
@@ -189,7 +207,7 @@ func (p *page) ledger(t *model.Tap) {
 	}
 	for _, path := range t.Status.Paths {
 		if err := path.Ledger.Check(); err != nil {
-			check += fmt.Sprintf("; %s -> %s: %v", path.Host, path.Tool, err)
+			check += fmt.Sprintf("; %s -> %s: %v", path.Host, orDefault(path.Tool, "ring"), err)
 		}
 	}
 	fmt.Fprintf(&p.b, "  check: %s\n", check)
@@ -237,6 +255,14 @@ func (p *page) host(h *model.Host, now time.Time) {
 		p.table([]Column{{Title: "WORKLOAD"}, {Title: "NAME"}, {Title: "VALUE"}}, rows)
 	}
 	pairs("Capabilities", s.Capabilities)
+	if len(s.Rings) > 0 {
+		var taps []string
+		for _, r := range s.Rings {
+			taps = append(taps, r.Tap)
+		}
+		p.section("Rings: packets that are kept for weft capture --since")
+		p.rings("TAP", taps, s.Rings, now)
+	}
 	rows = nil
 	for _, x := range s.Sections {
 		current := "yes"

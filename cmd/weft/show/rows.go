@@ -121,8 +121,12 @@ func Cells(r model.Resource, wide bool, now time.Time) []string {
 		l := r.Status.Ledger
 		n := func(c model.Count) string { return Number(c.Packets) }
 		lost := l.Shed.Add(l.RingDropped).Add(l.PathDropped)
-		narrow = []string{name, string(r.Status.State), fmt.Sprint(len(r.Status.Sources)), fmt.Sprint(len(r.Status.Tools)), paths(r), n(l.Seen), n(l.Delivered), n(lost), age}
-		more = []string{n(l.Filtered), n(l.Sampled), n(l.Deduplicated), n(l.Shed), n(l.RingDropped), n(l.PathDropped), n(l.InFlight), ends(r.Spec.From), ends(r.Spec.To), r.Spec.Filter}
+		tools, to := fmt.Sprint(len(r.Status.Tools)), ends(r.Spec.To)
+		if r.Spec.Ring != nil {
+			tools, to = "ring", "ring "+ringLimits(r.Spec.Ring)
+		}
+		narrow = []string{name, string(r.Status.State), fmt.Sprint(len(r.Status.Sources)), tools, paths(r, now), n(l.Seen), n(l.Delivered), n(lost), age}
+		more = []string{n(l.Filtered), n(l.Sampled), n(l.Deduplicated), n(l.Shed), n(l.RingDropped), n(l.PathDropped), n(l.InFlight), ends(r.Spec.From), to, r.Spec.Filter}
 	case *model.Relay:
 		s := r.Status
 		narrow = []string{name, string(s.State), strings.Join(r.Spec.Addresses, ","), fmt.Sprint(s.Sessions), fmt.Sprint(s.Streams), Bytes(s.Bytes), age}
@@ -165,8 +169,21 @@ func ends(e model.Endpoints) string {
 	return e.Selector.String()
 }
 
-// paths sums up how a tap's streams travel: direct, relay, or both counted.
-func paths(t *model.Tap) string {
+// paths sums up how a tap's streams travel: direct, relay, or both counted; or how
+// far back rings reach, that which does least.
+func paths(t *model.Tap, now time.Time) string {
+	if t.Spec.Ring != nil {
+		var last *time.Time
+		for _, p := range t.Status.Paths {
+			if p.Ring != nil && p.Ring.Oldest != nil && (last == nil || p.Ring.Oldest.After(*last)) {
+				last = p.Ring.Oldest
+			}
+		}
+		if last == nil {
+			return "empty"
+		}
+		return Age(now.Sub(*last)) + " back"
+	}
 	counts := map[string]int{}
 	for _, p := range t.Status.Paths {
 		if p.Path != "" {
