@@ -11,9 +11,17 @@ import (
 	"weft/agent/connection"
 )
 
-// forget takes lines out that the last whole visit saw to have ended, and that have
-// had no packet since. The kernel does it: a flood leaves a million of them.
-func (d *Driver) forget() error {
+// Forget takes lines out that the last whole visit saw to have ended, and that have
+// had no packet since.
+func (d *Driver) Forget() error {
+	d.visiting.Lock()
+	defer d.visiting.Unlock()
+	d.live = nil // some of it goes, and is counted as such
+	return firstError(d.forgetEnded, d.forgetPast, d.forgetRefused)
+}
+
+// forgetEnded has the kernel do it: a flood leaves a million of them.
+func (d *Driver) forgetEnded() error {
 	if d.visited.NowNs == 0 {
 		return nil
 	}
@@ -52,7 +60,11 @@ func (d *Driver) forgetPast() error {
 
 // forgetRefused takes out those turned down that were last visited as ended, unless
 // they have been tried again.
-func (d *Driver) forgetRefused(now time.Duration) error {
+func (d *Driver) forgetRefused() error {
+	now, err := bootTime()
+	if err != nil {
+		return err
+	}
 	for i := range d.tried {
 		var c policyConn
 		k := &d.tried[i]
@@ -68,18 +80,22 @@ func (d *Driver) forgetRefused(now time.Duration) error {
 }
 
 func (d *Driver) visitLines(now time.Duration, visit func(*connection.Line) bool) (done bool, err error) {
-	count := uint32(0)
+	p, err := d.lookAt()
+	if err != nil {
+		return false, err
+	}
+	d.keep = p.keeps()
+	held := uint32(0)
 	done, err = d.reader.read(d.objects.Conns, func(k *policyConnKey, c *policyConn) bool {
-		count++
 		d.live.add(c)
 		d.describe(k, c, &d.line)
-		d.line.Ended = d.keep.over(k, c, now-time.Duration(c.LastNs))
+		if d.line.Ended = d.keep.over(k, c, now-time.Duration(c.LastNs)); !d.line.Ended {
+			held++
+		}
 		return visit(&d.line)
 	})
 	if !done && err == nil {
-		d.visited = visitedAt(now, &d.keep)
-		d.pressure = pressureOf(count, d.objects.Conns.MaxEntries())
-		d.keep = d.pressure.keeps()
+		d.visited, d.held = visitedAt(now, &d.keep), held
 	}
 	return done, err
 }
