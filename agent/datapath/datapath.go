@@ -132,8 +132,8 @@ func New(cfg Config, deps Deps) (*Datapath, error) {
 // verifyEvery and deepEvery are how often the kernel is compared with what should
 // be there, at a glance and whole.
 const (
-	verifyEvery = 500 * time.Millisecond
-	deepEvery   = 30 * time.Second
+	verifyEvery = time.Second
+	deepEvery   = time.Minute
 )
 
 // Run reads the connection table, and repairs what somebody has changed, until
@@ -234,7 +234,7 @@ const (
 // countEvery is how many times as long as between two readings it is until the next
 // time that the counts of rules are read: their maps are large, however few rules
 // there are.
-const countEvery = 5
+const countEvery = 10
 
 // pause is how long to wait after a reading. A table that fills is read as often as
 // can be, for each reading makes room.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -100,7 +101,9 @@ type Driver struct {
 
 	visiting   sync.Mutex      // one at a time reads the connection table
 	keep       keep            // of the visit that goes on, or was the last
-	held       uint32          // lines that it left in the table
+	held       uint32          // lines that it saw go on
+	ended      uint32          // and to have ended
+	forgot     time.Duration   // CLOCK_BOOTTIME of the visit of which the last ones were taken out
 	visited    policyVisited   // the last whole visit, until what it saw to have ended is taken out
 	tried      []policyConnKey // turned down, and last visited as ended
 	pastSum    tally           // of past

@@ -20,11 +20,19 @@ func (d *Driver) Forget() error {
 	return firstError(d.forgetEnded, d.forgetPast, d.forgetRefused)
 }
 
+// forgetEach is how many lines may have ended, and how long ago the last ones were
+// taken out, before it is worth while to go through the table again.
+const (
+	forgetEach  = 4096
+	forgetAfter = 30 * time.Second
+)
+
 // forgetEnded has the kernel do it: a flood leaves a million of them.
 func (d *Driver) forgetEnded() error {
-	if d.visited.NowNs == 0 {
+	if d.visited.NowNs == 0 || d.ended == 0 || d.ended < forgetEach && time.Duration(d.visited.NowNs)-d.forgot < forgetAfter {
 		return nil
 	}
+	d.forgot = time.Duration(d.visited.NowNs)
 	if err := d.objects.Visited.Put(uint32(0), d.visited); err != nil {
 		return fmt.Errorf("say what was visited of the connection table: %w", err)
 	}
@@ -85,17 +93,19 @@ func (d *Driver) visitLines(now time.Duration, visit func(*connection.Line) bool
 		return false, err
 	}
 	d.keep = p.keeps()
-	held := uint32(0)
+	held, ended := uint32(0), uint32(0)
 	done, err = d.reader.read(d.objects.Conns, func(k *policyConnKey, c *policyConn) bool {
 		d.live.add(c)
 		d.describe(k, c, &d.line)
-		if d.line.Ended = d.keep.over(k, c, now-time.Duration(c.LastNs)); !d.line.Ended {
+		if d.line.Ended = d.keep.over(k, c, now-time.Duration(c.LastNs)); d.line.Ended {
+			ended++
+		} else {
 			held++
 		}
 		return visit(&d.line)
 	})
 	if !done && err == nil {
-		d.visited, d.held = visitedAt(now, &d.keep), held
+		d.visited, d.held, d.ended = visitedAt(now, &d.keep), held, ended
 	}
 	return done, err
 }
