@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weft/agent/connection"
@@ -107,6 +108,8 @@ type Datapath struct {
 	read    time.Time // when the reading before this one began
 
 	woken, crowded chan struct{} // of one place each
+
+	said atomic.Pointer[[]*wirepb.Condition] // the last Conditions
 }
 
 // New makes an inert Datapath.
@@ -490,10 +493,13 @@ func (d *Datapath) judgedFrom(when time.Time) {
 	d.judged = now
 }
 
-// Report is what has happened since the last one; nil where nothing has. Give it
+// Report is what has happened since the last one; nil where nothing has, or the
+// connection table is being read: whoever asks has more to do than wait. Give it
 // back with Restore where it could not be sent.
 func (d *Datapath) Report() *wirepb.PolicyReport {
-	d.reading.Lock()
+	if !d.reading.TryLock() {
+		return nil
+	}
 	defer d.reading.Unlock()
 	return d.talks.take()
 }

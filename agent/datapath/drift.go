@@ -97,10 +97,24 @@ func (t *trouble) String() string {
 	return strings.Join(out, "; ")
 }
 
-// Conditions are what a person should know of this machine's policy.
+// Conditions are what a person should know of this machine's policy. While that is
+// being changed, which can take seconds, they are those of before: whoever asks has
+// more to do than wait.
 func (d *Datapath) Conditions() []*wirepb.Condition {
-	d.mu.Lock()
+	if !d.mu.TryLock() {
+		if before := d.said.Load(); before != nil {
+			return *before
+		}
+		return nil
+	}
 	defer d.mu.Unlock()
+	out := d.conditions()
+	d.said.Store(&out)
+	return out
+}
+
+// conditions needs the lock.
+func (d *Datapath) conditions() []*wirepb.Condition {
 	var out []*wirepb.Condition
 	if !d.drift.last.IsZero() {
 		out = append(out, &wirepb.Condition{Type: ConditionTampered, Status: "True", Message: d.drift.message, Since: d.drift.since.Unix()})

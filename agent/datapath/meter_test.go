@@ -130,3 +130,18 @@ func TestWhatMetersStaysWhereItCannotBeOpenedYet(t *testing.T) {
 		t.Errorf("in force:\n%s\nsaid: %v", got, d.Conditions())
 	}
 }
+
+// Loading programs into the kernel takes seconds on a busy machine. Whoever reports
+// meanwhile waits for none of it.
+func TestAskedWhileADriverIsOpened(t *testing.T) {
+	opening, opened := make(chan struct{}), make(chan struct{})
+	d := metering(t, fake.NewKernel(), fake.NewKernel(), func() bool { close(opening); <-opened; return false })
+	p, i := sections(t, model.ActionDeny)
+	done := make(chan struct{})
+	go func() { defer close(done); apply(t, d, p, i, &wirepb.FlowSection{Meter: true}) }()
+	<-opening
+	d.Conditions()
+	d.Report()
+	close(opened)
+	<-done
+}
