@@ -147,3 +147,23 @@ func Process(pid int) (cpu time.Duration, megabytes float64, err error) {
 	}
 	return time.Duration(s.own) * time.Second / ticksPerSecond, float64(s.pages) * float64(unix.Getpagesize()) / 1e6, nil
 }
+
+// Family returns what Process does of a process and its children that live.
+func Family(pid int) (cpu time.Duration, megabytes float64, err error) {
+	if cpu, megabytes, err = Process(pid); err != nil {
+		return 0, 0, err
+	}
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, dir := range dirs {
+		s, err := readStat(dir)
+		if err != nil || s.parent != int64(pid) {
+			continue
+		}
+		cpu += time.Duration(s.own) * time.Second / ticksPerSecond
+		megabytes += float64(s.pages) * float64(unix.Getpagesize()) / 1e6
+	}
+	return cpu, megabytes, nil
+}
