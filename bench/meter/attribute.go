@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -132,7 +133,7 @@ func (b *bench) attributeWeft(ctx context.Context) error {
 	}
 	right, all := before, beforeAll
 	want := beforeAll.connections + uint64(b.connections)
-	for since := time.Now(); time.Since(since) < patience; time.Sleep(500 * time.Millisecond) {
+	for since := time.Now(); time.Since(since) < b.patience; time.Sleep(500 * time.Millisecond) {
 		was := all
 		if right, all, err = ask(); err != nil {
 			return err
@@ -197,8 +198,8 @@ func (b *bench) attributeNethogs(ctx context.Context) error {
 		return err
 	}
 	defer stop(cmd)
-	largest := make(chan map[string]float64)
-	go func() { largest <- nethogsBytes(out) }()
+	refreshed, largest := make(chan struct{}, 1), make(chan map[string]float64, 1)
+	go func() { largest <- nethogsBytes(out, refreshed) }()
 	if err := b.sniffing(ctx); err != nil {
 		return err
 	}
@@ -209,7 +210,15 @@ func (b *bench) attributeNethogs(ctx context.Context) error {
 	if err := b.connect(ctx, callers); err != nil {
 		return err
 	}
-	time.Sleep(3 * time.Second) // it says so each second
+	// It looks through all processes for each connection, and says nothing until it has
+	// caught up.
+	for late, n := time.After(b.patience), 0; n < 3; n++ {
+		select {
+		case <-refreshed:
+		case <-late:
+			n = 3
+		}
+	}
 	after, err := bytesOf(b.plain)
 	if err != nil {
 		return err
@@ -224,17 +233,22 @@ func (b *bench) attributeNethogs(ctx context.Context) error {
 		}
 	}
 	b.series.Add("F2", bytesAttributed, "nethogs", "%", 100*right/max(1, after-before))
-	b.series.Note("F2", bytesAttributed, "nethogs", "%", "of bytes at the machine's interface; it knows no connections, and no containers")
+	b.series.Note("F2", bytesAttributed, "nethogs", "%", "of bytes at the machine's interface; it knows no connections and no containers, and looks through all processes for each connection")
 	return nil
 }
 
 // nethogsBytes reads "PROGRAM/PID/UID\tSENT\tRECEIVED" and returns the most that each
 // was said to have.
-func nethogsBytes(out io.Reader) map[string]float64 {
+func nethogsBytes(out io.Reader, refreshed chan<- struct{}) map[string]float64 {
 	most := map[string]float64{}
-	text, _ := io.ReadAll(io.LimitReader(out, 64<<20))
-	for line := range strings.Lines(string(text)) {
-		f := strings.Split(strings.TrimSpace(line), "\t")
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if strings.HasPrefix(lines.Text(), "Refreshing") {
+			select {
+			case refreshed <- struct{}{}:
+			default:
+			}
+		}
+		f := strings.Split(lines.Text(), "\t")
 		if len(f) != 3 {
 			continue
 		}

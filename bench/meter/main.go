@@ -50,10 +50,19 @@ func main() {
 	}
 	short := flag.Bool("short", false, "run briefly, to see that it works")
 	largest := flag.Int("largest", 1_000_000, "how many flows the largest crowd has")
+	runs := flag.Int("runs", 5, "how often")
+	only := flag.String("only", "", "measure this alone: F1 or F2")
 	flag.Parse()
-	b := bench{runs: 5, crowds: []int{10_000, 100_000, *largest}, active: 100_000, every: 10 * time.Second, rounds: 3, connections: 10_000}
+	b := bench{runs: *runs, crowds: []int{10_000, 100_000, *largest}, active: 100_000, every: 10 * time.Second, rounds: 3, connections: 10_000, patience: 30 * time.Second}
 	if *short {
-		b = bench{runs: 1, crowds: []int{5_000}, active: 5_000, every: time.Second, rounds: 2, connections: 200, short: true}
+		b = bench{runs: 1, crowds: []int{2_000}, active: 2_000, every: 400 * time.Millisecond, rounds: 1, connections: 200, patience: 4 * time.Second}
+	}
+	switch *only {
+	case "", "F1", "F2":
+		b.only = *only
+	default:
+		fmt.Fprintf(os.Stderr, "bench/meter: -only %s: F1 or F2\n", *only)
+		os.Exit(2)
 	}
 	if err := b.run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "bench/meter:", err)
@@ -63,12 +72,13 @@ func main() {
 
 type bench struct {
 	runs        int
-	short       bool
+	only        string        // F1 or F2; empty for both
 	crowds      []int         // flows of a datagram or two
 	active      int           // flows that go on
 	every       time.Duration // between two datagrams of such a flow
 	rounds      int           // of datagrams that are charged
 	connections int
+	patience    time.Duration // with which more flows are waited for where no more come
 
 	fleet                *fleet.Fleet
 	self                 string
@@ -101,28 +111,40 @@ func (b *bench) run(ctx context.Context) (err error) {
 	defer end()
 	meters := b.meters()
 	for run := range b.runs {
-		for _, n := range b.crowds {
-			if run > 0 && n > manyRuns {
-				continue
-			}
-			for _, m := range meters {
-				if err := b.crowd(ctx, m, n); err != nil {
-					return fmt.Errorf("%s, %d flows: %w", m.name, n, err)
-				}
+		if b.only != "F2" {
+			if err := b.account(ctx, meters, run == 0); err != nil {
+				return err
 			}
 		}
-		idle := 0.0 // the machine's CPU where nobody meters
-		for _, m := range meters {
-			if err := b.hold(ctx, m, &idle); err != nil {
-				return fmt.Errorf("%s, %d flows that go on: %w", m.name, b.active, err)
+		if b.only != "F1" {
+			if err := b.attribute(ctx); err != nil {
+				return err
 			}
-		}
-		if err := b.attribute(ctx); err != nil {
-			return err
 		}
 	}
 	b.notes(meters)
 	return result.Write(os.Stdout, b.series.Cells()...)
+}
+
+// account measures F1.
+func (b *bench) account(ctx context.Context, meters []meter, first bool) error {
+	for _, n := range b.crowds {
+		if n > manyRuns && !first {
+			continue
+		}
+		for _, m := range meters {
+			if err := b.crowd(ctx, m, n); err != nil {
+				return fmt.Errorf("%s, %d flows: %w", m.name, n, err)
+			}
+		}
+	}
+	idle := 0.0 // the machine's CPU where nobody meters
+	for _, m := range meters {
+		if err := b.hold(ctx, m, &idle); err != nil {
+			return fmt.Errorf("%s, %d flows that go on: %w", m.name, b.active, err)
+		}
+	}
+	return nil
 }
 
 // meter is a program that accounts for what a machine sends.
@@ -173,7 +195,7 @@ func (b *bench) crowd(ctx context.Context, m meter, flows int) error {
 	return nil
 }
 
-func (b *bench) active100() string {
+func (b *bench) goingOn() string {
 	return fmt.Sprintf("%d flows, a datagram each %s", b.active, b.every)
 }
 
@@ -227,21 +249,24 @@ func (b *bench) hold(ctx context.Context, m meter, idle *float64) error {
 	if err != nil {
 		return err
 	}
-	b.series.Add("F1", "CPU of its own, "+b.active100(), m.name, "% of a core", 100*(after-before).Seconds()/took)
-	b.series.Add("F1", "CPU of the machine more than without, "+b.active100(), m.name, "% of a core", 100*(machine/took-*idle))
-	b.series.Add("F1", "resident memory, "+b.active100(), m.name, "MB", memory)
+	b.series.Add("F1", "CPU of its own, "+b.goingOn(), m.name, "% of a core", 100*(after-before).Seconds()/took)
+	b.series.Add("F1", "CPU of the machine more than without, "+b.goingOn(), m.name, "% of a core", 100*(machine/took-*idle))
+	b.series.Add("F1", "resident memory, "+b.goingOn(), m.name, "MB", memory)
 	return nil
 }
 
 func (b *bench) notes(meters []meter) {
+	if b.only == "F2" {
+		return
+	}
 	for _, m := range meters {
 		if m.counted != nil {
 			b.series.Note("F1", b.accounted(b.crowds[0]), m.name, "%", m.note)
 		}
 	}
-	b.series.Note("F1", "CPU of its own, "+b.active100(), result.Ours, "% of a core", "the whole agent; mark: 10")
+	b.series.Note("F1", "CPU of its own, "+b.goingOn(), result.Ours, "% of a core", "the whole agent; mark: 10")
 	busy := result.New("", "", "", "", b.foreign)
-	b.series.Note("F1", "CPU of the machine more than without, "+b.active100(), result.Ours, "% of a core",
+	b.series.Note("F1", "CPU of the machine more than without, "+b.goingOn(), result.Ours, "% of a core",
 		fmt.Sprintf("with what its programs in the kernel take of the sender's time; other programs used %.0f %% of a core meanwhile", busy.Median))
 }
 
@@ -288,13 +313,10 @@ func (b *bench) agent(ctx context.Context) (*lab.Cmd, error) {
 	})
 }
 
-// patience is how long flows are waited for where no more come.
-const patience = 25 * time.Second
-
 // settled returns how many bytes of datagrams to the sink are in flows, once they
 // are as many as are wanted, or have not been more for a while.
 func (b *bench) settled(ctx context.Context, want uint64) (got uint64, err error) {
-	for since := time.Now(); time.Since(since) < patience; time.Sleep(200 * time.Millisecond) {
+	for since := time.Now(); time.Since(since) < b.patience; time.Sleep(200 * time.Millisecond) {
 		list, err := b.flows(ctx, "host", "client="+b.metered.Name+",protocol=udp,reporter=client,server-address="+b.sinkAddress())
 		if err != nil {
 			return 0, err
