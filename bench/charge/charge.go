@@ -38,12 +38,15 @@ type Mark struct {
 
 // Now notes the moment.
 func (m Meter) Now() (Mark, error) {
-	foreign, err := m.foreign()
+	// In the same order as Since: reading what others used takes a while, and they use
+	// some meanwhile.
+	at := time.Now()
+	idle, cpus, err := idle()
 	if err != nil {
 		return Mark{}, err
 	}
-	idle, cpus, err := idle()
-	return Mark{at: time.Now(), cpus: cpus, idle: idle, foreign: foreign}, err
+	foreign, err := m.foreign()
+	return Mark{at: at, cpus: cpus, idle: idle, foreign: foreign}, err
 }
 
 // Since returns the CPU-seconds that the measurement cost since the mark, and

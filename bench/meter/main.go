@@ -83,8 +83,7 @@ type bench struct {
 	fleet                *fleet.Fleet
 	self                 string
 	sink, metered, plain *lab.Host
-	programs             string // directory of the programs that connect
-	source               int    // the next port to send from
+	source               int // the next port to send from
 	series               result.Series
 	cost                 charge.Meter
 	foreign              []float64

@@ -16,7 +16,6 @@ import (
 	"syscall"
 	"time"
 
-	"weft/bench/fleet"
 	"weft/lab"
 	"weft/lab/netns"
 )
@@ -251,10 +250,11 @@ func started(cmd *lab.Cmd) (*bufio.Reader, error) {
 	return bufio.NewReader(out), nil
 }
 
-// stop ends a program, where there is one.
+// stop ends a program, where there is one that has not ended.
 func stop(cmd *lab.Cmd) {
-	if cmd != nil {
-		fleet.Stop(cmd)
+	if cmd != nil && cmd.ProcessState == nil {
+		cmd.Process.Signal(syscall.SIGTERM)
+		ended(cmd)
 	}
 }
 
