@@ -68,11 +68,12 @@ func (b *bench) softflowd() meter {
 		if err != nil {
 			return nil, err
 		}
-		return cmd, b.sniffing(ctx)
+		return cmd, b.says("softflowd", "starting data collection")
 	}, counted: func(ctx context.Context, _ *lab.Cmd, _ uint64) (uint64, error) {
 		if out, err := b.plain.Command(ctx, "ping", "-q", "-f", "-c", "3000", b.sinkAddress()).CombinedOutput(); err != nil {
 			return 0, fmt.Errorf("ping: %w: %s", err, out)
 		}
+		time.Sleep(time.Second)                               // until it has read them
 		if _, err := control(ctx, "expire-all"); err != nil { // its statistics are of flows that are over
 			return 0, err
 		}
@@ -106,7 +107,7 @@ func (b *bench) pmacctd() meter {
 		if err != nil {
 			return nil, err
 		}
-		return cmd, b.sniffing(ctx)
+		return cmd, b.says("pmacctd", "cache entries=")
 	}, counted: func(ctx context.Context, cmd *lab.Cmd, _ uint64) (uint64, error) {
 		time.Sleep(time.Second)
 		if err := cmd.Process.Signal(os.Interrupt); err != nil {
@@ -155,6 +156,18 @@ func (b *bench) sniffing(ctx context.Context) error {
 		out, err := b.plain.Command(ctx, "ss", "-H0n").CombinedOutput()
 		if err == nil && len(strings.TrimSpace(string(out))) == 0 {
 			err = errors.New("nobody listens to eth0")
+		}
+		return err
+	})
+}
+
+// says waits until a program on the plain machine has said that it is ready: it has
+// its socket before that, and loses what comes in between.
+func (b *bench) says(program, words string) error {
+	return fleet.Await(10*time.Second, func() error {
+		text, err := os.ReadFile(filepath.Join(b.plain.StateDir(), program+".log"))
+		if err == nil && !strings.Contains(string(text), words) {
+			err = fmt.Errorf("%s is not ready: %s", program, text)
 		}
 		return err
 	})
