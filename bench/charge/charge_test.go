@@ -62,3 +62,25 @@ func TestOthersWorkIsTakenOff(t *testing.T) {
 		t.Errorf("a program used %v, seen of all others %g CPU-s, %v", used, foreign, err)
 	}
 }
+
+func TestFamily(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "exec 3<&0; sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; exec cat' <&3 & wait")
+	in, err := cmd.StdinPipe() // both end with it
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { in.Close(); cmd.Process.Kill(); cmd.Wait() }()
+	var own, all time.Duration
+	var memory, allMemory float64
+	for end := time.Now().Add(20 * time.Second); all < 100*time.Millisecond && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if all, allMemory, err = Family(cmd.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if own, memory, err = Process(cmd.Process.Pid); err != nil || all < own+50*time.Millisecond || allMemory <= memory {
+		t.Errorf("with its child %v and %g MB, alone %v and %g MB, %v", all, allMemory, own, memory, err)
+	}
+}

@@ -17,8 +17,10 @@ type backend interface {
 	// write takes steps in order. With transactions it takes all or none of them;
 	// without, an error may leave any number of them done, or to be done yet.
 	write(ctx context.Context, steps ...step) error
-	// forget removes the parts of a table that are lower than one.
-	forget(ctx context.Context, t *table, part uint32) error
+	// forget removes some of what is in parts of a table that are lower than one, and
+	// says whether there may be more: a part, where that is done at once, or rows of so
+	// many ids.
+	forget(ctx context.Context, t *table, part uint32, ids uint64) (more bool, err error)
 	close() error
 }
 

@@ -88,7 +88,7 @@ func TestForgottenRowGroupsGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.close()
-	x := &table{name: "x", columns: []column{{"part", u32}, {"n", u64}}}
+	x := &table{name: "x", columns: []column{{"part", u32}, {"id", u64}}}
 	if err := d.ensure(ctx, x); err != nil {
 		t.Fatal(err)
 	}
@@ -103,12 +103,28 @@ func TestForgottenRowGroupsGo(t *testing.T) {
 			t.Errorf("%v row groups, want %d; %v", a.numbers, want, err)
 		}
 	}
+	rows := func() uint64 {
+		t.Helper()
+		a, err := d.query(ctx, ask("SELECT CAST(COUNT(*) AS UBIGINT) FROM x"), u64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.numbers[0][0]
+	}
 	if _, err := d.run(ctx, d.writer, ask(fmt.Sprintf("INSERT INTO x SELECT i // %d, i FROM range(%d) r(i)", half, 2*half)), nil); err != nil {
 		t.Fatal(err)
 	}
 	groups(6)
-	if err := d.forget(ctx, x, 1); err != nil {
-		t.Fatal(err)
+	for more, left := true, uint64(2*half); more; left = max(left-together, half) {
+		if n := rows(); n != left {
+			t.Errorf("%d rows are left, want %d", n, left)
+		}
+		if more, err = d.forget(ctx, x, 1, together); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := rows(); n != half {
+		t.Errorf("%d rows, want those of the later part, %d", n, half)
 	}
 	groups(3)
 }

@@ -204,17 +204,12 @@ func (c *clickhouse) insert(ctx context.Context, sql string, settings url.Values
 	return c.do(ctx, sql, settings, r, nil)
 }
 
-func (c *clickhouse) forget(ctx context.Context, t *table, part uint32) error {
-	a, err := c.query(ctx, ask("SELECT DISTINCT CAST(part AS UInt64) FROM "+t.name+" WHERE part < ?", uint64(part)), u64)
-	if err != nil {
-		return err
+func (c *clickhouse) forget(ctx context.Context, t *table, part uint32, _ uint64) (more bool, err error) {
+	a, err := c.query(ctx, ask("SELECT DISTINCT CAST(part AS UInt64) FROM "+t.name+" WHERE part < ? LIMIT 2", uint64(part)), u64)
+	if err != nil || a.rows == 0 {
+		return false, err
 	}
-	for _, p := range a.numbers[0] {
-		if err := c.do(ctx, "ALTER TABLE "+t.name+" DROP PARTITION "+strconv.FormatUint(p, 10), nil, nil, nil); err != nil {
-			return err
-		}
-	}
-	return nil
+	return a.rows > 1, c.do(ctx, "ALTER TABLE "+t.name+" DROP PARTITION "+strconv.FormatUint(a.numbers[0][0], 10), nil, nil, nil)
 }
 
 // clickhouseError is what the server says is wrong.

@@ -47,7 +47,7 @@ func (s *Store) Disagreements(ctx context.Context, q Query) ([]Disagreement, err
 			st.add(", " + s.db.dialect().number(end+"_"+m.name))
 		}
 	}
-	st.add(" FROM (SELECT MIN(id) AS flow, server_port, protocol, MAX(last) AS latest, MAX(CAST(" + fields["client"].says + " AS String)) AS k_client, MAX(CAST(" + fields["server"].says + " AS String)) AS k_server")
+	st.add(" FROM (SELECT MIN(id) AS flow, server_port, protocol, MAX(" + lastSaid + ") AS latest, MAX(CAST(" + fields["client"].says + " AS String)) AS k_client, MAX(CAST(" + fields["server"].says + " AS String)) AS k_server")
 	for _, m := range bothBooks {
 		for server, end := range []string{"c", "s"} {
 			st.add(fmt.Sprintf(", %s AS %s_%s", signed(fmt.Sprintf("SUM(CASE WHEN reporter = %d THEN %s ELSE 0 END)", server, m.of)), end, m.name))

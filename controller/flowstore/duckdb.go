@@ -322,9 +322,16 @@ func fillStrings(v mapping.Vector, data []shortString, list []string, seen map[s
 	}
 }
 
-func (d *duckdb) forget(ctx context.Context, t *table, part uint32) error {
+// forget goes by ids, which rows are in the order of: whichever row is found, those
+// up to it and some more are old. What else there is is passed over by what DuckDB
+// knows of each row group.
+func (d *duckdb) forget(ctx context.Context, t *table, part uint32, ids uint64) (more bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	_, err := d.run(ctx, d.writer, ask("DELETE FROM "+t.name+" WHERE part < ?", uint64(part)), nil)
-	return err
+	a, err := d.run(ctx, d.writer, ask("SELECT id FROM "+t.name+" WHERE part < ? LIMIT 1", uint64(part)), []kind{u64})
+	if err != nil || a.rows == 0 {
+		return false, err
+	}
+	_, err = d.run(ctx, d.writer, ask("DELETE FROM "+t.name+" WHERE part < ? AND id < ?", uint64(part), a.numbers[0][0]+ids), nil)
+	return true, err
 }

@@ -126,10 +126,11 @@ func (i *Ingest) Run(ctx context.Context, ready func()) error {
 	// What is to be done beside keeping flows. A controller that is restarted often
 	// gets to it, too.
 	summing, forgetting := true, true
+	var old time.Time // what was too old then is being forgotten
 	for {
 		// It is done in parts, between which flows are kept: nothing waits for all of it.
 		var beside <-chan time.Time
-		if summing {
+		if summing || !old.IsZero() {
 			beside = time.After(0)
 		}
 		select {
@@ -140,11 +141,18 @@ func (i *Ingest) Run(ctx context.Context, ready func()) error {
 		case <-prune.C:
 			summing, forgetting = true, true
 		case <-beside:
+			if !summing {
+				more, err := i.store.PruneSome(ctx, old)
+				if try("forget old flows", err); !more {
+					old = time.Time{}
+				}
+				continue
+			}
+			now := i.store.now()
 			more, err := i.store.RollSome(ctx, forgetting)
 			try("sum up flows", err)
-			if summing = more && err == nil; !summing && forgetting {
-				forgetting = false
-				try("forget old flows", i.store.Prune(ctx))
+			if summing = more && err == nil; !summing && forgetting && err == nil {
+				forgetting, old = false, now
 			}
 		case <-invite.C:
 			// A database that was away is there for questions before the first flow.

@@ -106,8 +106,11 @@ func readReport(rows *answer, i int) Flow {
 	address := func() netip.Addr { x, _ := netip.ParseAddr(words()); return x }
 	number() // part
 	var f Flow
-	f.ID, f.Time = number(), instant(number())
-	last := number()
+	f.ID = number()
+	at := number()
+	idle := 1000 * number()
+	last := at + aheadMost - min(idle+number(), at+aheadMost)
+	f.Time = instant(at)
 	f.Last, f.First, f.Counted = instant(last), instant(last-min(last, number())), number() == 1
 	f.Host = words()
 	switch uint8(number()) {

@@ -80,7 +80,7 @@ func (s *Store) roll(ctx context.Context, g granularity, many uint64) error {
 var measures = []struct{ name, report, sum string }{
 	{"connections", "begun", "connections"}, {"sent_packets", "sent_packets", "sent_packets"}, {"sent_bytes", "sent_bytes", "sent_bytes"}, {"received_packets", "received_packets", "received_packets"}, {"received_bytes", "received_bytes", "received_bytes"},
 	{"rtts", "rtt", "rtts"}, {"timed", "CASE WHEN rtt > 0 THEN 1 ELSE 0 END", "timed"}, {"retransmits", "retransmits", "retransmits"},
-	{"latencies", "latency", "latencies"}, {"answered", "CASE WHEN latency > 0 THEN 1 ELSE 0 END", "answered"}, {"first", "last - lasted", "first"}, {"last", "last", "last"},
+	{"latencies", "latency", "latencies"}, {"answered", "CASE WHEN latency > 0 THEN 1 ELSE 0 END", "answered"}, {"first", firstSaid, "first"}, {"last", lastSaid, "last"},
 }
 
 // gather is how a measure is added up.
@@ -123,18 +123,40 @@ func rollUp(g granularity, part uint32, id, above, upto uint64, behind []fence) 
 
 // Prune sums up all that is not yet, and forgets what is older than is asked for.
 func (s *Store) Prune(ctx context.Context) error {
+	now := s.now()
 	if err := s.Roll(ctx, true); err != nil {
 		return err
 	}
-	now := s.now()
+	for {
+		if more, err := s.PruneSome(ctx, now); err != nil || !more {
+			return err
+		}
+	}
+}
+
+// PruneSome forgets a part of what at a time was older than is asked for, which takes
+// no longer than a write, and says whether there may be more. All that there was at
+// that time is summed up.
+func (s *Store) PruneSome(ctx context.Context, now time.Time) (more bool, err error) {
+	if err := s.Ready(ctx); err != nil {
+		return false, err
+	}
 	for g, t := range tables {
-		if err := s.db.forget(ctx, t, part(s.oldest(granularity(g), now))); err != nil {
-			return fmt.Errorf("forget old flows: %w", err)
+		ids := s.sum
+		if granularity(g) != reports { // all sums that were made at once have one id
+			ids = 1
+		}
+		if more, err := s.db.forget(ctx, t, part(s.oldest(granularity(g), now)), ids); err != nil {
+			return false, fmt.Errorf("forget old flows: %w", err)
+		} else if more {
+			return true, nil
 		}
 	}
 	if s.snapshot > 0 { // of which the part begins with all hosts
-		if err := s.db.forget(ctx, progress, s.snapshot); err != nil {
-			return fmt.Errorf("forget how far hosts were: %w", err)
+		if more, err := s.db.forget(ctx, progress, s.snapshot, s.sum); err != nil {
+			return false, fmt.Errorf("forget how far hosts were: %w", err)
+		} else if more {
+			return true, nil
 		}
 	}
 	s.mu.Lock()
@@ -144,7 +166,7 @@ func (s *Store) Prune(ctx context.Context) error {
 			delete(s.progress, a)
 		}
 	}
-	return nil
+	return false, nil
 }
 
 // oldest is the time before which a table's rows are not asked for any more.

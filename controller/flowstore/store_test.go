@@ -247,6 +247,54 @@ func testListPages(t *testing.T, open func(*testing.T, Config) *Store) {
 	}
 }
 
+func TestWhenPacketsWere(t *testing.T) { backends(t, testWhenPacketsWere) }
+
+// A last packet may have been a little after its report; one that claims to be much
+// later than it was a little later, and took as long as it says.
+func testWhenPacketsWere(t *testing.T, open func(*testing.T, Config) *Store) {
+	s := open(t, Config{})
+	const most = aheadMost * time.Millisecond
+	times := []struct{ first, last, wantFirst, wantLast time.Time }{
+		{noon.Add(-time.Hour), noon.Add(-time.Millisecond), noon.Add(-time.Hour), noon.Add(-time.Millisecond)},
+		{noon.Add(-400 * 24 * time.Hour), noon.Add(-30 * 24 * time.Hour), noon.Add(-400 * 24 * time.Hour), noon.Add(-30 * 24 * time.Hour)},
+		{noon.Add(time.Second), noon.Add(2 * time.Second), noon.Add(time.Second), noon.Add(2 * time.Second)},
+		{noon.Add(time.Hour), noon.Add(time.Hour + time.Second), noon.Add(most - time.Second), noon.Add(most)},
+		{noon, noon.Add(-time.Second), noon.Add(-time.Second), noon.Add(-time.Second)}, // it began after it ended
+		{time.UnixMilli(0), time.UnixMilli(0), time.UnixMilli(0), time.UnixMilli(0)},
+	}
+	b := Batch{HostUID: "u", Epoch: 1, Number: 1}
+	for _, x := range times {
+		f := flow("web", "db", uint16(1+len(b.Flows)), 1)
+		f.First, f.Last = x.first, x.last
+		b.Flows = append(b.Flows, f)
+	}
+	appendTo(t, s, b)
+	check := func(from string) {
+		t.Helper()
+		for i := range b.Flows {
+			want := times[i]
+			got := sums(t, s, fmt.Sprintf("port=%d", 1+i), Query{})
+			if len(got) != 1 || !got[0].First.Equal(want.wantFirst) || !got[0].Last.Equal(want.wantLast) {
+				t.Errorf("%s: %d is %+v, want %s and %s", from, i, got, want.wantFirst, want.wantLast)
+			}
+		}
+	}
+	check("reports")
+	list, _, err := s.List(context.Background(), Query{}, Cursor{})
+	if err != nil || len(list) != len(b.Flows) {
+		t.Fatalf("%d of %d, %v", len(list), len(b.Flows), err)
+	}
+	for i, f := range list {
+		if want := times[len(list)-1-i]; !f.First.Equal(want.wantFirst) || !f.Last.Equal(want.wantLast) {
+			t.Errorf("listed: %s and %s, want %s and %s", f.First, f.Last, want.wantFirst, want.wantLast)
+		}
+	}
+	if err := s.Roll(context.Background(), true); err != nil {
+		t.Fatal(err)
+	}
+	check("sums")
+}
+
 func TestPrune(t *testing.T) { backends(t, testPrune) }
 
 func testPrune(t *testing.T, open func(*testing.T, Config) *Store) {

@@ -1,5 +1,7 @@
 package flowstore
 
+import "fmt"
+
 // kind is the type of a column.
 type kind uint8
 
@@ -49,12 +51,13 @@ var dimensions = []column{
 
 var amounts = []column{{"sent_packets", u64}, {"sent_bytes", u64}, {"received_packets", u64}, {"received_bytes", u64}}
 
-// tables of flows by granularity. Of a report, lasted is from when the connection
-// began to its last packet: a number that is shorter than a time. id grows with each row that is kept; of sums,
+// tables of flows by granularity. Of a report, idle is from the connection's last
+// packet to the report, in seconds and what is left over (of which LZ4 makes less
+// than of one number), and lasted from when it began to that packet. id grows with each row that is kept; of sums,
 // all rows that were made at once have the same, and upto is the last id of the
 // finer table that they hold.
 var tables = [...]*table{
-	reports: {"reports", columns([]column{{"part", u32}, {"id", u64}, {"time", u64}, {"last", u64}, {"lasted", u64}, {"counted", u8}}, dimensions,
+	reports: {"reports", columns([]column{{"part", u32}, {"id", u64}, {"time", u64}, {"idle", u64}, {"idle_millis", u16}, {"lasted", u64}, {"counted", u8}}, dimensions,
 		[]column{{"client_port", u16}, {"pid", u32}, {"dialled", word}, {"begun", u8}, {"ended", u8}}, amounts, []column{{"rtt", u32}, {"retransmits", u32}, {"latency", u32}, {"alpn", word}, {"software", word}}), "id"},
 	minutes: {"minutes", sumColumns, "id, time"},
 	hours:   {"hours", sumColumns, "id, time"},
@@ -70,6 +73,17 @@ var (
 	rolls = &table{"rolls", []column{{"part", u32}, {"granularity", u8}, {"id", u64}, {"upto", u64}}, "id"}
 	// fences are ranges of ids that do not count; see decision 81.
 	fences = &table{"fences", []column{{"part", u32}, {"granularity", u8}, {"above", u64}, {"upto", u64}}, "above"}
+)
+
+// aheadMost is how much later than its report a last packet can be, in
+// milliseconds: a reading of connections takes a while, and has the time at which it
+// began. idle is that much more, for there are no numbers with a sign.
+const aheadMost = 60_000
+
+// lastSaid and firstSaid are when the last packet and the first of a report were.
+var (
+	lastSaid  = fmt.Sprintf("time + %d - 1000 * idle - idle_millis", aheadMost)
+	firstSaid = lastSaid + " - lasted"
 )
 
 func columns(lists ...[]column) (out []column) {
