@@ -13,10 +13,16 @@ type texts struct {
 	labels    map[uintptr]string
 	addresses map[netip.Addr]string
 	rules     map[uint64]string
+	systems   map[system]string
+}
+
+type system struct {
+	as           uint32
+	organization string
 }
 
 func newTexts() texts {
-	return texts{map[uintptr]string{}, map[netip.Addr]string{}, map[uint64]string{}}
+	return texts{map[uintptr]string{}, map[netip.Addr]string{}, map[uint64]string{}, map[system]string{}}
 }
 
 func (t texts) of(labels map[string]string) string {
@@ -47,6 +53,16 @@ func (t texts) address(a netip.Addr) string {
 	if !ok {
 		s = a.String()
 		t.addresses[a] = s
+	}
+	return s
+}
+
+func (t texts) system(e *End) string {
+	x := system{e.AS, e.Organization}
+	s, ok := t.systems[x]
+	if !ok {
+		s = e.System()
+		t.systems[x] = s
 	}
 	return s
 }
@@ -83,6 +99,10 @@ func addReport(b *block, f *Flow, id uint64, part uint32, t texts) {
 	put(&r, f.Application.Method)
 	put(&r, f.Application.Path)
 	put(&r, f.Application.Status)
+	put(&r, f.Client.Country)
+	put(&r, t.system(&f.Client))
+	put(&r, f.Server.Country)
+	put(&r, t.system(&f.Server))
 
 	put(&r, f.Client.Port)
 	put(&r, f.PID)

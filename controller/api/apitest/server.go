@@ -74,7 +74,7 @@ func (s *Server) listen(ctx context.Context) error {
 	if s.Token, _, err = access.Bootstrap(ctx, s.Store, pin); err != nil {
 		return err
 	}
-	take := flowstore.NewIngest(s.Flows, s.World, slog.New(slog.DiscardHandler))
+	take := flowstore.NewIngest(s.Flows, s.World, nil, slog.New(slog.DiscardHandler))
 	if s.API, err = api.New(api.Config{CAPin: pin, Heartbeat: time.Second, Failsafe: policy.FailsafeOptions{ControllerPort: 7443}, Addresses: func() []netip.Addr { return []netip.Addr{ControllerAddress} }}, api.Deps{Store: s.Store, Observer: s.World, Flows: s.Flows, Take: take, Log: slog.New(slog.DiscardHandler)}); err != nil {
 		return err
 	}
