@@ -222,8 +222,8 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 		fmt.Fprintln(cmd.ErrOrStderr(), "no flows")
 		return nil
 	}
-	t := show.Table{}
-	for _, k := range list.By {
+	t, by := show.Table{}, withPlaces(list)
+	for _, k := range by {
 		t.Columns = append(t.Columns, show.Column{Title: strings.ToUpper(k), Flexible: true})
 	}
 	t.Columns = append(t.Columns, show.Column{Title: "CONNS"}, show.Column{Title: "SENT"}, show.Column{Title: "RECEIVED"}, show.Column{Title: "RTT"}, show.Column{Title: "RETRANS"})
@@ -234,7 +234,7 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 	t.Width, _ = screen(cmd)
 	for _, x := range list.Items {
 		var row []string
-		for _, k := range list.By {
+		for _, k := range by {
 			value := x.Key[k]
 			if k == "process" {
 				value = baseName(value)
@@ -248,6 +248,15 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 		t.Row(row...)
 	}
 	return t.Flush(cmd.OutOrStdout())
+}
+
+// withPlaces is what a table has columns of: not of places of an end that has none in
+// any row, as where only servers are outside.
+func withPlaces(list *api.FlowSums) []string {
+	return slices.DeleteFunc(slices.Clone(list.By), func(k string) bool {
+		place := strings.HasSuffix(k, "-country") || strings.HasSuffix(k, "-as")
+		return place && !slices.ContainsFunc(list.Items, func(x flowstore.Sum) bool { return x.Key[k] != "" })
+	})
 }
 
 // followEvery is how often flows are asked for that have come since.

@@ -23,6 +23,7 @@ import (
 	"weft/controller/api"
 	"weft/controller/flowstore"
 	"weft/controller/store"
+	"weft/model"
 	"weft/policy"
 	"weft/wire"
 )
@@ -53,7 +54,14 @@ func Start(ctx context.Context, dir string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	flows, err := flowstore.Open(ctx, flowstore.Config{})
+	flows, err := flowstore.Open(ctx, flowstore.Config{Groups: func(ctx context.Context) ([]*model.Group, error) {
+		list, _, err := st.List(ctx, model.KindGroup)
+		out := make([]*model.Group, len(list))
+		for i, r := range list {
+			out[i] = r.(*model.Group)
+		}
+		return out, err
+	}})
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
