@@ -3,7 +3,6 @@ package flowstore
 import (
 	"net/netip"
 	"strconv"
-	"strings"
 	"time"
 
 	"weft/model"
@@ -86,13 +85,6 @@ func (e *End) System() string {
 }
 
 func systemNumber(as uint32) string { return "AS" + strconv.FormatUint(uint64(as), 10) }
-
-// readSystem reads what System says.
-func (e *End) readSystem(s string) {
-	number, organization, _ := strings.Cut(strings.TrimPrefix(s, "AS"), " ")
-	as, _ := strconv.ParseUint(number, 10, 32)
-	e.AS, e.Organization = uint32(as), organization
-}
 
 // Batch is flows that one host reported together.
 type Batch struct {

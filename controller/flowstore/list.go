@@ -125,10 +125,8 @@ func readReport(rows *answer, i int) Flow {
 	f.Rule, _ = strconv.ParseUint(words(), 10, 64)
 	a := &f.Application
 	a.Protocol, a.Name, a.Method, a.Path, a.Status = words(), words(), words(), words(), uint16(number())
-	f.Client.Country = words()
-	f.Client.readSystem(words())
-	f.Server.Country = words()
-	f.Server.readSystem(words())
+	f.Client.readPlace(words())
+	f.Server.readPlace(words())
 	f.Client.Port, f.PID = uint16(number()), uint32(number())
 	f.Dialled, _ = netip.ParseAddrPort(words())
 	f.New, f.Ended = number() == 1, number() == 1

@@ -81,7 +81,7 @@ var fields = map[string]field{
 	"client-port": numeric("client_port"), "port": numeric("server_port"), "pid": numeric("pid"),
 	"client-address": textual("client_address"), "server-address": textual("server_address"), "host": textual("host"),
 	"process": textual("process"), "user": textual("username"), "command": textual("command"), "name": textual("name"), "action": textual("action"), "rule": textual("rule"),
-	"client-country": textual("client_country"), "server-country": textual("server_country"), "client-as": textual("client_as"), "server-as": textual("server_as"),
+	"client-country": countryIn("client_place"), "server-country": countryIn("server_place"), "client-as": systemIn("client_place"), "server-as": systemIn("server_place"),
 	"client-host": {of: []string{"client", "client_address"}}, "server-host": {of: []string{"server", "server_address"}}, // see Store.says
 	"client-group": {of: []string{"client", "client_labels"}}, "server-group": {of: []string{"server", "server_labels"}}, // see groups.go
 	"application": textual("application"), "server-name": textual("server_name"), "method": textual("method"), "path": textual("path"),

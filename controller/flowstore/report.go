@@ -13,16 +13,11 @@ type texts struct {
 	labels    map[uintptr]string
 	addresses map[netip.Addr]string
 	rules     map[uint64]string
-	systems   map[system]string
-}
-
-type system struct {
-	as           uint32
-	organization string
+	places    map[location]string
 }
 
 func newTexts() texts {
-	return texts{map[uintptr]string{}, map[netip.Addr]string{}, map[uint64]string{}, map[system]string{}}
+	return texts{map[uintptr]string{}, map[netip.Addr]string{}, map[uint64]string{}, map[location]string{}}
 }
 
 func (t texts) of(labels map[string]string) string {
@@ -57,12 +52,12 @@ func (t texts) address(a netip.Addr) string {
 	return s
 }
 
-func (t texts) system(e *End) string {
-	x := system{e.AS, e.Organization}
-	s, ok := t.systems[x]
+func (t texts) place(e *End) string {
+	x := locationOf(e)
+	s, ok := t.places[x]
 	if !ok {
-		s = e.System()
-		t.systems[x] = s
+		s = x.text()
+		t.places[x] = s
 	}
 	return s
 }
@@ -99,10 +94,8 @@ func addReport(b *block, f *Flow, id uint64, part uint32, t texts) {
 	put(&r, f.Application.Method)
 	put(&r, f.Application.Path)
 	put(&r, f.Application.Status)
-	put(&r, f.Client.Country)
-	put(&r, t.system(&f.Client))
-	put(&r, f.Server.Country)
-	put(&r, t.system(&f.Server))
+	put(&r, t.place(&f.Client))
+	put(&r, t.place(&f.Server))
 
 	put(&r, f.Client.Port)
 	put(&r, f.PID)
