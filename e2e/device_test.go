@@ -24,7 +24,12 @@ func TestForeignDevice(t *testing.T) {
 			f.applied(tapWeb)
 			tap := f.reaches("web", model.TapError, 3*time.Second)
 			want := fmt.Sprintf(`device weft0 exists and is not weft's (%s): remove it with "ip link del weft0", or name another in the tap's spec.deliver.device`, c.kind)
-			says(t, "the tap", tap.Status.Message, want)
+			f.wait(10*time.Second, "the tap says what is in its way", func() (err error) {
+				if tap, err = f.tap("web"); err == nil && !strings.Contains(tap.Status.Message, want) {
+					err = fmt.Errorf("it says %q", tap.Status.Message)
+				}
+				return err
+			})
 			if got := tap.Status.Tools[0]; got.State != "Error" || !strings.Contains(got.Message, want) {
 				t.Errorf("the tool is %+v", got)
 			}

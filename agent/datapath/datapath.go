@@ -106,7 +106,7 @@ type Datapath struct {
 	counted time.Time // when the counts of rules were read last
 	read    time.Time // when the reading before this one began
 
-	woken chan struct{}
+	woken, crowded chan struct{} // of one place each
 }
 
 // New makes an inert Datapath.
@@ -126,14 +126,14 @@ func New(cfg Config, deps Deps) (*Datapath, error) {
 	if cfg.Every == 0 {
 		cfg.Every = time.Second
 	}
-	return &Datapath{cfg: cfg, deps: deps, talks: newTalks(), woken: make(chan struct{}, 1)}, nil
+	return &Datapath{cfg: cfg, deps: deps, talks: newTalks(), woken: make(chan struct{}, 1), crowded: make(chan struct{}, 1)}, nil
 }
 
 // verifyEvery and deepEvery are how often the kernel is compared with what should
 // be there, at a glance and whole.
 const (
-	verifyEvery = 500 * time.Millisecond
-	deepEvery   = 30 * time.Second
+	verifyEvery = time.Second
+	deepEvery   = time.Minute
 )
 
 // Run reads the connection table, and repairs what somebody has changed, until
@@ -162,17 +162,15 @@ func (d *Datapath) Run(ctx context.Context, ready func()) error {
 // keepReading reads the connection table until ctx ends. While nothing begins it
 // takes its time, for a table's size is what reading it costs, however empty it is:
 // up to quietest times as long lies between two readings, unless Wake says that
-// something has begun.
+// something has begun. Crowded cuts every pause short.
 func (d *Datapath) keepReading(ctx context.Context) {
 	rest, quiet := d.cfg.Every, 0
 	for {
-		if !wait(ctx, rest, nil) || !wait(ctx, time.Duration(quiet)*d.cfg.Every, d.woken) {
+		if !wait(ctx, rest, d.crowded) || !wait(ctx, time.Duration(quiet)*d.cfg.Every, d.woken) {
 			return
 		}
-		select {
-		case <-d.woken:
-		default:
-		}
+		drain(d.crowded)
+		drain(d.woken)
 		began := time.Now()
 		begun, err := d.collect()
 		rest = d.pause(time.Since(began))
@@ -204,9 +202,24 @@ func wait(ctx context.Context, long time.Duration, woken <-chan struct{}) bool {
 }
 
 // Wake says that a connection has begun.
-func (d *Datapath) Wake() {
+func (d *Datapath) Wake() { tell(d.woken) }
+
+// Crowded says that so many have begun that the table must be read.
+func (d *Datapath) Crowded() {
+	tell(d.crowded)
+	tell(d.woken)
+}
+
+func tell(c chan<- struct{}) {
 	select {
-	case d.woken <- struct{}{}:
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func drain(c <-chan struct{}) {
+	select {
+	case <-c:
 	default:
 	}
 }
@@ -221,7 +234,7 @@ const (
 // countEvery is how many times as long as between two readings it is until the next
 // time that the counts of rules are read: their maps are large, however few rules
 // there are.
-const countEvery = 5
+const countEvery = 10
 
 // pause is how long to wait after a reading. A table that fills is read as often as
 // can be, for each reading makes room.
@@ -580,14 +593,16 @@ func (d *Datapath) readTable(v *view) (begun bool, err error) {
 	if v.meter != nil {
 		err = errors.Join(err, v.meter.End(err == nil))
 	}
-	if err != nil || time.Since(d.counted) < countEvery*d.cfg.Every {
-		return begun, err
-	}
-	d.counted = time.Now()
-	counts, err := v.driver.Counts()
 	if err != nil {
 		return begun, err
 	}
-	d.talks.counts(counts)
-	return begun, nil
+	if time.Since(d.counted) >= countEvery*d.cfg.Every {
+		d.counted = time.Now()
+		counts, err := v.driver.Counts()
+		if err != nil {
+			return begun, err
+		}
+		d.talks.counts(counts)
+	}
+	return begun, v.driver.Forget()
 }

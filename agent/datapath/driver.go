@@ -14,8 +14,8 @@ var ErrPartly = errors.New("some subjects are not judged")
 // Driver puts a State into force. README.md says what each must hold to, and
 // datapathtest tries it.
 //
-// A driver is used by one goroutine at a time, but for Connections and Counts, which may
-// be called at any time.
+// A driver is used by one goroutine at a time, but for Connections, Forget and
+// Counts, which may be called at any time.
 type Driver interface {
 	// Name is bpf, nft or fake.
 	Name() string
@@ -32,6 +32,9 @@ type Driver interface {
 	// included, until visit returns false. What it is handed is its own only
 	// until it returns.
 	Connections(visit func(*connection.Line) bool) error
+	// Forget takes out of the table what the last whole visit has shown as ended,
+	// unless it goes on: whoever keeps it has done so.
+	Forget() error
 	// Counts returns what each rule has done.
 	Counts() ([]RuleCount, error)
 	// Verify compares what is in the kernel with what the last Apply put there,
@@ -49,7 +52,7 @@ type Driver interface {
 
 // Filler is a driver whose connection table has an end.
 type Filler interface {
-	// Filling says that the last reading found the table half full or more.
+	// Filling says that the last reading left the table half full or more.
 	Filling() bool
 }
 

@@ -53,7 +53,7 @@ func newSegments(c config, found *discover.Discover, captures *recording.Recordi
 	}
 	s.traffic = &traffic{Meter: s.flows, captures: captures}
 	s.Datapath, err = datapath.New(datapath.Config{CgroupRoot: root, CallerKey: s.callerKey, Now: clock}, datapath.Deps{
-		Drivers:   drivers(c, root, s, part("datapath")),
+		Drivers:   drivers(c, root, bpf.Deps{Hellos: s, Crowded: s.crowded, Log: part("datapath")}),
 		Inventory: found.Snapshot, Known: s.places.known, Meter: s.traffic, Log: part("datapath"),
 	})
 	return s, err
@@ -65,12 +65,15 @@ func (s *segments) Hear(x *connection.Hello) {
 	s.Wake()
 }
 
+// crowded has the connection table read.
+func (s *segments) crowded() { s.Crowded() }
+
 // drivers are those that this machine may use, the preferred first. The others
 // are named too, so that what they have left is taken over and removed.
-func drivers(c config, root string, hellos bpf.Listener, log *slog.Logger) []datapath.Choice {
+func drivers(c config, root string, deps bpf.Deps) []datapath.Choice {
 	kernel := bpf.Config{CgroupRoot: root, PinDir: filepath.Join(c.BPFDir, "policy"), NamesFile: filepath.Join(c.StateDir, "names.json"), Clsact: c.Attach == "clsact"}
 	choices := []datapath.Choice{
-		{Name: "bpf", Meters: true, Open: func() (datapath.Driver, error) { return bpf.Open(kernel, bpf.Deps{Hellos: hellos, Log: log}) }, Left: func() bool { return bpf.Left(kernel) }},
+		{Name: "bpf", Meters: true, Open: func() (datapath.Driver, error) { return bpf.Open(kernel, deps) }, Left: func() bool { return bpf.Left(kernel) }},
 		{Name: "nft", Open: func() (datapath.Driver, error) { return nft.New(nft.Config{}), nil }, Left: func() bool { return nft.Left(nft.Config{}) }},
 	}
 	for i := range choices {

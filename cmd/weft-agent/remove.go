@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"weft/agent/datapath"
+	"weft/agent/datapath/bpf"
 	"weft/agent/flow"
 )
 
@@ -18,7 +19,7 @@ func removeKernelObjects(_ context.Context, c config) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(l.taps.Remove(), l.landing.Remove(), datapath.RemoveLeft(drivers(c, cgroupRoot(c), nil, silent("datapath"))), flow.Remove(flowPins(c)))
+	err = errors.Join(l.taps.Remove(), l.landing.Remove(), datapath.RemoveLeft(drivers(c, cgroupRoot(c), bpf.Deps{Log: silent("datapath")})), flow.Remove(flowPins(c)))
 	if _, there := os.Stat(c.BPFDir); there == nil && err == nil {
 		os.Remove(c.BPFDir) // stays where it is a mount of its own
 	}

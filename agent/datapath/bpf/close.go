@@ -21,6 +21,10 @@ func (d *Driver) Close() error {
 		d.hearer.close()
 		d.hearer = nil
 	}
+	if d.watch != nil {
+		d.watch.close()
+		d.watch = nil
+	}
 	if d.learner != nil {
 		d.learner.close()
 		d.saveNames()

@@ -164,12 +164,25 @@ static __always_inline void count_packet(struct conn *c, const struct packet *p,
 		__sync_fetch_and_or(&c->flags, CONN_TCP_ANSWERED);
 }
 
+// note_begun counts a line that came into the table.
+static __always_inline void note_begun(void)
+{
+	__u32 zero = 0;
+	struct begun *b = bpf_map_lookup_elem(&begun, &zero);
+	if (!b || __sync_fetch_and_add(&b->lines, 1) != b->alarm)
+		return;
+	__u64 lines = b->alarm;
+	bpf_ringbuf_output(&alarms, &lines, sizeof(lines), 0);
+}
+
 // keep_line puts a connection into the table, with its first packet.
 static __always_inline void keep_line(const struct conn_key *k, struct conn *c, const struct packet *p, int egress)
 {
 	count_packet(c, p, egress);
-	if (!bpf_map_update_elem(&conns, k, c, BPF_NOEXIST))
+	if (!bpf_map_update_elem(&conns, k, c, BPF_NOEXIST)) {
+		note_begun();
 		return;
+	}
 	struct conn *there = bpf_map_lookup_elem(&conns, k);
 	if (there && there->direction == c->direction) { // another CPU was first
 		count_packet(there, p, egress);

@@ -46,9 +46,8 @@ func bootTime() (time.Duration, error) {
 func (c clock) at(boot uint64) time.Time { return c.wall.Add(time.Duration(boot) - c.boot) }
 
 // Connections visits the table, then lines whose ports are another connection's by
-// now, then those turned down. A line that has ended is visited as such, and taken
-// out at the beginning of the next visit: whoever keeps what it said can have done
-// so by then.
+// now, then those turned down. A line that has ended is visited as such until it is
+// taken out by Forget.
 func (d *Driver) Connections(visit func(*connection.Line) bool) error {
 	d.visiting.Lock()
 	defer d.visiting.Unlock()
@@ -56,9 +55,7 @@ func (d *Driver) Connections(visit func(*connection.Line) bool) error {
 	if err != nil {
 		return err
 	}
-	if err := firstError(d.forget, d.forgetPast, func() error { return d.forgetRefused(now) }); err != nil {
-		return err
-	}
+	d.visited.NowNs, d.past, d.pastSum, d.tried = 0, d.past[:0], tally{}, d.tried[:0]
 	// A line that makes way while the table is read is seen in either, or in both:
 	// the second time nothing is new of it.
 	d.live = tally{}

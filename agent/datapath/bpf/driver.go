@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -41,7 +42,10 @@ type Config struct {
 type Deps struct {
 	// Hellos, unless nil, is told the first bytes that each end of a connection says.
 	Hellos Listener
-	Log    *slog.Logger
+	// Crowded, unless nil, is called when so many connections have begun since the
+	// last visit of Connections that the next must not wait.
+	Crowded func()
+	Log     *slog.Logger
 }
 
 // Listener hears what connections begin with.
@@ -79,6 +83,8 @@ type Driver struct {
 	learner  *learner
 	hellos   Listener // nil for none
 	hearer   *hearer
+	crowded  func() // nil for nobody
+	watch    *watch
 
 	guestPorts   *guestPorts // nil where they cannot be judged, for this reason:
 	portsMissing error
@@ -93,9 +99,11 @@ type Driver struct {
 	// addressBook is the number of the book of addresses in force.
 	addressBook uint32
 
-	visiting   sync.Mutex // one at a time reads the connection table
-	pressure   pressure
-	keep       keep            // under that pressure
+	visiting   sync.Mutex      // one at a time reads the connection table
+	keep       keep            // of the visit that goes on, or was the last
+	held       uint32          // lines that it saw go on
+	ended      uint32          // and to have ended
+	forgot     time.Duration   // CLOCK_BOOTTIME of the visit of which the last ones were taken out
 	visited    policyVisited   // the last whole visit, until what it saw to have ended is taken out
 	tried      []policyConnKey // turned down, and last visited as ended
 	pastSum    tally           // of past
@@ -400,6 +408,12 @@ func (d *Driver) attachAll(s *datapath.State, want *wanted) error {
 	if d.hearer == nil && d.hellos != nil {
 		var err error
 		if d.hearer, err = newHearer(d); err != nil {
+			return err
+		}
+	}
+	if d.watch == nil && d.crowded != nil {
+		var err error
+		if d.watch, err = newWatch(d.objects.Alarms, d.crowded); err != nil {
 			return err
 		}
 	}

@@ -28,6 +28,12 @@ type edgeAddressKey struct {
 	Pad       [3]uint8
 }
 
+type edgeBegun struct {
+	_     structs.HostLayout
+	Lines uint64
+	Alarm uint64
+}
+
 type edgeBlock struct {
 	_       structs.HostLayout
 	World   uint32
@@ -295,7 +301,9 @@ type edgeVisited struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	edgeMapAddresses   = "addresses"
+	edgeMapAlarms      = "alarms"
 	edgeMapAnswerers   = "answerers"
+	edgeMapBegun       = "begun"
 	edgeMapBlocks      = "blocks"
 	edgeMapCgroups     = "cgroups"
 	edgeMapConditions  = "conditions"
@@ -382,7 +390,9 @@ type edgeProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type edgeMapSpecs struct {
 	Addresses   *ebpf.MapSpec `ebpf:"addresses"`
+	Alarms      *ebpf.MapSpec `ebpf:"alarms"`
 	Answerers   *ebpf.MapSpec `ebpf:"answerers"`
+	Begun       *ebpf.MapSpec `ebpf:"begun"`
 	Blocks      *ebpf.MapSpec `ebpf:"blocks"`
 	Cgroups     *ebpf.MapSpec `ebpf:"cgroups"`
 	Conditions  *ebpf.MapSpec `ebpf:"conditions"`
@@ -445,7 +455,9 @@ func (o *edgeObjects) Close() error {
 // It can be passed to loadEdgeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type edgeMaps struct {
 	Addresses   *ebpf.Map `ebpf:"addresses"`
+	Alarms      *ebpf.Map `ebpf:"alarms"`
 	Answerers   *ebpf.Map `ebpf:"answerers"`
+	Begun       *ebpf.Map `ebpf:"begun"`
 	Blocks      *ebpf.Map `ebpf:"blocks"`
 	Cgroups     *ebpf.Map `ebpf:"cgroups"`
 	Conditions  *ebpf.Map `ebpf:"conditions"`
@@ -481,7 +493,9 @@ type edgeMaps struct {
 func (m *edgeMaps) Close() error {
 	return _EdgeClose(
 		m.Addresses,
+		m.Alarms,
 		m.Answerers,
+		m.Begun,
 		m.Blocks,
 		m.Cgroups,
 		m.Conditions,

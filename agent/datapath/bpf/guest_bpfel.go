@@ -28,6 +28,12 @@ type guestAddressKey struct {
 	Pad       [3]uint8
 }
 
+type guestBegun struct {
+	_     structs.HostLayout
+	Lines uint64
+	Alarm uint64
+}
+
 type guestBlock struct {
 	_       structs.HostLayout
 	World   uint32
@@ -358,7 +364,9 @@ type guestVisited struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	guestMapAddresses         = "addresses"
+	guestMapAlarms            = "alarms"
 	guestMapAnswerers         = "answerers"
+	guestMapBegun             = "begun"
 	guestMapBlocks            = "blocks"
 	guestMapCgroups           = "cgroups"
 	guestMapConditions        = "conditions"
@@ -454,7 +462,9 @@ type guestProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type guestMapSpecs struct {
 	Addresses    *ebpf.MapSpec `ebpf:"addresses"`
+	Alarms       *ebpf.MapSpec `ebpf:"alarms"`
 	Answerers    *ebpf.MapSpec `ebpf:"answerers"`
+	Begun        *ebpf.MapSpec `ebpf:"begun"`
 	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
 	Cgroups      *ebpf.MapSpec `ebpf:"cgroups"`
 	Conditions   *ebpf.MapSpec `ebpf:"conditions"`
@@ -524,7 +534,9 @@ func (o *guestObjects) Close() error {
 // It can be passed to loadGuestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type guestMaps struct {
 	Addresses    *ebpf.Map `ebpf:"addresses"`
+	Alarms       *ebpf.Map `ebpf:"alarms"`
 	Answerers    *ebpf.Map `ebpf:"answerers"`
+	Begun        *ebpf.Map `ebpf:"begun"`
 	Blocks       *ebpf.Map `ebpf:"blocks"`
 	Cgroups      *ebpf.Map `ebpf:"cgroups"`
 	Conditions   *ebpf.Map `ebpf:"conditions"`
@@ -565,7 +577,9 @@ type guestMaps struct {
 func (m *guestMaps) Close() error {
 	return _GuestClose(
 		m.Addresses,
+		m.Alarms,
 		m.Answerers,
+		m.Begun,
 		m.Blocks,
 		m.Cgroups,
 		m.Conditions,

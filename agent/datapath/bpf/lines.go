@@ -11,12 +11,28 @@ import (
 	"weft/agent/connection"
 )
 
-// forget takes lines out that the last whole visit saw to have ended, and that have
-// had no packet since. The kernel does it: a flood leaves a million of them.
-func (d *Driver) forget() error {
-	if d.visited.NowNs == 0 {
+// Forget takes lines out that the last whole visit saw to have ended, and that have
+// had no packet since.
+func (d *Driver) Forget() error {
+	d.visiting.Lock()
+	defer d.visiting.Unlock()
+	d.live = nil // some of it goes, and is counted as such
+	return firstError(d.forgetEnded, d.forgetPast, d.forgetRefused)
+}
+
+// forgetEach is how many lines may have ended, and how long ago the last ones were
+// taken out, before it is worth while to go through the table again.
+const (
+	forgetEach  = 4096
+	forgetAfter = 30 * time.Second
+)
+
+// forgetEnded has the kernel do it: a flood leaves a million of them.
+func (d *Driver) forgetEnded() error {
+	if d.visited.NowNs == 0 || d.ended == 0 || d.ended < forgetEach && time.Duration(d.visited.NowNs)-d.forgot < forgetAfter {
 		return nil
 	}
+	d.forgot = time.Duration(d.visited.NowNs)
 	if err := d.objects.Visited.Put(uint32(0), d.visited); err != nil {
 		return fmt.Errorf("say what was visited of the connection table: %w", err)
 	}
@@ -52,7 +68,11 @@ func (d *Driver) forgetPast() error {
 
 // forgetRefused takes out those turned down that were last visited as ended, unless
 // they have been tried again.
-func (d *Driver) forgetRefused(now time.Duration) error {
+func (d *Driver) forgetRefused() error {
+	now, err := bootTime()
+	if err != nil {
+		return err
+	}
 	for i := range d.tried {
 		var c policyConn
 		k := &d.tried[i]
@@ -68,18 +88,24 @@ func (d *Driver) forgetRefused(now time.Duration) error {
 }
 
 func (d *Driver) visitLines(now time.Duration, visit func(*connection.Line) bool) (done bool, err error) {
-	count := uint32(0)
+	p, err := d.lookAt()
+	if err != nil {
+		return false, err
+	}
+	d.keep = p.keeps()
+	held, ended := uint32(0), uint32(0)
 	done, err = d.reader.read(d.objects.Conns, func(k *policyConnKey, c *policyConn) bool {
-		count++
 		d.live.add(c)
 		d.describe(k, c, &d.line)
-		d.line.Ended = d.keep.over(k, c, now-time.Duration(c.LastNs))
+		if d.line.Ended = d.keep.over(k, c, now-time.Duration(c.LastNs)); d.line.Ended {
+			ended++
+		} else {
+			held++
+		}
 		return visit(&d.line)
 	})
 	if !done && err == nil {
-		d.visited = visitedAt(now, &d.keep)
-		d.pressure = pressureOf(count, d.objects.Conns.MaxEntries())
-		d.keep = d.pressure.keeps()
+		d.visited, d.held, d.ended = visitedAt(now, &d.keep), held, ended
 	}
 	return done, err
 }

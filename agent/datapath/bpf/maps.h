@@ -404,6 +404,25 @@ struct {
 	__type(value, struct conn);
 } conns SEC(".maps");
 
+// begun: lines that came into the table since user space has begun to visit it.
+struct begun {
+	__u64 lines;
+	__u64 alarm; // so many are too many to wait for the next visit
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct begun);
+} begun SEC(".maps");
+
+// alarms tells user space that so many have begun.
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} alarms SEC(".maps");
+
 // past_conns: lines whose ports have become another connection's before user space
 // has read them for the last time.
 struct past_key {

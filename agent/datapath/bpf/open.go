@@ -30,7 +30,7 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 	if _, err := findCgroup(cfg.CgroupRoot); err != nil {
 		return nil, err
 	}
-	d := &Driver{cfg: cfg, log: deps.Log, hellos: deps.Hellos, workloads: map[uint32]string{}, byCgroup: map[uint64]string{}, paths: map[uint32]string{}, comms: map[[16]int8]string{}, cookies: cookies{}, links: map[string]link.Link{}, programs: map[string]ebpf.ProgramID{},
+	d := &Driver{cfg: cfg, log: deps.Log, hellos: deps.Hellos, crowded: deps.Crowded, workloads: map[uint32]string{}, byCgroup: map[uint64]string{}, paths: map[uint32]string{}, comms: map[[16]int8]string{}, cookies: cookies{}, links: map[string]link.Link{}, programs: map[string]ebpf.ProgramID{},
 		reader: newReader[policyConnKey](), pastReader: newReader[policyPastKey]()}
 	var err error
 	if d.clock, err = readClock(); err != nil {
@@ -42,7 +42,6 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 	if err := firstError(d.load, d.read); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
-	d.keep, d.pastSum = d.pressure.keeps(), tally{}
 	d.loadNames()
 	if d.edge, err = d.openEdge(); err != nil {
 		d.log.Warn("ICMP requests and what else no socket sees are not judged here; Linux 6.4 is needed", "error", err)
@@ -117,7 +116,7 @@ func (d *Driver) loadWith(helper uint32) error {
 	}
 	for name, m := range spec.Maps {
 		switch name {
-		case "verdicts", "frames", "scratch_paths", "events", "answerers", "owners", "lookups", "hellos", "hello_budget", ".rodata", ".bss":
+		case "verdicts", "frames", "scratch_paths", "events", "answerers", "owners", "lookups", "hellos", "hello_budget", "begun", "alarms", "visited", ".rodata", ".bss":
 			continue // nothing that must outlive a program
 		case "conns":
 			m.MaxEntries = d.cfg.Connections

@@ -28,6 +28,12 @@ type policyAddressKey struct {
 	Pad       [3]uint8
 }
 
+type policyBegun struct {
+	_     structs.HostLayout
+	Lines uint64
+	Alarm uint64
+}
+
 type policyBlock struct {
 	_       structs.HostLayout
 	World   uint32
@@ -371,8 +377,10 @@ type policyVisited struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	policyMapAddresses     = "addresses"
+	policyMapAlarms        = "alarms"
 	policyMapAnswerers     = "answerers"
 	policyMapBadges        = "badges"
+	policyMapBegun         = "begun"
 	policyMapBlocks        = "blocks"
 	policyMapCallees       = "callees"
 	policyMapCallers       = "callers"
@@ -498,8 +506,10 @@ type policyProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type policyMapSpecs struct {
 	Addresses    *ebpf.MapSpec `ebpf:"addresses"`
+	Alarms       *ebpf.MapSpec `ebpf:"alarms"`
 	Answerers    *ebpf.MapSpec `ebpf:"answerers"`
 	Badges       *ebpf.MapSpec `ebpf:"badges"`
+	Begun        *ebpf.MapSpec `ebpf:"begun"`
 	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
 	Callees      *ebpf.MapSpec `ebpf:"callees"`
 	Callers      *ebpf.MapSpec `ebpf:"callers"`
@@ -571,8 +581,10 @@ func (o *policyObjects) Close() error {
 // It can be passed to loadPolicyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type policyMaps struct {
 	Addresses    *ebpf.Map `ebpf:"addresses"`
+	Alarms       *ebpf.Map `ebpf:"alarms"`
 	Answerers    *ebpf.Map `ebpf:"answerers"`
 	Badges       *ebpf.Map `ebpf:"badges"`
+	Begun        *ebpf.Map `ebpf:"begun"`
 	Blocks       *ebpf.Map `ebpf:"blocks"`
 	Callees      *ebpf.Map `ebpf:"callees"`
 	Callers      *ebpf.Map `ebpf:"callers"`
@@ -614,8 +626,10 @@ type policyMaps struct {
 func (m *policyMaps) Close() error {
 	return _PolicyClose(
 		m.Addresses,
+		m.Alarms,
 		m.Answerers,
 		m.Badges,
+		m.Begun,
 		m.Blocks,
 		m.Callees,
 		m.Callers,

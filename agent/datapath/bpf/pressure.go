@@ -1,8 +1,11 @@
 package bpf
 
 import (
+	"fmt"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 )
 
@@ -70,9 +73,51 @@ func (t *keep) over(k *policyConnKey, c *policyConn, idle time.Duration) bool {
 	return idle > t.answered
 }
 
-// Filling says that the table was half full or more when it was last read.
+// Filling says that the table was half full or more after it was last read.
 func (d *Driver) Filling() bool {
 	d.visiting.Lock()
 	defer d.visiting.Unlock()
-	return d.pressure != roomy
+	return pressureOf(d.held, d.objects.Conns.MaxEntries()) != roomy
+}
+
+// alarmShare is which part of the table may begin before somebody has to look.
+const alarmShare = 4
+
+// lookAt says how full the table is by now, before it is read, and has begin anew
+// what counts lines that have begun.
+func (d *Driver) lookAt() (pressure, error) {
+	var b policyBegun
+	if err := d.objects.Begun.Lookup(uint32(0), &b); err != nil {
+		return roomy, fmt.Errorf("read how many connections have begun: %w", err)
+	}
+	room := d.objects.Conns.MaxEntries()
+	if err := d.objects.Begun.Put(uint32(0), policyBegun{Alarm: uint64(room / alarmShare)}); err != nil {
+		return roomy, fmt.Errorf("count anew how many connections have begun: %w", err)
+	}
+	return pressureOf(uint32(min(uint64(d.held)+b.Lines, uint64(room))), room), nil
+}
+
+// watch calls crowded each time that so many connections have begun since the last
+// visit that the next must not wait.
+type watch struct {
+	alarms *ringbuf.Reader
+	done   chan struct{}
+}
+
+func newWatch(alarms *ebpf.Map, crowded func()) (*watch, error) {
+	r, err := ringbuf.NewReader(alarms)
+	if err != nil {
+		return nil, fmt.Errorf("wait for the connection table to fill: %w", err)
+	}
+	w := &watch{alarms: r, done: make(chan struct{})}
+	go func() {
+		defer close(w.done)
+		followRing(w.alarms, 0, func([]byte) { crowded() })
+	}()
+	return w, nil
+}
+
+func (w *watch) close() {
+	w.alarms.Close()
+	<-w.done
 }

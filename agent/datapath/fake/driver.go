@@ -108,6 +108,9 @@ func (d *Driver) Connections(visit func(*connection.Line) bool) error {
 	return nil
 }
 
+// Forget does nothing: no line ends here.
+func (d *Driver) Forget() error { return nil }
+
 // Counts returns what each rule has done.
 func (d *Driver) Counts() ([]datapath.RuleCount, error) {
 	d.mu.Lock()

@@ -66,6 +66,9 @@ func (n *namespace) total() map[outcome]counted {
 	return out
 }
 
+// Forget does nothing: the kernel's connection tracking forgets by itself.
+func (d *Driver) Forget() error { return nil }
+
 // Counts adds up the namespaces. A connection counts once for each packet it
 // sends before it has an answer. A Log rule has the counts of the verdicts it
 // was on the way to.
