@@ -122,7 +122,7 @@ func (f *fleet) addUp(patience time.Duration, what, where string, want said) {
 // machines, over a container bridge and over loopback; while agents are killed and
 // the controller is away. Short connections name their process and container.
 func TestFlowsAddUp(t *testing.T) {
-	f := newFleet(t, talkers)
+	f := newFleetFor(t, talkers, 3*time.Minute)
 	places := filepath.Join(f.state(controllerHost), "places.mmdb")
 	f.places(places, "NO")
 	f.extra[controllerHost] = []string{"--geoip", places}
