@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"weft/internal/geoip"
+	"weft/internal/geoip/geoiptest"
 	"weft/lab"
 	"weft/model"
 )
@@ -24,7 +26,11 @@ metadata: {name: talkers}
 spec:
   switches:
   - {name: net, subnet: 10.52.0.0/24}
+  - {name: world, subnet: 203.0.113.0/24}
+  routers:
+  - {name: nat, uplink: world, downlinks: net, nat: port-restricted}
   hosts:
+  - {name: site, attach: world}
   - {name: controller, attach: net}
   - {name: left, attach: net, labels: {app: left}}
   - name: right
@@ -116,7 +122,10 @@ func (f *fleet) addUp(patience time.Duration, what, where string, want said) {
 // machines, over a container bridge and over loopback; while agents are killed and
 // the controller is away. Short connections name their process and container.
 func TestFlowsAddUp(t *testing.T) {
-	f := newFleet(t, talkers)
+	f := newFleetFor(t, talkers, 3*time.Minute)
+	places := filepath.Join(f.state(controllerHost), "places.mmdb")
+	f.places(places, "NO")
+	f.extra[controllerHost] = []string{"--geoip", places}
 	f.controller()
 	f.agents("left", "right")
 	left, right := f.lab.Host("left"), f.lab.Host("right")
@@ -197,8 +206,64 @@ func TestFlowsAddUp(t *testing.T) {
 		t.Errorf("%d of %d short connections name their container and process: %+v", named, all, list)
 	}
 	f.used(left, rightAddr.String())
+	f.located(left, places)
 	f.listed()
 	t.Logf("%d of %d short connections name their container and process", named, all)
+}
+
+// places writes where the world of the lab is, and also its net, which is in no
+// country, whatever a file says.
+func (f *fleet) places(file, country string) {
+	f.t.Helper()
+	p := geoip.Place{Country: country, AS: 64500, Organization: "Example of Bergen"}
+	if err := geoiptest.Write(file, map[string]geoip.Place{"203.0.113.0/24": p, "10.52.0.0/24": p}); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// located asks where the world is, which is behind a NAT, and again when the file
+// that says so is broken, and is another.
+func (f *fleet) located(client lab.Runner, places string) {
+	f.t.Helper()
+	site := f.lab.Host("site")
+	f.helper("site-web", "serve", site)
+	address := site.Addresses()[0].String()
+	fetched := func(country string) error {
+		f.run(client, "curl", "-sS", "--max-time", "5", "-o", "/dev/null", "--retry", "5", "--retry-connrefused", "http://"+address+"/")
+		list, err := f.flows("client,server-address,client-country,client-as,server-country,server-as", "country="+country)
+		if err != nil {
+			return err
+		}
+		want := map[string]string{"client": "left", "server-address": address, "client-country": "", "client-as": "", "server-country": country, "server-as": "AS64500 Example of Bergen"}
+		if len(list) != 1 || !maps.Equal(list[0].Key, want) {
+			return fmt.Errorf("%+v, want %v", list, want)
+		}
+		return nil
+	}
+	f.wait(30*time.Second, "the site is in Norway", func() error { return fetched("NO") })
+	stale := func() bool { return strings.Contains(f.ok("get", "alerts"), "GeoIPStale:places.mmdb") }
+	broken := places + ".broken"
+	f.write(broken, "no MMDB", 0o600)
+	if err := os.Rename(broken, places); err != nil {
+		f.t.Fatal(err)
+	}
+	f.wait(30*time.Second, "a broken file is an alert", func() error {
+		if !stale() {
+			return errors.New("there is none")
+		}
+		return fetched("NO")
+	})
+	f.places(places, "SE")
+	f.wait(30*time.Second, "the site has moved to Sweden", func() error { return fetched("SE") })
+	if stale() {
+		f.t.Error("a file that is well again is an alert still")
+	}
+	if list, err := f.flows("group", "server-as=64500,client=left"); err != nil || len(list) != 1 || list[0].Key["client-group"] != "" {
+		f.t.Errorf("without groups: %+v, %v", list, err)
+	}
+	f.applied("apiVersion: weft/v1\nkind: Group\nmetadata: {name: lefts}\nspec: {selector: app=left}\n---\napiVersion: weft/v1\nkind: Group\nmetadata: {name: rights}\nspec: {selector: 'app=right,workload.kind=host'}\n")
+	says(f.t, "a graph of groups", f.ok("flows", "graph", "--by", "group"), `"lefts" -> "rights"`, `"lefts" -> "(none)"`)
+	says(f.t, "a graph of countries", f.ok("flows", "graph", "--by", "country"), `"(none)" -> "SE"`)
 }
 
 // listed asks for flows one by one, in each form, and as they come.
@@ -210,7 +275,7 @@ func (f *fleet) listed() {
 		f.t.Errorf("weft flows:\n%s", table)
 	}
 	sheet, err := csv.NewReader(strings.NewReader(f.ok(append([]string{"flows", "--top", "3", "-o", "csv"}, where...)...))).ReadAll()
-	if err != nil || len(sheet) != 4 || len(sheet[0]) != 33 {
+	if err != nil || len(sheet) != 4 || len(sheet[0]) != 39 {
 		f.t.Errorf("weft flows -o csv: %v %v", sheet, err)
 	}
 	says(f.t, "a field with a typing error", f.weft("flows", "--group-by", "clinet").stderr, "none of these ends has the label clinet", "client, client-address")

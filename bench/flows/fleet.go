@@ -1,14 +1,19 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"weft/internal/geoip"
+	"weft/internal/geoip/geoiptest"
 	"weft/model"
 	"weft/policy"
 	"weft/wire"
@@ -61,6 +66,21 @@ func newFleet(seed uint64) *fleet {
 		f.processes = append(f.processes, flowwire.Process{Exe: fmt.Sprintf("/usr/lib/service-%d/bin/daemon-%d", i/3, i), User: []string{"root", "www-data", "app", "postgres"}[i%4], Comm: fmt.Sprintf("daemon-%d", i)})
 	}
 	return f
+}
+
+// places writes where the world is, and whose, into a file, and reads it: a network
+// of 64 addresses is in one country and of one of 70 systems.
+func places(dir string) (*geoip.DB, error) {
+	networks := map[string]geoip.Place{}
+	for i := range 80 {
+		networks[fmt.Sprintf("198.18.%d.%d/26", i/4, i%4*64)] = geoip.Place{Country: string([]byte{'A' + byte(i%5), 'A' + byte(i%8)}), AS: uint32(64500 + 37*(i%70)), Organization: fmt.Sprintf("Example Networks %d, Inc.", i%70)}
+	}
+	file := filepath.Join(dir, "places.mmdb")
+	if err := geoiptest.Write(file, networks); err != nil {
+		return nil, err
+	}
+	db, err := geoip.Open(file)
+	return db, errors.Join(err, os.Remove(file))
 }
 
 func uid(host int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012d", host) }

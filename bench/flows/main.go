@@ -224,7 +224,11 @@ func (m *measurement) run(ctx context.Context) ([]flowstore.Sums, error) {
 // ingest gives all flows to the store, as sessions would.
 func (m *measurement) ingest(ctx context.Context, s *flowstore.Store) error {
 	f := newFleet(1)
-	in := flowstore.NewIngest(s, f, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	db, err := places(m.dir)
+	if err != nil {
+		return err
+	}
+	in := flowstore.NewIngest(s, f, db, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error)
 	go func() { done <- in.Run(ctx, func() {}) }()

@@ -32,6 +32,7 @@ import (
 	"weft/controller/samples"
 	"weft/controller/session"
 	"weft/controller/store"
+	"weft/internal/geoip"
 	"weft/internal/run"
 	"weft/internal/version"
 	"weft/model"
@@ -57,6 +58,7 @@ type controllerOptions struct {
 	claims      string
 	alertsTo    string
 	exportsTo   string
+	geoip       []string
 }
 
 func newControllerCommand() *cobra.Command {
@@ -71,6 +73,7 @@ authority in the data directory and an admin access token, which is printed
 once, or, where the output is no terminal, written to admin.token there. On the
 same machine, root uses the Unix socket without a token.`,
 		Example: `  weft controller --data /var/lib/weft --name controller.example.org
+  weft controller --geoip GeoLite2-Country.mmdb,GeoLite2-ASN.mmdb
   weft controller --data /var/lib/weft --etcd https://10.0.0.1:2379,https://10.0.0.2:2379`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runController(cmd.Context(), cmd.OutOrStdout(), o) },
@@ -96,7 +99,11 @@ same machine, root uses the Unix socket without a token.`,
 	f.StringVar(&o.claims, "claims", model.ClaimAny, "keys of the labels that agents may claim where neither the host nor its join token says: any, none, or KEY,…; a * at a key's end takes what begins so")
 	f.StringVar(&o.alertsTo, "alerts-to", "", "file that says who is told of alerts: webhooks and Alertmanagers")
 	f.StringVar(&o.exportsTo, "export-flows-to", "", "file that says where flows are sent on to: JSON lines, IPFIX, OTLP, Kafka, and sums for --metrics")
+	f.StringSliceVar(&o.geoip, "geoip", nil, "MMDB files that say where addresses outside are and whose, as FILE,FILE; read again when they are replaced")
 	f.BoolVar(&o.debug, "debug", false, "log more")
+	if err := cmd.RegisterFlagCompletionFunc("geoip", cobra.FixedCompletions([]string{"mmdb"}, cobra.ShellCompDirectiveFilterFileExt)); err != nil {
+		panic(err) // a flag of that name is above
+	}
 	return cmd
 }
 
@@ -154,12 +161,19 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 	identities := identity.Open(identity.Config{File: filepath.Join(o.data, "identities.json"), Fresh: fresh, Log: log.With("part", "identity")})
 	observer := observe.New(observe.Config{File: filepath.Join(o.data, "observed.json"), Conversations: filepath.Join(o.data, "conversations.json"), Claims: claims},
 		observe.Deps{Groups: storedGroups(st), Log: log.With("part", "observe")})
-	flows, err := o.openFlows(ctx)
+	places, err := geoip.New(geoip.Config{Files: o.geoip}, geoip.Deps{Log: log.With("part", "geoip"),
+		Stale: func(file string, since time.Time, message string) {
+			observer.GeoIPStale(filepath.Base(file), since, message)
+		}})
+	if err != nil {
+		return fmt.Errorf("--geoip: %w", err)
+	}
+	flows, err := o.openFlows(ctx, storedGroups(st))
 	if err != nil {
 		return err
 	}
 	defer flows.Close()
-	ingest := flowstore.NewIngest(flows, observer, log.With("part", "flows"))
+	ingest := flowstore.NewIngest(flows, observer, places, log.With("part", "flows"))
 	exports, err := export.New(export.Config{Dir: filepath.Join(o.data, "exports"), Exporters: exporting.Exporters, Sums: exporting.Metrics},
 		export.Deps{Flows: flows, Keep: o.flows.Keep, Stdout: out, Alert: observer.ExportStalled, Log: log.With("part", "exports")})
 	if err != nil {
@@ -189,6 +203,7 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 		{Name: "audit", Run: pruneAudit(st, o.auditFor, log.With("part", "audit"))},
 		{Name: "identities", Run: identities.Run},
 		{Name: "observer", Run: observer.Run},
+		{Name: "places", Run: places.Run},
 		{Name: "flows", Run: ingest.Run},
 		{Name: "exports", Run: exports.Run},
 		{Name: "planner", Run: sessions.Run},
@@ -209,9 +224,9 @@ func runController(ctx context.Context, out io.Writer, o controllerOptions) erro
 	return run.All(ctx, log, services...)
 }
 
-func (o *controllerOptions) openFlows(ctx context.Context) (*flowstore.Store, error) {
+func (o *controllerOptions) openFlows(ctx context.Context, groups func(context.Context) ([]*model.Group, error)) (*flowstore.Store, error) {
 	cfg := o.flows
-	cfg.Dir = o.data
+	cfg.Dir, cfg.Groups = o.data, groups
 	if o.flowsSecret != "" {
 		if cfg.ClickHouse == "" {
 			return nil, errors.New("--clickhouse-password-file is for --clickhouse")

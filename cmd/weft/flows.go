@@ -48,13 +48,23 @@ client, server, client-address, client-port, server-address, port, protocol,
 process, user, command, pid, name, application, server-name, method, path,
 status, action, rule, host, reporter (client, server or observer), client.LABEL,
 server.LABEL. -l asks for labels of either end. --group-by takes minute, hour and
-day too.`,
+day too.
+
+country, as (the autonomous system, by its number) and group are of either end in
+--where, and of both in --group-by; client-country, server-group and so on are of
+one. What is outside the fleet has a country and a system, where the controller
+has files of them (weft controller --geoip). A workload counts in each Group that
+it is in, so that rows may come to more than there was; it is found by the labels
+it had, of groups as they are now. client-host and server-host are what ends are
+on; host is what reports.`,
 		Example: `  weft flows -f
   weft flows -l app=orders --since 15m
   weft flows --group-by app,port --top 10
   weft flows --group-by client,process,server --where 'server.role=db,port=5432'
   weft flows --group-by server-name,application --order connections -o json
   weft flows --group-by method,path,status --where application=http
+  weft flows --group-by server-country,server-as --where 'country!=DE'
+  weft flows --group-by group,port --since 24h
   weft flows --group-by minute,server --where server=db-1
   weft flows --query top-apps --since 24h
   weft flows --disagree --since 24h
@@ -105,21 +115,30 @@ day too.`,
 	flags.BoolVarP(&f.follow, "follow", "f", false, "go on with flows as they come")
 	flags.BoolVar(&f.disagree, "disagree", false, "connections of which both ends have told all, and not the same")
 	flags.StringVarP(&f.output, "output", "o", "table", "table|wide|json|csv|parquet")
-	words := func(list []string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-			return list, cobra.ShellCompDirectiveNoFileComp
-		}
-	}
-	for name, list := range map[string][]string{"group-by": append(flowstore.Fields(), flowstore.Times()...), "order": flowstore.Orders(), "output": {"table", "wide", "json", "csv", "parquet"}} {
-		if err := c.RegisterFlagCompletionFunc(name, words(list)); err != nil {
+	for name, complete := range map[string]cobra.CompletionFunc{
+		"group-by": completeEach("", slices.Concat(flowstore.Fields(), flowstore.Times(), flowstore.Pairs())), "where": completeEach("=", slices.Concat(flowstore.Fields(), flowstore.Pairs())),
+		"order": cobra.FixedCompletions(flowstore.Orders(), cobra.ShellCompDirectiveNoFileComp), "output": cobra.FixedCompletions([]string{"table", "wide", "json", "csv", "parquet"}, cobra.ShellCompDirectiveNoFileComp),
+		"query": completeNames(o, model.MustKind(model.KindFlowQuery)),
+	} {
+		if err := c.RegisterFlagCompletionFunc(name, complete); err != nil {
 			panic(err) // a flag of that name is above
 		}
 	}
-	if err := c.RegisterFlagCompletionFunc("query", completeNames(o, model.MustKind(model.KindFlowQuery))); err != nil {
-		panic(err)
-	}
 	c.AddCommand(newFlowsExplainCommand(o), newFlowsGraphCommand(o))
 	return c
+}
+
+// completeEach completes each of several words that commas part; ending comes
+// after one.
+func completeEach(ending string, words []string) cobra.CompletionFunc {
+	return func(_ *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
+		before := begun[:strings.LastIndexByte(begun, ',')+1]
+		out := make([]string, len(words))
+		for i, w := range words {
+			out[i] = before + w + ending
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+	}
 }
 
 // onlyGiven leaves to a saved question what no flag says.
@@ -203,8 +222,8 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 		fmt.Fprintln(cmd.ErrOrStderr(), "no flows")
 		return nil
 	}
-	t := show.Table{}
-	for _, k := range list.By {
+	t, by := show.Table{}, withPlaces(list)
+	for _, k := range by {
 		t.Columns = append(t.Columns, show.Column{Title: strings.ToUpper(k), Flexible: true})
 	}
 	t.Columns = append(t.Columns, show.Column{Title: "CONNS"}, show.Column{Title: "SENT"}, show.Column{Title: "RECEIVED"}, show.Column{Title: "RTT"}, show.Column{Title: "RETRANS"})
@@ -215,7 +234,7 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 	t.Width, _ = screen(cmd)
 	for _, x := range list.Items {
 		var row []string
-		for _, k := range list.By {
+		for _, k := range by {
 			value := x.Key[k]
 			if k == "process" {
 				value = baseName(value)
@@ -229,6 +248,15 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 		t.Row(row...)
 	}
 	return t.Flush(cmd.OutOrStdout())
+}
+
+// withPlaces is what a table has columns of: not of places of an end that has none in
+// any row, as where only servers are outside.
+func withPlaces(list *api.FlowSums) []string {
+	return slices.DeleteFunc(slices.Clone(list.By), func(k string) bool {
+		place := strings.HasSuffix(k, "-country") || strings.HasSuffix(k, "-as")
+		return place && !slices.ContainsFunc(list.Items, func(x flowstore.Sum) bool { return x.Key[k] != "" })
+	})
 }
 
 // followEvery is how often flows are asked for that have come since.
@@ -357,18 +385,26 @@ func writeFlowsCSV(out io.Writer, items []flowstore.Flow, header bool) error {
 	w := csv.NewWriter(out)
 	if header {
 		if err := w.Write([]string{"id", "time", "first", "last", "host", "reporter", "counted", "client", "client_address", "server", "server_address", "protocol", "process", "pid", "user", "name", "action", "rule", "new", "ended",
-			"sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits", "application", "server_name", "method", "path", "status", "latency_us", "community_id"}); err != nil {
+			"sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits", "application", "server_name", "method", "path", "status", "latency_us", "community_id",
+			"client_country", "client_as", "client_organization", "server_country", "server_as", "server_organization"}); err != nil {
 			return err
 		}
 	}
 	for i := range items {
 		x := &items[i]
 		number := func(n uint64) string { return strconv.FormatUint(n, 10) }
+		system := func(e flowstore.End) string {
+			if e.AS == 0 {
+				return ""
+			}
+			return number(uint64(e.AS))
+		}
 		address := func(e flowstore.End) string { return net.JoinHostPort(e.Address.String(), number(uint64(e.Port))) }
 		if err := w.Write([]string{number(x.ID), x.Time.Format(time.RFC3339Nano), x.First.Format(time.RFC3339Nano), x.Last.Format(time.RFC3339Nano), x.Host, reporterOf(x), strconv.FormatBool(x.Counted),
 			x.Client.Workload, address(x.Client), x.Server.Workload, address(x.Server), number(uint64(x.Protocol)), x.Process, number(uint64(x.PID)), x.User, x.Name, string(x.Action), number(x.Rule), strconv.FormatBool(x.New), strconv.FormatBool(x.Ended),
 			number(x.Sent.Packets), number(x.Sent.Bytes), number(x.Received.Packets), number(x.Received.Bytes), number(uint64(x.RTT.Microseconds())), number(uint64(x.Retransmits)),
-			x.Application.Protocol, x.Application.Name, x.Application.Method, x.Application.Path, number(uint64(x.Application.Status)), number(uint64(x.Application.Latency.Microseconds())), x.CommunityID}); err != nil {
+			x.Application.Protocol, x.Application.Name, x.Application.Method, x.Application.Path, number(uint64(x.Application.Status)), number(uint64(x.Application.Latency.Microseconds())), x.CommunityID,
+			x.Client.Country, system(x.Client), x.Client.Organization, x.Server.Country, system(x.Server), x.Server.Organization}); err != nil {
 			return err
 		}
 	}

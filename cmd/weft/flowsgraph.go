@@ -21,7 +21,7 @@ type graph struct {
 	Edges []edge `json:"edges"`
 }
 
-// node is a workload, or all ends that have one value of a label.
+// node is a workload, or all ends that are alike in something.
 type node struct {
 	Name     string `json:"name"`
 	Sent     uint64 `json:"sentBytes"`
@@ -47,10 +47,18 @@ func newFlowsGraphCommand(o *options) *cobra.Command {
 		Short: "Show who talks to whom as a graph",
 		Long: `Show who talks to whom as a graph, for Graphviz (DOT) or as JSON.
 
-Nodes are workloads, and names or addresses of what is none. With --by KEY they
-are values of a label: all that have it not are one node.`,
+Nodes are workloads, and names or addresses of what is none; with --by host the
+machines that workloads are on. With --by group they are Groups, with --by country
+or as the places of what is outside the fleet (weft controller --geoip), and with
+--by KEY the values of a label: all that have none are one node.
+
+A workload in several groups is in each of them: what it said to another is an edge
+between each group of the one and each of the other, so that edges may come to more
+than there was. Members are found by the labels that they had when they talked, of
+groups as they are now. --where 'group in (web,db)' leaves connections of these.`,
 		Example: `  weft flows graph --by app | dot -Tsvg > apps.svg
   weft flows graph --ports --where client.env=prod --since 24h
+  weft flows graph --by group --since 24h | dot -Tsvg > groups.svg
   weft flows graph --by team -o json`,
 		Args: exactly(0, "no arguments but flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -69,7 +77,7 @@ are values of a label: all that have it not are one node.`,
 			}
 			from, to := "client", "server"
 			if by != "" && by != "workload" {
-				from, to = "client."+by, "server."+by
+				from, to = flowstore.Pair(by)
 			}
 			if filter.By = from + "," + to; ports {
 				filter.By += ",protocol,port"
@@ -94,10 +102,18 @@ are values of a label: all that have it not are one node.`,
 	flags.StringVar(&filter.Until, "until", "", "reported so long ago or earlier")
 	flags.StringVarP(&filter.Selector, "selector", "l", "", "label selector that an end matches")
 	flags.StringVar(&filter.Where, "where", "", "only flows whose fields fulfil this, as 'port=443,client.app in (web,api)'")
-	flags.StringVar(&by, "by", "workload", "what a node is: workload, or the key of a label")
+	flags.StringVar(&by, "by", "workload", "what a node is: workload, host, group, country, as, address, or the key of a label")
 	flags.BoolVar(&ports, "ports", false, "an edge for each service, in place of one for all")
 	flags.IntVar(&filter.Limit, "top", 500, "how many edges, those with most bytes")
 	flags.StringVarP(&output, "output", "o", "dot", "dot|json")
+	for name, complete := range map[string]cobra.CompletionFunc{
+		"by": cobra.FixedCompletions(append(flowstore.Pairs(), "workload", "host"), cobra.ShellCompDirectiveNoFileComp), "output": cobra.FixedCompletions([]string{"dot", "json"}, cobra.ShellCompDirectiveNoFileComp),
+		"where": completeEach("=", slices.Concat(flowstore.Fields(), flowstore.Pairs())),
+	} {
+		if err := c.RegisterFlagCompletionFunc(name, complete); err != nil {
+			panic(err) // a flag of that name is above
+		}
+	}
 	return c
 }
 

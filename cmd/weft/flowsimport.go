@@ -59,7 +59,7 @@ with --dry-run, they are only shown.`,
 		Example: `  weft flows import capture.pcap
   weft flows import capture.pcapng --dry-run --top 0 -o csv > conversations.csv
   weft flows import mirror.pcap --unwrap --as branch-office
-  weft flows import web.pcap.gz --geoip GeoLite2-Country.mmdb --geoip GeoLite2-ASN.mmdb
+  weft flows import web.pcap.gz --geoip GeoLite2-Country.mmdb,GeoLite2-ASN.mmdb
   weft flows --where host=import:branch-office --group-by server-address,port`,
 		Args: exactly(1, "a FILE, or - for standard input"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -83,7 +83,7 @@ with --dry-run, they are only shown.`,
 	}
 	flags := c.Flags()
 	flags.StringVar(&f.as, "as", "", "name of the import; that of the file unless given")
-	flags.StringArrayVar(&f.geoip, "geoip", nil, "MMDB file that says where addresses are or whose; again for another")
+	flags.StringSliceVar(&f.geoip, "geoip", nil, "MMDB files that say where addresses are or whose, as FILE,FILE")
 	flags.BoolVar(&f.unwrap, "unwrap", false, "look into GRE, ERSPAN, VXLAN, GENEVE and IP in IP, as mirrors use them")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "only show, and keep nothing")
 	flags.IntVar(&f.top, "top", 20, "how many conversations are shown, those with the most bytes first; 0 is all, as with -o json and csv")
@@ -102,7 +102,6 @@ func (f *flowImportFlags) run(cmd *cobra.Command, o *options, file string) error
 	if err != nil {
 		return err
 	}
-	defer db.Close()
 	var cl *client.Client
 	if !f.dryRun {
 		if cl, err = o.connect(); err != nil && !errors.Is(err, errNoController) {
@@ -305,10 +304,7 @@ func serverName(c *conversations.Conversation) string {
 	return cmp.Or(c.Name, c.Server.Addr().String())
 }
 
-func placeText(p *geoip.Place) string {
-	if p == nil {
-		return ""
-	}
+func placeText(p geoip.Place) string {
 	out := strings.TrimSpace(p.Country + " " + p.City)
 	if p.AS != 0 {
 		out = strings.TrimSpace(out + " AS" + strconv.Itoa(int(p.AS)))
@@ -323,10 +319,7 @@ func writeConversationsCSV(out io.Writer, list []conversations.Conversation) err
 		return err
 	}
 	number := func(n uint64) string { return strconv.FormatUint(n, 10) }
-	place := func(p *geoip.Place) (country, as string) {
-		if p == nil {
-			return "", ""
-		}
+	place := func(p geoip.Place) (country, as string) {
 		if p.AS != 0 {
 			as = number(uint64(p.AS))
 		}

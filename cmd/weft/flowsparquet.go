@@ -56,6 +56,12 @@ type parquetFlow struct {
 	Status          uint32            `parquet:"status"`
 	Latency         uint64            `parquet:"latency_us"`
 	CommunityID     string            `parquet:"community_id"`
+	ClientCountry   string            `parquet:"client_country,dict"`
+	ClientAS        uint32            `parquet:"client_as,dict"`
+	ClientOrg       string            `parquet:"client_organization,dict"`
+	ServerCountry   string            `parquet:"server_country,dict"`
+	ServerAS        uint32            `parquet:"server_as,dict"`
+	ServerOrg       string            `parquet:"server_organization,dict"`
 }
 
 func newParquetFlow(x *flowstore.Flow) parquetFlow {
@@ -64,7 +70,8 @@ func newParquetFlow(x *flowstore.Flow) parquetFlow {
 		Server: x.Server.Workload, ServerLabels: x.Server.Labels, ServerAddress: x.Server.Address.String(), Port: uint32(x.Server.Port), Protocol: uint32(x.Protocol),
 		Process: x.Process, PID: x.PID, User: x.User, Command: x.Command, Name: x.Name, Action: string(x.Action), Rule: x.Rule, New: x.New, Ended: x.Ended,
 		SentPackets: x.Sent.Packets, SentBytes: x.Sent.Bytes, ReceivedPackets: x.Received.Packets, ReceivedBytes: x.Received.Bytes, RTT: uint64(x.RTT.Microseconds()), Retransmits: x.Retransmits,
-		Application: x.Application.Protocol, ServerName: x.Application.Name, Method: x.Application.Method, Path: x.Application.Path, Status: uint32(x.Application.Status), Latency: uint64(x.Application.Latency.Microseconds()), CommunityID: x.CommunityID}
+		Application: x.Application.Protocol, ServerName: x.Application.Name, Method: x.Application.Method, Path: x.Application.Path, Status: uint32(x.Application.Status), Latency: uint64(x.Application.Latency.Microseconds()), CommunityID: x.CommunityID,
+		ClientCountry: x.Client.Country, ClientAS: x.Client.AS, ClientOrg: x.Client.Organization, ServerCountry: x.Server.Country, ServerAS: x.Server.AS, ServerOrg: x.Server.Organization}
 	if x.Dialled.IsValid() {
 		out.Dialled = x.Dialled.String()
 	}

@@ -130,6 +130,9 @@ func connection(s *apitest.Server, args []string) error {
 		if port < 1024 {
 			out.Address = netip.MustParseAddr("10.0.0.2")
 		}
+		if a, err := netip.ParseAddr(name); err == nil { // somebody's outside, of whom a file would say so
+			return flowstore.End{Address: a, Port: port, Country: "NO", AS: 64500, Organization: "Example"}
+		}
 		return out
 	}
 	now := time.Now()
@@ -138,7 +141,11 @@ func connection(s *apitest.Server, args []string) error {
 	server := client
 	server.Host, server.AtServer, server.Counted, server.Process, server.User = args[1], true, false, "/usr/sbin/nginx", "www-data"
 	server.Sent.Bytes -= n[2]
-	return s.Flows.Append(context.Background(), []flowstore.Batch{{HostUID: "u", Epoch: 1, Number: number, Flows: []flowstore.Flow{client, server}}})
+	reports := []flowstore.Flow{client, server}
+	if server.Server.Workload == "" {
+		reports = reports[:1]
+	}
+	return s.Flows.Append(context.Background(), []flowstore.Batch{{HostUID: "u", Epoch: 1, Number: number, Flows: reports}})
 }
 
 // waitfor FILE TEXT waits until a file holds a text.

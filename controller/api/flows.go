@@ -58,7 +58,7 @@ type flowsInput struct {
 type flowSumsInput struct {
 	FlowFilter
 	Query  string `query:"query" doc:"A FlowQuery, by name; what else is given goes over what it says."`
-	By     string `query:"by" doc:"Fields that rows differ in, or labels: KEY is client.KEY and server.KEY; or minute, hour, day." example:"client.app,server.app,port"`
+	By     string `query:"by" doc:"Fields that rows differ in, or labels: KEY is client.KEY and server.KEY; or minute, hour, day. Of country, as and group too both ends are meant; a workload counts in each group that it is in." example:"client.app,server.app,port"`
 	Order  string `query:"order" enum:"bytes,packets,connections,time" doc:"bytes unless given; time where it is summed up by minute, hour or day."`
 	Limit  int    `query:"limit" minimum:"1" maximum:"10000" doc:"100 unless given."`
 	Offset int    `query:"offset" minimum:"0" maximum:"1000000" doc:"How many rows to leave out first."`
@@ -237,8 +237,8 @@ func flowProblem(ctx context.Context, err error) error {
 	return err
 }
 
-// flowFields reads what rows are to differ in. A label without its end is those
-// of both.
+// flowFields reads what rows are to differ in. A field or a label without its end is
+// those of both.
 func flowFields(text string) []string {
 	out := []string{}
 	for _, f := range strings.Split(text, ",") {
@@ -248,7 +248,8 @@ func flowFields(text string) []string {
 		case slices.Contains(flowstore.Fields(), f) || slices.Contains(flowstore.Times(), f) || strings.HasPrefix(f, "client.") || strings.HasPrefix(f, "server."):
 			out = append(out, f)
 		default:
-			out = append(out, "client."+f, "server."+f)
+			client, server := flowstore.Pair(f)
+			out = append(out, client, server)
 		}
 	}
 	return slices.Compact(out)

@@ -56,6 +56,7 @@ func mixed(n int) []flowstore.Flow {
 		f.ID = uint64(i + 1)
 		if i%10 == 0 {
 			f.Client.Address, f.Server.Address = netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
+			f.Server.Country, f.Server.AS, f.Server.Organization = "NO", 4_200_000_000, "Example"
 		}
 		if i == 7 {
 			f.Action, f.Ended, f.Process = model.ActionDeny, false, strings.Repeat("ä", 200)
@@ -141,6 +142,9 @@ func TestIPFIXOverUDP(t *testing.T) {
 		if got := string(fieldOf(r, 99999, 1)); got != "web-1" {
 			t.Errorf("the client is %q", got)
 		}
+	}
+	if x := list[10]; binary.BigEndian.Uint32(fieldOf(x, 0, 17)) != 4_200_000_000 || binary.BigEndian.Uint32(fieldOf(x, 0, 16)) != 0 || string(fieldOf(x, 99999, 7)) != "NO" || len(fieldOf(x, 99999, 6)) != 0 {
+		t.Errorf("of the one to Norway: %+v", x)
 	}
 	if d := list[7]; fieldOf(d, 0, 89)[0] != 129 || fieldOf(d, 0, 136)[0] != 2 || string(fieldOf(d, 99999, 4)) != strings.Repeat("ä", 64) {
 		t.Errorf("of the denied one: %+v", d)

@@ -113,6 +113,13 @@ func logRecord(f *flowstore.Flow) *logsv1.LogRecord {
 	} else {
 		text("network.type", "ipv6")
 	}
+	for end, e := range map[string]*flowstore.End{"source": &f.Client, "destination": &f.Server} {
+		text(end+".geo.country.iso_code", e.Country)
+		if e.AS > 0 { // of which OpenTelemetry has no names, and ECS has
+			number(end+".as.number", uint64(e.AS))
+			text(end+".as.organization.name", e.Organization)
+		}
+	}
 	text("server.address", f.Name)
 	text("host.name", f.Host)
 	text("process.executable.path", f.Process)

@@ -55,6 +55,7 @@ func TestOTLPIsLogRecords(t *testing.T) {
 	w.add(4000, 3, func(i int, f *flowstore.Flow) {
 		if i == 2 {
 			f.Action = model.ActionDeny
+			f.Client.Country, f.Client.AS, f.Client.Organization = "NO", 64500, "Example"
 		}
 	})
 	await(t, "flows", func() bool { mu.Lock(); defer mu.Unlock(); return len(got) == 3 })
@@ -70,7 +71,8 @@ func TestOTLPIsLogRecords(t *testing.T) {
 			values[a.GetKey()] = fmt.Sprint(n)
 		}
 	}
-	for key, want := range map[string]string{"source.address": "10.0.0.1", "source.port": "4002", "destination.address": "10.0.0.2", "destination.port": "5432", "network.transport": "tcp", "network.type": "ipv4",
+	for key, want := range map[string]string{"source.geo.country.iso_code": "NO", "source.as.number": "64500", "source.as.organization.name": "Example", "destination.geo.country.iso_code": "", "destination.as.number": "",
+		"source.address": "10.0.0.1", "source.port": "4002", "destination.address": "10.0.0.2", "destination.port": "5432", "network.transport": "tcp", "network.type": "ipv4",
 		"server.address": "db.example.org", "host.name": "web-1", "process.executable.path": "/srv/orders/api", "process.pid": "7", "user.name": "ann", "weft.client.label.app": "web", "weft.server.workload": "db-1",
 		"weft.action": "Deny", "weft.sent.bytes": "300", "weft.received.packets": "5", "weft.rtt_us": "300"} {
 		if values[key] != want {

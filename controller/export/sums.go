@@ -49,6 +49,9 @@ var summable = map[string]func(*flowstore.Flow) string{
 	"name":     func(f *flowstore.Flow) string { return f.Name },
 	"action":   func(f *flowstore.Flow) string { return string(f.Action) },
 	"reporter": reporter,
+
+	"client-country": func(f *flowstore.Flow) string { return f.Client.Country }, "server-country": func(f *flowstore.Flow) string { return f.Server.Country },
+	"client-as": func(f *flowstore.Flow) string { return f.Client.System() }, "server-as": func(f *flowstore.Flow) string { return f.Server.System() },
 }
 
 func first(list ...string) string {

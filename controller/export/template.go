@@ -55,7 +55,9 @@ var (
 		{id: 2, length: 8, put: func(b []byte, f *flowstore.Flow) []byte { return be.AppendUint64(b, f.Sent.Packets) }}, // packetDeltaCount
 		{id: 1, length: 8, enterprise: reversePEN, put: func(b []byte, f *flowstore.Flow) []byte { return be.AppendUint64(b, f.Received.Bytes) }},
 		{id: 2, length: 8, enterprise: reversePEN, put: func(b []byte, f *flowstore.Flow) []byte { return be.AppendUint64(b, f.Received.Packets) }},
-		{id: 371, length: variableLength, put: words(func(f *flowstore.Flow) string { return f.User })}, // userName
+		{id: 371, length: variableLength, put: words(func(f *flowstore.Flow) string { return f.User })},               // userName
+		{id: 16, length: 4, put: func(b []byte, f *flowstore.Flow) []byte { return be.AppendUint32(b, f.Client.AS) }}, // bgpSourceAsNumber
+		{id: 17, length: 4, put: func(b []byte, f *flowstore.Flow) []byte { return be.AppendUint32(b, f.Server.AS) }}, // bgpDestinationAsNumber
 	}
 	ipv4Elements = []element{ // sourceIPv4Address, destinationIPv4Address
 		{id: 8, length: 4, put: func(b []byte, f *flowstore.Flow) []byte { return appendIPv4(b, f.Client.Address) }},
@@ -66,13 +68,16 @@ var (
 		{id: 28, length: 16, put: func(b []byte, f *flowstore.Flow) []byte { return appendIPv6(b, f.Server.Address) }},
 	}
 	// enterpriseElements are strings, in this order from 1 on: client workload, server
-	// workload, reporting host, process, name by which the server was looked up.
+	// workload, reporting host, process, name by which the server was looked up, client's
+	// country, server's country.
 	enterpriseElements = []func(f *flowstore.Flow) string{
 		func(f *flowstore.Flow) string { return f.Client.Workload },
 		func(f *flowstore.Flow) string { return f.Server.Workload },
 		func(f *flowstore.Flow) string { return f.Host },
 		func(f *flowstore.Flow) string { return f.Process },
 		func(f *flowstore.Flow) string { return f.Name },
+		func(f *flowstore.Flow) string { return f.Client.Country },
+		func(f *flowstore.Flow) string { return f.Server.Country },
 	}
 )
 

@@ -48,6 +48,8 @@ type dialect struct {
 	// labelled is what is in the text of labels after a piece, up to where the label
 	// ends; empty where the piece is not there.
 	labelled func(text, after string) string
+	// before is what is in text before a character, which is in it.
+	before func(text, character string) string
 }
 
 // number casts an expression to what is read as a number.

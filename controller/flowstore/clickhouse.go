@@ -35,6 +35,9 @@ var clickhouseDialect = dialect{
 	labelled: func(s, after string) string {
 		return "splitByString('" + labelEnds + "', splitByString(" + after + ", CAST(" + s + " AS String))[2])[1]"
 	},
+	before: func(s, character string) string {
+		return "splitByString('" + character + "', CAST(" + s + " AS String))[1]"
+	},
 }
 
 // answersWithin is how long ClickHouse may take for what has no other limit.
@@ -134,7 +137,8 @@ func (c *clickhouse) query(ctx context.Context, q *statement, kinds ...kind) (*a
 	}
 	out := newAnswer(kinds)
 	// What fails half way is to be an error, not the end of an answer.
-	settings := url.Values{"wait_end_of_query": {"1"}, "max_memory_usage": {c.memory}, spill: {spillAt}, "readonly": {"2"}}
+	settings := url.Values{"wait_end_of_query": {"1"}, "max_memory_usage": {c.memory}, spill: {spillAt}, "readonly": {"2"},
+		"max_query_size": {"4194304"}, "max_ast_elements": {"1000000"}, "max_expanded_ast_elements": {"1000000"}} // about many groups it is long
 	if until, ok := ctx.Deadline(); ok {
 		settings.Set("max_execution_time", strconv.Itoa(1+int(time.Until(until).Seconds())))
 	}

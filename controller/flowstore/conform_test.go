@@ -58,6 +58,10 @@ func (f *fleet) batch(flows int, within time.Duration) Batch {
 		switch f.IntN(10) {
 		case 0: // the world
 			x.Server = End{Address: netip.AddrFrom4([4]byte{198, 51, 100, byte(f.IntN(256))}), Port: 443}
+			x.Server.Country = []string{"", "NO", "SE", "DE"}[f.IntN(4)]
+			if x.Server.AS = []uint32{0, 64500, 6450, 645}[f.IntN(4)]; x.Server.AS == 64500 {
+				x.Server.Organization = "Example of 64500, Inc."
+			}
 			if f.IntN(2) == 0 {
 				x.Name = fmt.Sprintf("host-%d.example.org", f.IntN(40))
 			}
@@ -98,7 +102,8 @@ func questions(now time.Time) []Query {
 	for _, f := range Fields() {
 		out = append(out, Query{By: []string{f}})
 	}
-	for _, by := range [][]string{{}, {"client.app", "server.app", "port"}, {"client", "server"}, {"client", "process", "server", "port"}, {"client.none"}, {"server.team", "action"}, {"name", "protocol", "reporter"}, {"application", "method", "path", "status"}} {
+	for _, by := range [][]string{{}, {"client.app", "server.app", "port"}, {"client", "server"}, {"client", "process", "server", "port"}, {"client.none"}, {"server.team", "action"}, {"name", "protocol", "reporter"}, {"application", "method", "path", "status"},
+		{"client-country", "server-country", "server-as"}, {"client-host", "server-host"}, {"client-group", "server-group"}, {"server-group", "client.app", "port"}, {"client-group", "client"}} {
 		out = append(out, Query{By: by, Order: Orders()[len(by)%3], Limit: 25})
 	}
 	for _, by := range [][]string{{}, {"client", "server.app", "port"}, {"minute"}, {"server.app", "hour"}, {"day", "protocol"}} {
@@ -106,7 +111,8 @@ func questions(now time.Time) []Query {
 			out = append(out, Query{By: by, Since: now.Add(-t[0]), Until: now.Add(-t[1])})
 		}
 	}
-	for _, w := range []string{"port=443", "port in (80,443),client.app=app-3", "app=app-1", "app notin (app-1,app-2)", "!team", "team", "server.team", "!server.team", "client.env!=prod", "name", "!name", "protocol=udp,action!=Deny", "process=/usr/sbin/nginx", "rule=9223372036854775815", "server in (host-3.example.org,web-1:app)", "client-port=40000", "reporter=server", "reporter=observer", "protocol=17", "application=http,status in (200,201)", "!application", "server-name", "none", "!none"} {
+	for _, w := range []string{"port=443", "port in (80,443),client.app=app-3", "app=app-1", "app notin (app-1,app-2)", "!team", "team", "server.team", "!server.team", "client.env!=prod", "name", "!name", "protocol=udp,action!=Deny", "process=/usr/sbin/nginx", "rule=9223372036854775815", "server in (host-3.example.org,web-1:app)", "client-port=40000", "reporter=server", "reporter=observer", "protocol=17", "application=http,status in (200,201)", "!application", "server-name", "none", "!none",
+		"country=no", "country!=DE", "!country", "server-country in (DE,SE)", "as=64500", "as notin (AS645)", "!as", "server-as", "client-host=web-1", "group=shop", "group!=shop,client-group in (stages,apps)", "!server-group", "client-group", "group=none"} {
 		out = append(out, Query{By: []string{"client", "server"}, Where: where(w), Since: now.Add(-5 * time.Hour)})
 	}
 	return append(out, Query{By: []string{"client.app"}, Labels: where("env=prod,app!=app-4")})
@@ -124,7 +130,7 @@ func TestDatabasesAnswerAlike(t *testing.T) {
 	now := noon
 	ctx := context.Background()
 	open := func(cfg Config) *Store {
-		cfg.Now = func() time.Time { return now }
+		cfg.Now, cfg.Groups = func() time.Time { return now }, someGroups
 		s, err := Open(ctx, cfg)
 		if err != nil {
 			t.Fatal(err)

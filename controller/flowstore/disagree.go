@@ -40,6 +40,9 @@ func (s *Store) Disagreements(ctx context.Context, q Query) ([]Disagreement, err
 	if err != nil {
 		return nil, err
 	}
+	if err := s.grouped(ctx, &q); err != nil {
+		return nil, err
+	}
 	signed := func(x string) string { return "CAST(" + x + " AS BIGINT)" }
 	st := ask("SELECT " + s.numbers("flow", "server_port", "protocol", "latest") + ", k_client, k_server")
 	for _, m := range bothBooks[:4] {

@@ -52,6 +52,7 @@ var duckdbDialect = dialect{
 	labelled: func(s, after string) string {
 		return "split_part(split_part(" + s + ", " + after + ", 2), '" + labelEnds + "', 1)"
 	},
+	before: func(s, character string) string { return "split_part(" + s + ", '" + character + "', 1)" },
 }
 
 // openDuckDB opens a file, or makes it; no name keeps all in memory.

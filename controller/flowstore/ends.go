@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"weft/controller/plan"
+	"weft/internal/geoip"
 	"weft/model"
 	"weft/wire/flowwire"
 )
@@ -18,12 +19,16 @@ type Inventory interface {
 	InventoryChanged() <-chan struct{}
 }
 
+// Places says where addresses are and whose.
+type Places interface{ Lookup(netip.Addr) geoip.Place }
+
 // readAgain is how often, at most, the inventory is read anew.
 const readAgain = time.Second
 
 // ends finds out whose the ends of connections are.
 type ends struct {
 	inventory Inventory
+	places    Places // nil knows none
 
 	mu        sync.Mutex
 	changed   <-chan struct{}
@@ -58,6 +63,7 @@ func (e *ends) refresh(urgent bool) {
 // reporter is a host whose records are read.
 type reporter struct {
 	host, uid string
+	places    Places
 	byUID     map[string]*model.Workload
 	directory *plan.Directory
 }
@@ -74,7 +80,7 @@ func (e *ends) of(host, uid string, records []flowwire.Record) reporter {
 			break
 		}
 	}
-	return reporter{host, uid, e.byUID, e.directory}
+	return reporter{host, uid, e.places, e.byUID, e.directory}
 }
 
 // flow reads a record of a host.
@@ -102,6 +108,12 @@ func (r reporter) flow(x *flowwire.Record, reported time.Time) Flow {
 	if w := r.peer(&own, peer.Address, x); w != nil {
 		peer.Workload, peer.Labels, known = w.Metadata.Name, w.Metadata.Labels, true
 	}
+	if own.Workload == "" {
+		r.locate(&own)
+	}
+	if !known {
+		r.locate(&peer)
+	}
 	a := x.Application
 	if a.Protocol == "dns" {
 		a.Host = "" // that was asked about, not the server's
@@ -121,6 +133,14 @@ func (r reporter) flow(x *flowwire.Record, reported time.Time) Flow {
 		f.Sent, f.Received = f.Received, f.Sent
 	}
 	return f
+}
+
+// locate says where an end is that is nobody's of the fleet.
+func (r reporter) locate(e *End) {
+	if r.places != nil {
+		p := r.places.Lookup(e.Address)
+		e.Country, e.AS, e.Organization = p.Country, p.AS, p.Organization
+	}
 }
 
 // peer is the workload at the other end, nil where it is none or cannot be told.

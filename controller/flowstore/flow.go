@@ -2,6 +2,7 @@ package flowstore
 
 import (
 	"net/netip"
+	"strconv"
 	"time"
 
 	"weft/model"
@@ -65,7 +66,25 @@ type End struct {
 	Labels   map[string]string `json:"labels,omitempty"`
 	Address  netip.Addr        `json:"address"`
 	Port     uint16            `json:"port"`
+	// What follows is of an end that is no workload, where the controller has files of
+	// places.
+	Country      string `json:"country,omitempty" doc:"Where the address is: ISO 3166-1, two letters."`
+	AS           uint32 `json:"as,omitempty" doc:"Autonomous system that has the address."`
+	Organization string `json:"organization,omitempty" doc:"That has the autonomous system."`
 }
+
+// System is the autonomous system and who has it, as sums and tables say it.
+func (e *End) System() string {
+	switch {
+	case e.AS == 0:
+		return ""
+	case e.Organization == "":
+		return systemNumber(e.AS)
+	}
+	return systemNumber(e.AS) + " " + e.Organization
+}
+
+func systemNumber(as uint32) string { return "AS" + strconv.FormatUint(uint64(as), 10) }
 
 // Batch is flows that one host reported together.
 type Batch struct {

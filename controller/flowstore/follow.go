@@ -42,6 +42,9 @@ func (s *Store) Follow(ctx context.Context, q Query, after uint64, many int) ([]
 	if upto <= after {
 		return nil, after, nil
 	}
+	if err := s.grouped(ctx, &q); err != nil {
+		return nil, after, err
+	}
 	st := s.reports().narrow(piece{reports, millis(q.Since), forever, after, upto}, at.fences)
 	if err := s.fulfil(st, q); err != nil {
 		return nil, after, err

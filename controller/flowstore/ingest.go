@@ -41,9 +41,9 @@ type arrived struct {
 // the disks of agents.
 const waitingRoom = 256 << 20
 
-// NewIngest makes an inert Ingest.
-func NewIngest(s *Store, inventory Inventory, log *slog.Logger) *Ingest {
-	return &Ingest{store: s, ends: ends{inventory: inventory}, log: log, room: waitingRoom, refused: map[string]func(){}, wake: make(chan struct{}, 1)}
+// NewIngest makes an inert Ingest. places may be nil.
+func NewIngest(s *Store, inventory Inventory, places Places, log *slog.Logger) *Ingest {
+	return &Ingest{store: s, ends: ends{inventory: inventory, places: places}, log: log, room: waitingRoom, refused: map[string]func(){}, wake: make(chan struct{}, 1)}
 }
 
 // Take takes a batch of a host's; kept is called when it, and all that host has

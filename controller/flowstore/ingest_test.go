@@ -39,7 +39,7 @@ func TestIngestRefusesWhatDoesNotFit(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	i := NewIngest(s, nobody{}, slog.New(slog.DiscardHandler))
+	i := NewIngest(s, nobody{}, nil, slog.New(slog.DiscardHandler))
 	i.room = 3 * memoryOf(wireBatch(1))
 	acks, again := make(chan uint64, 10), make(chan string, 10)
 	take := func(host string, number uint64) bool {

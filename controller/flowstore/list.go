@@ -37,6 +37,9 @@ func (s *Store) List(ctx context.Context, q Query, at Cursor) ([]Flow, Cursor, e
 	case at.Before > 0:
 		p.upto = min(p.upto, at.Before-1)
 	}
+	if err := s.grouped(ctx, &q); err != nil {
+		return nil, at, err
+	}
 	st := s.reports().narrow(p, places[reports].fences)
 	if err := s.fulfil(st, q); err != nil {
 		return nil, at, err
@@ -125,6 +128,8 @@ func readReport(rows *answer, i int) Flow {
 	f.Rule, _ = strconv.ParseUint(words(), 10, 64)
 	a := &f.Application
 	a.Protocol, a.Name, a.Method, a.Path, a.Status = words(), words(), words(), words(), uint16(number())
+	f.Client.readPlace(words())
+	f.Server.readPlace(words())
 	f.Client.Port, f.PID = uint16(number()), uint32(number())
 	f.Dialled, _ = netip.ParseAddrPort(words())
 	f.New, f.Ended = number() == 1, number() == 1

@@ -33,6 +33,8 @@ type Query struct {
 	// Limit is how many rows are returned, all unless given; Offset how many come
 	// before them.
 	Limit, Offset int
+
+	groups groups // that the question is about
 }
 
 // Sum is what the flows of one row come to. Of a connection that both ends report,
@@ -79,17 +81,64 @@ var fields = map[string]field{
 	"client-port": numeric("client_port"), "port": numeric("server_port"), "pid": numeric("pid"),
 	"client-address": textual("client_address"), "server-address": textual("server_address"), "host": textual("host"),
 	"process": textual("process"), "user": textual("username"), "command": textual("command"), "name": textual("name"), "action": textual("action"), "rule": textual("rule"),
+	"client-country": countryIn("client_place"), "server-country": countryIn("server_place"), "client-as": systemIn("client_place"), "server-as": systemIn("server_place"),
+	"client-host": {of: []string{"client", "client_address"}}, "server-host": {of: []string{"server", "server_address"}}, // see Store.says
+	"client-group": {of: []string{"client", "client_labels"}}, "server-group": {of: []string{"server", "server_labels"}}, // see groups.go
 	"application": textual("application"), "server-name": textual("server_name"), "method": textual("method"), "path": textual("path"),
 }
 
-// protocolNames takes protocols by their numbers too.
-func protocolNames(values []string) []string {
-	numbers := map[string]string{"6": "tcp", "17": "udp", "1": "icmp", "58": "icmpv6", "132": "sctp"}
-	out := make([]string, len(values))
-	for i, v := range values {
-		out[i] = cmp.Or(numbers[v], v)
+// Pairs lists the names that are short for fields of both ends.
+func Pairs() (out []string) {
+	for name := range fields {
+		short, ok := strings.CutPrefix(name, "client-")
+		if _, is := fields[short]; !ok || is {
+			continue
+		}
+		if client, _ := Pair(short); client == name {
+			out = append(out, short)
+		}
 	}
+	slices.Sort(out)
 	return out
+}
+
+// says is how the database says a field. The host that an end is on begins the name
+// of its workload; what is no workload goes by its address.
+func (s *Store) says(name string) string {
+	if end, ok := strings.CutSuffix(name, "-host"); ok {
+		return "CASE WHEN " + end + " <> '' THEN " + s.db.dialect().before(end, ":") + " ELSE " + end + "_address END"
+	}
+	return fields[name].says
+}
+
+// Pair is the fields of both ends that a name is short for: client-NAME and
+// server-NAME, or where there is no such field the label.
+func Pair(name string) (client, server string) {
+	if _, ok := fields["client-"+name]; ok {
+		if _, ok := fields["server-"+name]; ok {
+			return "client-" + name, "server-" + name
+		}
+	}
+	return "client." + name, "server." + name
+}
+
+var protocolNumbers = map[string]string{"6": "tcp", "17": "udp", "1": "icmp", "58": "icmpv6", "132": "sctp"}
+
+// spelled makes of values what the database has: protocols go by their numbers too,
+// and countries in small letters.
+func spelled(r model.Requirement) model.Requirement {
+	values := r.Values
+	r.Values = make([]string, len(values))
+	for i, v := range values {
+		switch r.Key {
+		case "protocol":
+			v = cmp.Or(protocolNumbers[v], v)
+		case "client-country", "server-country":
+			v = strings.ToUpper(v)
+		}
+		r.Values[i] = v
+	}
+	return r
 }
 
 // Fields lists what flows can be asked by besides labels.
@@ -123,6 +172,9 @@ func (s *Store) Sums(ctx context.Context, q Query) (Sums, error) {
 	if err != nil {
 		return Sums{}, err
 	}
+	if err := s.grouped(ctx, &q); err != nil {
+		return Sums{}, err
+	}
 	at, err := s.places()
 	if err != nil {
 		return Sums{}, err
@@ -137,7 +189,7 @@ func (s *Store) Sums(ctx context.Context, q Query) (Sums, error) {
 	st := ask("SELECT ")
 	var columns []string
 	for i, name := range q.By {
-		f, err := s.field(st, name)
+		f, err := s.field(st, q, name)
 		if err != nil {
 			return Sums{}, err
 		}
@@ -169,19 +221,30 @@ func (s *Store) Sums(ctx context.Context, q Query) (Sums, error) {
 	for i := range keys {
 		keys[i] = fmt.Sprintf("k%d", i)
 	}
-	st.add(") AS pieces").group(columns).add(") AS sets").group(keys).add(" ORDER BY " + order)
-	for i := range q.By {
-		st.add(fmt.Sprintf(", k%d", i))
-	}
-	if q.Limit > 0 {
-		st.add(fmt.Sprintf(" LIMIT %d", q.Limit))
-		if q.Offset > 0 {
-			st.add(fmt.Sprintf(" OFFSET %d", q.Offset))
+	st.add(") AS pieces").group(columns).add(") AS sets").group(keys)
+	folded := slices.ContainsFunc(q.By, func(f string) bool { _, is := groupEnd(f); return is })
+	if folded {
+		st.add(fmt.Sprintf(" LIMIT %d", maxFolded+1))
+	} else {
+		st.add(" ORDER BY " + order)
+		for i := range q.By {
+			st.add(fmt.Sprintf(", k%d", i))
+		}
+		if q.Limit > 0 {
+			st.add(fmt.Sprintf(" LIMIT %d", q.Limit))
+			if q.Offset > 0 {
+				st.add(fmt.Sprintf(" OFFSET %d", q.Offset))
+			}
 		}
 	}
 	a, err := s.db.query(ctx, st, slices.Concat(slices.Repeat([]kind{text}, len(q.By)), slices.Repeat([]kind{u64}, len(measures)))...)
 	if err != nil {
 		return Sums{}, fmt.Errorf("ask the database of flows: %w", err)
+	}
+	if folded {
+		if a, err = q.fold(ctx, a); err != nil {
+			return Sums{}, err
+		}
 	}
 	out := Sums{Items: make([]Sum, a.rows), Since: instant(from)}
 	if to != forever {
@@ -286,9 +349,12 @@ func (s *statement) group(columns []string) *statement {
 
 // field finds what rows can differ in: a field, a stretch of time, or a label, which
 // is looked for in an end's set of them. Its arguments are added.
-func (s *Store) field(st *statement, name string) (field, error) {
+func (s *Store) field(st *statement, q Query, name string) (field, error) {
+	if end, ok := groupEnd(name); ok {
+		return field{s.told(st, q.groups, end), fields[name].of}, nil
+	}
 	if f, ok := fields[name]; ok {
-		return f, nil
+		return field{s.says(name), f.of}, nil
 	}
 	if times[name] > 0 {
 		return textual(name), nil
@@ -311,11 +377,16 @@ func endLabel(name string) (end, key string, ok bool) {
 func (s *Store) fulfil(st *statement, q Query) error {
 	for _, r := range requirements(q.Where) {
 		st.add(" AND ")
-		if f, ok := fields[r.Key]; ok {
-			if r.Key == "protocol" {
-				r.Values = protocolNames(r.Values)
+		if _, ok := fields[r.Key]; ok {
+			if err := s.is(st, q, r); err != nil {
+				return err
 			}
-			st.compare(f.says, r)
+			continue
+		}
+		if client, server := Pair(r.Key); client == "client-"+r.Key {
+			if err := s.eitherIs(st, q, r, client, server); err != nil {
+				return err
+			}
 			continue
 		}
 		if end, key, ok := endLabel(r.Key); ok {
@@ -329,6 +400,61 @@ func (s *Store) fulfil(st *statement, q Query) error {
 		st.add(" AND ")
 		s.either(st, r)
 	}
+	return nil
+}
+
+// is adds that a field fulfils something.
+func (s *Store) is(st *statement, q Query, r model.Requirement) error {
+	if end, ok := groupEnd(r.Key); ok {
+		return s.inGroups(st, q.groups, end, r)
+	}
+	if r.Key == "client-as" || r.Key == "server-as" {
+		return st.compareSystem(s.says(r.Key), r)
+	}
+	st.compare(s.says(r.Key), spelled(r))
+	return nil
+}
+
+// eitherIs adds that the field of either end fulfils something, or, where it is that
+// something is not, those of both.
+func (s *Store) eitherIs(st *statement, q Query, r model.Requirement, client, server string) error {
+	word := " OR "
+	if negative(r.Operator) {
+		word = " AND "
+	}
+	st.add("(")
+	r.Key = client
+	if err := s.is(st, q, r); err != nil {
+		return err
+	}
+	st.add(word)
+	r.Key = server
+	if err := s.is(st, q, r); err != nil {
+		return err
+	}
+	st.add(")")
+	return nil
+}
+
+// compareSystem compares autonomous systems, which go by their numbers.
+func (s *statement) compareSystem(column string, r model.Requirement) error {
+	if r.Operator != model.OpIn && r.Operator != model.OpNotIn {
+		s.compare(column, r)
+		return nil
+	}
+	if r.Operator == model.OpNotIn {
+		s.add("NOT ")
+	}
+	s.add("(1 = 0")
+	for _, v := range r.Values {
+		number, err := strconv.ParseUint(strings.TrimPrefix(strings.ToUpper(v), "AS"), 10, 32)
+		if err != nil {
+			return fmt.Errorf("%w: %q is no autonomous system; they go by their numbers, as as=64500", ErrQuery, v)
+		}
+		as := systemNumber(uint32(number))
+		s.add(" OR "+column+" = ? OR "+column+" LIKE ?", as, as+" %")
+	}
+	s.add(")")
 	return nil
 }
 

@@ -13,10 +13,11 @@ type texts struct {
 	labels    map[uintptr]string
 	addresses map[netip.Addr]string
 	rules     map[uint64]string
+	places    map[location]string
 }
 
 func newTexts() texts {
-	return texts{map[uintptr]string{}, map[netip.Addr]string{}, map[uint64]string{}}
+	return texts{map[uintptr]string{}, map[netip.Addr]string{}, map[uint64]string{}, map[location]string{}}
 }
 
 func (t texts) of(labels map[string]string) string {
@@ -47,6 +48,16 @@ func (t texts) address(a netip.Addr) string {
 	if !ok {
 		s = a.String()
 		t.addresses[a] = s
+	}
+	return s
+}
+
+func (t texts) place(e *End) string {
+	x := locationOf(e)
+	s, ok := t.places[x]
+	if !ok {
+		s = x.text()
+		t.places[x] = s
 	}
 	return s
 }
@@ -86,6 +97,8 @@ func addReport(b *block, f *Flow, id uint64, part uint32, t texts) {
 	put(&r, f.Application.Method)
 	put(&r, f.Application.Path)
 	put(&r, f.Application.Status)
+	put(&r, t.place(&f.Client))
+	put(&r, t.place(&f.Server))
 
 	put(&r, f.Client.Port)
 	put(&r, f.PID)

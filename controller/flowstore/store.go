@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"weft/model"
 )
 
 // Config of a Store. Zero values take the defaults.
@@ -23,6 +25,9 @@ type Config struct {
 	// KeepHours how long sums over each minute and hour are, 30 and 400 days unless
 	// given, and at least as long as what they are made of.
 	Keep, KeepMinutes, KeepHours time.Duration
+	// Groups reads the groups as they are now, by which flows can be asked; none unless
+	// given.
+	Groups func(context.Context) ([]*model.Group, error)
 	// Now is the clock; the machine's unless given.
 	Now func() time.Time
 }
@@ -32,6 +37,7 @@ type Config struct {
 type Store struct {
 	db   backend
 	keep [len(tables)]time.Duration
+	read func(context.Context) ([]*model.Group, error)
 	sum  uint64 // how many reports are summed up at once
 	now  func() time.Time
 
@@ -77,7 +83,7 @@ const openWithin = 10 * time.Second
 // Open opens the database, or makes it. One that cannot be reached is opened when
 // it can: the controller has more to do than to keep flows.
 func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
-	s := &Store{now: cfg.Now, sum: rollTogether, progress: map[account]reached{}}
+	s := &Store{now: cfg.Now, read: cfg.Groups, sum: rollTogether, progress: map[account]reached{}}
 	if s.now == nil {
 		s.now = time.Now
 	}

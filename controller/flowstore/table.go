@@ -47,6 +47,7 @@ var dimensions = []column{
 	{"host", word}, {"reporter", u8}, {"client", word}, {"client_labels", word}, {"client_address", word}, {"server", word}, {"server_labels", word}, {"server_address", word}, {"server_port", u16},
 	{"protocol", u8}, {"process", word}, {"username", word}, {"command", word}, {"name", word}, {"action", word}, {"rule", word},
 	{"application", word}, {"server_name", word}, {"method", word}, {"path", word}, {"status", u16},
+	{"client_place", word}, {"server_place", word},
 }
 
 var amounts = []column{{"sent_packets", u64}, {"sent_bytes", u64}, {"received_packets", u64}, {"received_bytes", u64}}

@@ -69,7 +69,7 @@ type Observer struct {
 	unsavedTalk bool
 	changed     chan struct{}
 	inventory   chan struct{}
-	stalled     map[string]model.Condition // of the controller's exporters, by name
+	own         map[own]model.Condition // the controller's
 }
 
 // Intent is what is stored, as far as status depends on it.
@@ -119,7 +119,7 @@ func New(cfg Config, deps Deps) *Observer {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
 	o := &Observer{cfg: cfg, deps: deps, now: time.Now, hosts: map[string]*host{}, relays: map[string]*relay{}, talk: newConversations(), totals: map[uint64]Hits{},
-		changed: make(chan struct{}), inventory: make(chan struct{}), stalled: map[string]model.Condition{}}
+		changed: make(chan struct{}), inventory: make(chan struct{}), own: map[own]model.Condition{}}
 	o.began = o.now()
 	o.load()
 	o.loadTalk()

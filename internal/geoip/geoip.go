@@ -3,11 +3,7 @@
 package geoip
 
 import (
-	"errors"
-	"fmt"
 	"net/netip"
-
-	"github.com/oschwald/maxminddb-golang/v2"
 )
 
 // Place is what is known of an address. Fields that the files do not have are
@@ -20,70 +16,44 @@ type Place struct {
 }
 
 // DB is any number of files: one may know countries, another autonomous systems.
-type DB struct{ files []file }
+type DB struct{ files []*file }
 
-type file struct {
-	name   string
-	reader *maxminddb.Reader
-}
-
-// Open opens files. What they say of one address is put together; where two say
+// Open reads files. What they say of one address is put together; where two say
 // the same, the first counts.
 func Open(names ...string) (*DB, error) {
 	db := &DB{}
 	for _, name := range names {
-		r, err := maxminddb.Open(name)
+		f, err := read(name)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("open %s as MMDB: %w; files are at https://dev.maxmind.com/geoip or https://db-ip.com/db/lite.php", name, err), db.Close())
+			return nil, err
 		}
-		db.files = append(db.files, file{name, r})
+		db.files = append(db.files, f)
 	}
 	return db, nil
 }
 
-// Close closes the files.
-func (db *DB) Close() error {
-	var errs []error
-	for _, f := range db.files {
-		if err := f.reader.Close(); err != nil {
-			errs = append(errs, fmt.Errorf("close %s: %w", f.name, err))
-		}
+// shared is for carriers' customers (RFC 6598): everybody's, as private ones are.
+var shared = netip.MustParsePrefix("100.64.0.0/10")
+
+// Lookup finds the place of an address; nothing is known of those that are not
+// somewhere on the Internet, whatever a file says of them. It is safe for
+// concurrent use, and allocates nothing for what a file has been asked about. A
+// file that is damaged knows nothing where it is.
+func (db *DB) Lookup(a netip.Addr) (out Place) {
+	if a = a.Unmap(); len(db.files) == 0 || !a.IsGlobalUnicast() || a.IsPrivate() || shared.Contains(a) {
+		return out
 	}
-	return errors.Join(errs...)
-}
-
-type record struct {
-	Country struct {
-		Code string `maxminddb:"iso_code"`
-	} `maxminddb:"country"`
-	City struct {
-		Names map[string]string `maxminddb:"names"`
-	} `maxminddb:"city"`
-	AS           uint32 `maxminddb:"autonomous_system_number"`
-	Organization string `maxminddb:"autonomous_system_organization"`
-}
-
-// Lookup returns nil where nothing is known of an address. It is safe for
-// concurrent use. A file that is damaged knows nothing where it is.
-func (db *DB) Lookup(a netip.Addr) *Place {
-	var out Place
 	for _, f := range db.files {
-		var r record
-		if err := f.reader.Lookup(a.Unmap()).Decode(&r); err != nil {
-			continue
-		}
+		p := f.lookup(a)
 		if out.Country == "" {
-			out.Country = r.Country.Code
+			out.Country = p.Country
 		}
 		if out.City == "" {
-			out.City = r.City.Names["en"]
+			out.City = p.City
 		}
 		if out.AS == 0 {
-			out.AS, out.Organization = r.AS, r.Organization
+			out.AS, out.Organization = p.AS, p.Organization
 		}
 	}
-	if out == (Place{}) {
-		return nil
-	}
-	return &out
+	return out
 }

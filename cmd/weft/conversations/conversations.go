@@ -39,8 +39,8 @@ type Conversation struct {
 	Retransmits uint32                  `json:"retransmits"`
 	Flags       string                  `json:"flags,omitempty"`
 	Ended       bool                    `json:"ended"`
-	ClientPlace *Place                  `json:"clientPlace,omitempty"`
-	ServerPlace *Place                  `json:"serverPlace,omitempty"`
+	ClientPlace Place                   `json:"clientPlace,omitzero"`
+	ServerPlace Place                   `json:"serverPlace,omitzero"`
 }
 
 // Count is packets, their bytes, and those of the frames that they came in.

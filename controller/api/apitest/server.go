@@ -23,6 +23,7 @@ import (
 	"weft/controller/api"
 	"weft/controller/flowstore"
 	"weft/controller/store"
+	"weft/model"
 	"weft/policy"
 	"weft/wire"
 )
@@ -53,7 +54,14 @@ func Start(ctx context.Context, dir string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	flows, err := flowstore.Open(ctx, flowstore.Config{})
+	flows, err := flowstore.Open(ctx, flowstore.Config{Groups: func(ctx context.Context) ([]*model.Group, error) {
+		list, _, err := st.List(ctx, model.KindGroup)
+		out := make([]*model.Group, len(list))
+		for i, r := range list {
+			out[i] = r.(*model.Group)
+		}
+		return out, err
+	}})
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
@@ -74,7 +82,7 @@ func (s *Server) listen(ctx context.Context) error {
 	if s.Token, _, err = access.Bootstrap(ctx, s.Store, pin); err != nil {
 		return err
 	}
-	take := flowstore.NewIngest(s.Flows, s.World, slog.New(slog.DiscardHandler))
+	take := flowstore.NewIngest(s.Flows, s.World, nil, slog.New(slog.DiscardHandler))
 	if s.API, err = api.New(api.Config{CAPin: pin, Heartbeat: time.Second, Failsafe: policy.FailsafeOptions{ControllerPort: 7443}, Addresses: func() []netip.Addr { return []netip.Addr{ControllerAddress} }}, api.Deps{Store: s.Store, Observer: s.World, Flows: s.Flows, Take: take, Log: slog.New(slog.DiscardHandler)}); err != nil {
 		return err
 	}
