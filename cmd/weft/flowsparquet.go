@@ -56,6 +56,11 @@ type parquetFlow struct {
 	Status          uint32            `parquet:"status"`
 	Latency         uint64            `parquet:"latency_us"`
 	CommunityID     string            `parquet:"community_id"`
+	TCPState        string            `parquet:"tcp_state,dict"`
+	ClientFlags     string            `parquet:"client_flags,dict"`
+	ServerFlags     string            `parquet:"server_flags,dict"`
+	Drops           uint32            `parquet:"drops"`
+	DropReason      string            `parquet:"drop_reason,dict"`
 }
 
 func newParquetFlow(x *flowstore.Flow) parquetFlow {
@@ -64,7 +69,8 @@ func newParquetFlow(x *flowstore.Flow) parquetFlow {
 		Server: x.Server.Workload, ServerLabels: x.Server.Labels, ServerAddress: x.Server.Address.String(), Port: uint32(x.Server.Port), Protocol: uint32(x.Protocol),
 		Process: x.Process, PID: x.PID, User: x.User, Command: x.Command, Name: x.Name, Action: string(x.Action), Rule: x.Rule, New: x.New, Ended: x.Ended,
 		SentPackets: x.Sent.Packets, SentBytes: x.Sent.Bytes, ReceivedPackets: x.Received.Packets, ReceivedBytes: x.Received.Bytes, RTT: uint64(x.RTT.Microseconds()), Retransmits: x.Retransmits,
-		Application: x.Application.Protocol, ServerName: x.Application.Name, Method: x.Application.Method, Path: x.Application.Path, Status: uint32(x.Application.Status), Latency: uint64(x.Application.Latency.Microseconds()), CommunityID: x.CommunityID}
+		Application: x.Application.Protocol, ServerName: x.Application.Name, Method: x.Application.Method, Path: x.Application.Path, Status: uint32(x.Application.Status), Latency: uint64(x.Application.Latency.Microseconds()), CommunityID: x.CommunityID,
+		TCPState: x.TCPState, ClientFlags: x.ClientFlags, ServerFlags: x.ServerFlags, Drops: x.Drops, DropReason: x.DropReason}
 	if x.Dialled.IsValid() {
 		out.Dialled = x.Dialled.String()
 	}
@@ -134,7 +140,7 @@ func writeSumsParquet(out io.Writer, list *api.FlowSums) error {
 	for _, k := range list.By {
 		add(k, "", ",dict")
 	}
-	for _, name := range []string{"connections", "sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits", "latency_us"} {
+	for _, name := range []string{"connections", "sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits", "latency_us", "drops"} {
 		add(name, uint64(0), "")
 	}
 	row := reflect.New(reflect.StructOf(fields))
@@ -159,5 +165,5 @@ func writeSumsParquet(out io.Writer, list *api.FlowSums) error {
 
 // sumNumbers are a row's amounts, in the order of a file's columns.
 func sumNumbers(x *flowstore.Sum) []uint64 {
-	return []uint64{x.Connections, x.Sent.Packets, x.Sent.Bytes, x.Received.Packets, x.Received.Bytes, uint64(x.RTT.Microseconds()), x.Retransmits, uint64(x.Latency.Microseconds())}
+	return []uint64{x.Connections, x.Sent.Packets, x.Sent.Bytes, x.Received.Packets, x.Received.Bytes, uint64(x.RTT.Microseconds()), x.Retransmits, uint64(x.Latency.Microseconds()), x.Drops}
 }

@@ -8,6 +8,7 @@ import (
 
 	"weft/controller/flowstore"
 	"weft/model"
+	"weft/packet"
 )
 
 // Of RFC 7011, 3.
@@ -55,7 +56,10 @@ var (
 		{id: 2, length: 8, put: func(b []byte, f *flowstore.Flow) []byte { return be.AppendUint64(b, f.Sent.Packets) }}, // packetDeltaCount
 		{id: 1, length: 8, enterprise: reversePEN, put: func(b []byte, f *flowstore.Flow) []byte { return be.AppendUint64(b, f.Received.Bytes) }},
 		{id: 2, length: 8, enterprise: reversePEN, put: func(b []byte, f *flowstore.Flow) []byte { return be.AppendUint64(b, f.Received.Packets) }},
-		{id: 371, length: variableLength, put: words(func(f *flowstore.Flow) string { return f.User })}, // userName
+		{id: 6, length: 2, put: func(b []byte, f *flowstore.Flow) []byte { return appendFlags(b, f.ClientFlags) }}, // tcpControlBits (RFC 7125)
+		{id: 6, length: 2, enterprise: reversePEN, put: func(b []byte, f *flowstore.Flow) []byte { return appendFlags(b, f.ServerFlags) }},
+		{id: 133, length: 8, put: func(b []byte, f *flowstore.Flow) []byte { return be.AppendUint64(b, uint64(f.Drops)) }}, // droppedPacketDeltaCount
+		{id: 371, length: variableLength, put: words(func(f *flowstore.Flow) string { return f.User })},                    // userName
 	}
 	ipv4Elements = []element{ // sourceIPv4Address, destinationIPv4Address
 		{id: 8, length: 4, put: func(b []byte, f *flowstore.Flow) []byte { return appendIPv4(b, f.Client.Address) }},
@@ -66,13 +70,16 @@ var (
 		{id: 28, length: 16, put: func(b []byte, f *flowstore.Flow) []byte { return appendIPv6(b, f.Server.Address) }},
 	}
 	// enterpriseElements are strings, in this order from 1 on: client workload, server
-	// workload, reporting host, process, name by which the server was looked up.
+	// workload, reporting host, process, name by which the server was looked up, state
+	// of TCP, reason why packets were dropped.
 	enterpriseElements = []func(f *flowstore.Flow) string{
 		func(f *flowstore.Flow) string { return f.Client.Workload },
 		func(f *flowstore.Flow) string { return f.Server.Workload },
 		func(f *flowstore.Flow) string { return f.Host },
 		func(f *flowstore.Flow) string { return f.Process },
 		func(f *flowstore.Flow) string { return f.Name },
+		func(f *flowstore.Flow) string { return f.TCPState },
+		func(f *flowstore.Flow) string { return f.DropReason },
 	}
 )
 
@@ -167,6 +174,11 @@ func words(of func(*flowstore.Flow) string) func([]byte, *flowstore.Flow) []byte
 		}
 		return append(append(b, byte(len(s))), s...)
 	}
+}
+
+// appendFlags writes flags that are kept as letters.
+func appendFlags(b []byte, letters string) []byte {
+	return be.AppendUint16(b, uint16(packet.ParseTCPFlags(letters)))
 }
 
 func appendIPv4(b []byte, a netip.Addr) []byte {

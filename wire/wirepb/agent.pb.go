@@ -4285,8 +4285,13 @@ type FlowColumns struct {
 	Began           []uint64               `protobuf:"fixed64,27,rep,packed,name=began,proto3" json:"began,omitempty"`                         // when the connection did, by a clock of the host that nobody sets; 0: not known
 	Application     []uint32               `protobuf:"varint,29,rep,packed,name=application,proto3" json:"application,omitempty"`
 	LatencyMicros   []uint32               `protobuf:"varint,30,rep,packed,name=latency_micros,json=latencyMicros,proto3" json:"latency_micros,omitempty"` // of that answer; 0: not known
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Of these there are none where no record has any.
+	DropReasons   []string `protobuf:"bytes,31,rep,name=drop_reasons,json=dropReasons,proto3" json:"drop_reasons,omitempty"`      // as the host's kernel names them
+	Tcp           []uint32 `protobuf:"varint,32,rep,packed,name=tcp,proto3" json:"tcp,omitempty"`                                 // flags of all that was sent, of all that was received << 8, state << 16: of flowwire
+	Drops         []uint32 `protobuf:"varint,33,rep,packed,name=drops,proto3" json:"drops,omitempty"`                             // packets that the host's kernel has thrown away, since the record before
+	DropReason    []uint32 `protobuf:"varint,34,rep,packed,name=drop_reason,json=dropReason,proto3" json:"drop_reason,omitempty"` // of the last of them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FlowColumns) Reset() {
@@ -4525,6 +4530,34 @@ func (x *FlowColumns) GetApplication() []uint32 {
 func (x *FlowColumns) GetLatencyMicros() []uint32 {
 	if x != nil {
 		return x.LatencyMicros
+	}
+	return nil
+}
+
+func (x *FlowColumns) GetDropReasons() []string {
+	if x != nil {
+		return x.DropReasons
+	}
+	return nil
+}
+
+func (x *FlowColumns) GetTcp() []uint32 {
+	if x != nil {
+		return x.Tcp
+	}
+	return nil
+}
+
+func (x *FlowColumns) GetDrops() []uint32 {
+	if x != nil {
+		return x.Drops
+	}
+	return nil
+}
+
+func (x *FlowColumns) GetDropReason() []uint32 {
+	if x != nil {
+		return x.DropReason
 	}
 	return nil
 }
@@ -7711,7 +7744,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"unix_nanos\x18\x03 \x01(\x03R\tunixNanos\x12\x12\n" +
 	"\x04lost\x18\x04 \x01(\x04R\x04lost\x12\x18\n" +
 	"\arecords\x18\x05 \x01(\rR\arecords\x12\x18\n" +
-	"\acolumns\x18\x06 \x01(\fR\acolumns\"\xbc\a\n" +
+	"\acolumns\x18\x06 \x01(\fR\acolumns\"\xa8\b\n" +
 	"\vFlowColumns\x12\x1c\n" +
 	"\tworkloads\x18\x01 \x03(\tR\tworkloads\x127\n" +
 	"\tprocesses\x18\x02 \x03(\v2\x19.weft.wire.v1.FlowProcessR\tprocesses\x12\x14\n" +
@@ -7747,7 +7780,12 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x05netns\x18\x1a \x03(\x06R\x05netns\x12\x14\n" +
 	"\x05began\x18\x1b \x03(\x06R\x05began\x12 \n" +
 	"\vapplication\x18\x1d \x03(\rR\vapplication\x12%\n" +
-	"\x0elatency_micros\x18\x1e \x03(\rR\rlatencyMicros\"Y\n" +
+	"\x0elatency_micros\x18\x1e \x03(\rR\rlatencyMicros\x12!\n" +
+	"\fdrop_reasons\x18\x1f \x03(\tR\vdropReasons\x12\x10\n" +
+	"\x03tcp\x18  \x03(\rR\x03tcp\x12\x14\n" +
+	"\x05drops\x18! \x03(\rR\x05drops\x12\x1f\n" +
+	"\vdrop_reason\x18\" \x03(\rR\n" +
+	"dropReason\"Y\n" +
 	"\vFlowProcess\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x10\n" +
 	"\x03exe\x18\x02 \x01(\tR\x03exe\x12\x12\n" +

@@ -10,6 +10,7 @@ import (
 
 	"weft/agent/connection"
 	"weft/model"
+	"weft/packet"
 	"weft/policy"
 )
 
@@ -114,18 +115,18 @@ func (d *Driver) describe(k *policyConnKey, c *policyConn, out *connection.Line)
 	}
 }
 
-func tcpState(flags uint32) connection.TCPState {
+func tcpState(flags uint32) packet.TCPState {
 	switch {
 	case flags&(connClosed|connReset) != 0 || flags&connFinSent != 0 && flags&connFinReceived != 0:
-		return connection.TCPClosed
+		return packet.TCPClosed
 	case flags&(connFinSent|connFinReceived) != 0:
-		return connection.TCPClosing
+		return packet.TCPClosing
 	case flags&connEstablished != 0:
-		return connection.TCPEstablished
+		return packet.TCPEstablished
 	case flags&connAnswered != 0:
-		return connection.TCPSynReceived
+		return packet.TCPSynReceived
 	}
-	return connection.TCPSynSent
+	return packet.TCPSynSent
 }
 
 func action(n uint8) model.Action {
