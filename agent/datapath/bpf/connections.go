@@ -57,7 +57,7 @@ func (d *Driver) Connections(visit func(*connection.Line) bool) error {
 	if err != nil {
 		return err
 	}
-	if err := firstError(d.forget, d.forgetPast, func() error { return d.forgetRefused(now) }); err != nil {
+	if err := firstError(d.drops.read, d.forget, d.forgetPast, func() error { return d.forgetRefused(now) }); err != nil {
 		return err
 	}
 	// A line that makes way while the table is read is seen in either, or in both:
@@ -71,7 +71,7 @@ func (d *Driver) Connections(visit func(*connection.Line) bool) error {
 		d.live = nil
 		return err
 	}
-	return d.visitRefused(now, visit)
+	return firstError(d.drops.forget, func() error { return d.visitRefused(now, visit) })
 }
 
 // describe fills a connection from its line.
@@ -108,7 +108,9 @@ func (d *Driver) describe(k *policyConnKey, c *policyConn, out *connection.Line)
 	}
 	if k.Protocol == unix.IPPROTO_TCP {
 		out.TCPState = tcpState(c.Flags)
+		out.SentFlags, out.ReceivedFlags = packet.TCPFlags(c.TcpFlags), packet.TCPFlags(c.TcpFlags>>8)
 	}
+	d.drops.join(k, c, out)
 	if c.TranslatedPort != 0 {
 		// What the socket asked for is in the key; this is where it went.
 		out.Translated = netip.AddrPortFrom(readAddress(k.Family, c.Translated), port(c.TranslatedPort))

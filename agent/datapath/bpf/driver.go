@@ -80,6 +80,8 @@ type Driver struct {
 	hellos   Listener // nil for none
 	hearer   *hearer
 
+	drops *drops // nil where the kernel does not say why it drops packets
+
 	guestPorts   *guestPorts // nil where they cannot be judged, for this reason:
 	portsMissing error
 
