@@ -589,5 +589,12 @@ func (d *Datapath) readTable(v *view) (begun bool, err error) {
 		return begun, err
 	}
 	d.talks.counts(counts)
+	if w, knows := v.driver.(Dropper); knows {
+		drops, err := w.Drops()
+		if err != nil {
+			return begun, err
+		}
+		d.talks.dropped(drops)
+	}
 	return begun, nil
 }

@@ -256,16 +256,20 @@ func (d *Driver) Drops() (map[string]uint64, error) {
 	if o == nil {
 		return nil, nil
 	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count the CPUs: %w", err)
+	}
+	var cursor ebpf.MapBatchCursor
+	reasons, perCPU := make([]uint32, dropReasons), make([]uint64, dropReasons*cpus)
+	n, err := o.sums.BatchLookup(&cursor, reasons, perCPU, nil)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, fmt.Errorf("read what was dropped: %w", err)
+	}
 	out := map[string]uint64{}
-	var perCPU []uint64
-	for n := range uint32(dropReasons) {
-		if err := o.sums.Lookup(n, &perCPU); err != nil {
-			return nil, fmt.Errorf("read what was dropped: %w", err)
-		}
-		for _, packets := range perCPU {
-			if packets > 0 {
-				out[o.name(n)] += packets
-			}
+	for i, packets := range perCPU[:n*cpus] {
+		if packets > 0 {
+			out[o.name(reasons[i/cpus])] += packets
 		}
 	}
 	return out, nil
