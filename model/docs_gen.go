@@ -81,6 +81,7 @@ var docs = map[string]string{
 	"HostStatus":                   "HostStatus is what the host's agent reports.",
 	"HostStatus.capabilities":      "Capabilities say what this host can do: \"yes\", \"no: REASON\" or \"unknown: REASON\", by name (\"tap.tcx\", \"bpf.ringbuf\", ...).",
 	"HostStatus.claims":            "Claims are what is in force; empty is any.",
+	"HostStatus.drops":             "Drops are packets that the host's kernel has thrown away, of all workloads together, by its name for the reason. What policy turned down is not among them.",
 	"HostStatus.refusedLabels":     "RefusedLabels are labels that the agent claims and may not; they count nowhere.",
 	"HostStatus.remoteAddress":     "RemoteAddress is where the session comes from, after any NAT.",
 	"HostStatus.rings":             "Rings are what the host keeps of packets, for captures of the past.",
