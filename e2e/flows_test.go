@@ -223,8 +223,8 @@ func TestFlowsAddUp(t *testing.T) {
 		t.Errorf("%d of %d short connections name their container and process: %+v", named, all, list)
 	}
 	f.used(left, rightAddr.String())
-	f.dropped(left)
 	f.listed()
+	f.dropped(left)
 	t.Logf("%d of %d short connections name their container and process", named, all)
 }
 
@@ -242,21 +242,29 @@ func (f *fleet) listed() {
 	}
 	says(f.t, "a field with a typing error", f.weft("flows", "--group-by", "clinet").stderr, "none of these ends has the label clinet", "client, client-address")
 	says(f.t, "an order that does not exist", f.weft("flows", "--group-by", "client", "--order", "speed").stderr, "bytes", "packets", "connections")
-	ctx, cancel := context.WithTimeout(f.ctx, 4*time.Second)
+	ctx, cancel := context.WithCancel(f.ctx)
 	defer cancel()
 	tail := exec.CommandContext(ctx, filepath.Join(f.bin, "weft"), "flows", "-f", "-o", "json", "--where", "port=7002,client-port=19999")
 	tail.Env = append(os.Environ(), "WEFT_SERVER=unix://"+f.socket, "HOME="+f.state(controllerHost))
 	tail.Cancel = func() error { return tail.Process.Signal(os.Interrupt) }
-	var out strings.Builder
-	tail.Stdout = &out
+	out, err := os.Create(filepath.Join(f.t.TempDir(), "tail"))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer out.Close()
+	tail.Stdout = out
 	if err := tail.Start(); err != nil {
 		f.t.Fatal(err)
 	}
 	f.generate(f.lab.Host("left"), "ask", "127.0.0.1:7002", "19999", "1")
+	f.wait(20*time.Second, "weft flows -f shows what came meanwhile", func() error {
+		if text, err := os.ReadFile(out.Name()); err != nil || !strings.Contains(string(text), `"port":19999`) {
+			return fmt.Errorf("it says %q, %v", text, err)
+		}
+		return nil
+	})
+	cancel()
 	_ = tail.Wait()
-	if !strings.Contains(out.String(), `"port":19999`) {
-		f.t.Errorf("weft flows -f did not show what came meanwhile: %q", out.String())
-	}
 }
 
 // used asks what connections were used for: a page is fetched whose address has
