@@ -55,7 +55,7 @@ var docs = map[string]string{
 	"FlowQuery":                    "FlowQuery is a saved question about flows: `weft flows --query NAME` asks it.",
 	"FlowQuerySpec":                "FlowQuerySpec says what is asked.",
 	"FlowQuerySpec.by":             "By are the fields or labels that the answer's rows differ in, as app, port, client.team, or minute, hour, day; see `weft flows --help`.",
-	"FlowQuerySpec.order":          "Order is what rows are sorted by: bytes, packets or connections, the most first; or time, the first first. Unless given it is time where By has minute, hour or day, else bytes.",
+	"FlowQuerySpec.order":          "Order is what rows are sorted by: bytes, packets, connections or drops, the most first; or time, the first first. Unless given it is time where By has minute, hour or day, else bytes.",
 	"FlowQuerySpec.selector":       "Selector narrows to flows of which an end has labels that fulfil it.",
 	"FlowQuerySpec.since":          "Since is how long ago the time begins, as a Go duration; 1h unless given.",
 	"FlowQuerySpec.top":            "Top is how many rows are returned; 20 unless given.",

@@ -141,6 +141,10 @@ func TestIPFIXOverUDP(t *testing.T) {
 		if got := string(fieldOf(r, 99999, 1)); got != "web-1" {
 			t.Errorf("the client is %q", got)
 		}
+		if client, server := fieldOf(r, 0, 6), fieldOf(r, reversePEN, 6); binary.BigEndian.Uint16(client) != 0x1b || binary.BigEndian.Uint16(server) != 0x1a || u64(fieldOf(r, 0, 133)) != 4 ||
+			string(fieldOf(r, 99999, 6)) != "closed" || string(fieldOf(r, 99999, 7)) != "TCP_CSUM" {
+			t.Errorf("record %d: flags %x and %x; %+v", i, client, server, r)
+		}
 	}
 	if d := list[7]; fieldOf(d, 0, 89)[0] != 129 || fieldOf(d, 0, 136)[0] != 2 || string(fieldOf(d, 99999, 4)) != strings.Repeat("ä", 64) {
 		t.Errorf("of the denied one: %+v", d)
