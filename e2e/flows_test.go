@@ -47,6 +47,7 @@ type flowSum struct {
 	Connections uint64
 	Sent        model.Count
 	Received    model.Count
+	Drops       uint64
 }
 
 func (f *fleet) flows(by, where string) ([]flowSum, error) {
@@ -116,6 +117,31 @@ func (f *fleet) addUp(patience time.Duration, what, where string, want said) {
 		return nil
 	})
 	f.t.Logf("%s: %+v", what, want)
+}
+
+// dropped sends to a port at which nobody listens, and finds the kernel's word for
+// that: of the flows, and of the host.
+func (f *fleet) dropped(at *lab.Host) {
+	f.t.Helper()
+	const datagrams = 5
+	f.run(at, "bash", "-c", fmt.Sprintf("for i in $(seq %d); do echo x > /dev/udp/127.0.0.1/7099; done", datagrams))
+	f.wait(20*time.Second, "datagrams for nobody are told of", func() error {
+		list, err := f.flows("client,drop-reason", "drop-reason,port=7099")
+		if err != nil {
+			return err
+		}
+		if len(list) != 1 || list[0].Drops != datagrams || list[0].Connections != datagrams || list[0].Key["drop-reason"] != "NO_SOCKET" {
+			return fmt.Errorf("flows say %+v", list)
+		}
+		if out := f.weft("describe", "host", at.Name); !strings.Contains(out.stdout, "NO_SOCKET") {
+			return fmt.Errorf("the host says\n%s%s", out.stdout, out.stderr)
+		}
+		return nil
+	})
+	list, err := f.flows("tcp-state,client-flags", "port=7001,tcp-state=closed")
+	if err != nil || len(list) == 0 || !strings.Contains(list[0].Key["client-flags"], "S") {
+		f.t.Errorf("of TCP connections that are over: %+v, %v", list, err)
+	}
 }
 
 // What flows say is what the generators of traffic counted, to the byte: between
@@ -208,6 +234,7 @@ func TestFlowsAddUp(t *testing.T) {
 	f.used(left, rightAddr.String())
 	f.located(left, places)
 	f.listed()
+	f.dropped(left)
 	t.Logf("%d of %d short connections name their container and process", named, all)
 }
 
@@ -275,7 +302,7 @@ func (f *fleet) listed() {
 		f.t.Errorf("weft flows:\n%s", table)
 	}
 	sheet, err := csv.NewReader(strings.NewReader(f.ok(append([]string{"flows", "--top", "3", "-o", "csv"}, where...)...))).ReadAll()
-	if err != nil || len(sheet) != 4 || len(sheet[0]) != 39 {
+	if err != nil || len(sheet) != 4 || len(sheet[0]) != 44 {
 		f.t.Errorf("weft flows -o csv: %v %v", sheet, err)
 	}
 	says(f.t, "a field with a typing error", f.weft("flows", "--group-by", "clinet").stderr, "none of these ends has the label clinet", "client, client-address")

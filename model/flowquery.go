@@ -26,8 +26,8 @@ type FlowQuerySpec struct {
 	Selector string `json:"selector,omitempty"`
 	// Since is how long ago the time begins, as a Go duration; 1h unless given.
 	Since string `json:"since,omitempty"`
-	// Order is what rows are sorted by: bytes, packets or connections, the most first;
-	// or time, the first first. Unless given it is time where By has minute, hour or
+	// Order is what rows are sorted by: bytes, packets, connections or drops, the most
+	// first; or time, the first first. Unless given it is time where By has minute, hour or
 	// day, else bytes.
 	Order string `json:"order,omitempty"`
 	// Top is how many rows are returned; 20 unless given.
@@ -35,7 +35,7 @@ type FlowQuerySpec struct {
 }
 
 // FlowOrders are what sums of flows can be sorted by.
-var FlowOrders = []string{"bytes", "connections", "packets", "time"}
+var FlowOrders = []string{"bytes", "connections", "drops", "packets", "time"}
 
 // Limits on saved questions.
 const (

@@ -61,8 +61,11 @@ type HostStatus struct {
 	Sections           []SectionStatus `json:"sections,omitempty"`
 	Conditions         []Condition     `json:"conditions,omitempty"`
 	// Rings are what the host keeps of packets, for captures of the past.
-	Rings     []RingStatus `json:"rings,omitempty"`
-	Workloads int          `json:"workloads"`
+	Rings []RingStatus `json:"rings,omitempty"`
+	// Drops are packets that the host's kernel has thrown away, of all workloads
+	// together, by its name for the reason. What policy turned down is not among them.
+	Drops     map[string]uint64 `json:"drops,omitempty"`
+	Workloads int               `json:"workloads"`
 }
 
 // RefusedLabel is a label that an agent claims and may not.

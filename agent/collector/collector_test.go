@@ -92,8 +92,8 @@ func TestReports(t *testing.T) {
 		datagrams [][]byte
 		want      string
 	}{
-		"netflow 5":            {[][]byte{netflow5("10.0.0.1", "10.0.0.2", 40000, 443)}, "10.0.0.1:40000 -> 10.0.0.2:443 6: 10/1000 0/0 new 2s"},
-		"netflow 5, an answer": {[][]byte{netflow5("10.0.0.2", "10.0.0.1", 443, 40000)}, "10.0.0.1:40000 -> 10.0.0.2:443 6: 0/0 10/1000 2s"},
+		"netflow 5":            {[][]byte{netflow5("10.0.0.1", "10.0.0.2", 40000, 443)}, "10.0.0.1:40000 -> 10.0.0.2:443 6: 10/1000 0/0 new FSPA/ 2s"},
+		"netflow 5, an answer": {[][]byte{netflow5("10.0.0.2", "10.0.0.1", 443, 40000)}, "10.0.0.1:40000 -> 10.0.0.2:443 6: 0/0 10/1000 /FSPA 2s"},
 		"netflow 9":            {[][]byte{netflow9(set(0, templateOf(256))), netflow9(set(256, data))}, "[2001:db8::1]:40000 -> [2001:db8::2]:443 6: 7/7000 0/0 new 0s"},
 		"ipfix":                {[][]byte{ipfix(set(2, templateOf(300)), set(300, data))}, "[2001:db8::1]:40000 -> [2001:db8::2]:443 6: 7/7000 0/0 new 0s"},
 		"sflow":                {[][]byte{sflow5()}, "10.0.0.1:5000 -> 10.0.0.2:53 17: 100/100000 0/0 new 0s"},
@@ -112,6 +112,9 @@ func TestReports(t *testing.T) {
 			got := fmt.Sprintf("%s -> %s %d: %d/%d %d/%d", r.Local, r.Remote, r.Protocol, r.Sent.Packets, r.Sent.Bytes, r.Received.Packets, r.Received.Bytes)
 			if r.New {
 				got += " new"
+			}
+			if r.SentFlags|r.ReceivedFlags != 0 {
+				got += fmt.Sprintf(" %s/%s", r.SentFlags, r.ReceivedFlags)
 			}
 			if got += " " + r.Last.Sub(r.First).String(); got != c.want || !r.Observed || r.Last.After(now) {
 				t.Errorf("%s, want %s: %+v", got, c.want, r)

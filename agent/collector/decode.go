@@ -17,6 +17,7 @@ import (
 	protoproducer "github.com/netsampler/goflow2/v2/producer/proto"
 
 	"weft/model"
+	"weft/packet"
 	"weft/wire/flowwire"
 )
 
@@ -141,11 +142,15 @@ func record(now time.Time, m *flowpb.FlowMessage) (flowwire.Record, bool) {
 	if r.First.After(r.Last) {
 		r.First = r.Last
 	}
+	if r.Protocol == packet.ProtoTCP {
+		r.SentFlags = packet.TCPFlags(m.TcpFlags)
+	}
 	// Who answers is who was asked at a well-known port. The asking is another
 	// record; it is that which begins the connection.
 	if r.Local.Port() < 1024 && r.Remote.Port() >= 1024 && model.HasPorts(r.Protocol) {
 		r.Local, r.Remote = r.Remote, r.Local
 		r.Sent, r.Received, r.New = flowwire.Count{}, sent, false
+		r.SentFlags, r.ReceivedFlags = 0, r.SentFlags
 	}
 	return r, true
 }

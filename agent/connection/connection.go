@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"weft/model"
+	"weft/packet"
 	"weft/policy"
 )
 
@@ -34,9 +35,15 @@ type Line struct {
 	Began uint64
 	// Sent and Received are the subject's.
 	Sent, Received Count
-	TCPState       TCPState
-	RTT            time.Duration // smoothed, 0 where not known
-	Retransmits    uint32
+	TCPState       packet.TCPState
+	// SentFlags and ReceivedFlags are all that were seen of TCP's.
+	SentFlags, ReceivedFlags packet.TCPFlags
+	RTT                      time.Duration // smoothed, 0 where not known
+	Retransmits              uint32
+	// Drops are packets that the kernel has thrown away, sent or received, and
+	// DropReason is why it did the last of them.
+	Drops      uint64
+	DropReason string
 	// Translated is where this machine sends what was meant for Remote; the zero
 	// value where it rewrites nothing.
 	Translated netip.AddrPort
@@ -79,21 +86,4 @@ const (
 
 func (b PeerBy) String() string {
 	return [...]string{"address", "socket", "option", "port"}[b]
-}
-
-// TCPState is where a TCP connection is (RFC 9293, 3.3.2, as an observer sees it).
-type TCPState uint8
-
-// The states.
-const (
-	TCPNone TCPState = iota
-	TCPSynSent
-	TCPSynReceived
-	TCPEstablished
-	TCPClosing
-	TCPClosed
-)
-
-func (s TCPState) String() string {
-	return [...]string{"", "syn-sent", "syn-received", "established", "closing", "closed"}[s]
 }

@@ -610,5 +610,12 @@ func (d *Datapath) readTable(v *view) (begun bool, err error) {
 		}
 		d.talks.counts(counts)
 	}
+	if w, knows := v.driver.(Dropper); knows {
+		drops, err := w.Drops()
+		if err != nil {
+			return begun, err
+		}
+		d.talks.dropped(drops)
+	}
 	return begun, v.driver.Forget()
 }

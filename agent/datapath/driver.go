@@ -56,6 +56,13 @@ type Filler interface {
 	Filling() bool
 }
 
+// Dropper is a driver that knows what the kernel throws away.
+type Dropper interface {
+	// Drops counts packets by the kernel's name for the reason, since the driver's
+	// state was made; nil where the kernel does not say.
+	Drops() (map[string]uint64, error)
+}
+
 // Witness is a driver that believes some callers what they say of themselves.
 type Witness interface {
 	// Disbelieved counts as Troubles does: proofs of who calls that are not good,

@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -27,6 +28,8 @@ type talks struct {
 	lost       uint64
 	rules      map[policy.RuleID]RuleCount
 	changed    map[policy.RuleID]bool
+	drops      map[string]uint64 // by reason
+	more       bool              // of them than was told
 	users      connection.Users
 
 	// Connections that begin after seen are new.
@@ -110,9 +113,16 @@ func (t *talks) counts(list []RuleCount) {
 	}
 }
 
+// dropped takes over what the kernel has thrown away.
+func (t *talks) dropped(drops map[string]uint64) {
+	if !maps.Equal(t.drops, drops) {
+		t.drops, t.more = drops, true
+	}
+}
+
 // take returns what has gathered, or nil.
 func (t *talks) take() *wirepb.PolicyReport {
-	if len(t.open)+len(t.unsent)+len(t.changed) == 0 {
+	if len(t.open)+len(t.unsent)+len(t.changed) == 0 && !t.more {
 		return nil
 	}
 	out := &wirepb.PolicyReport{Driver: t.driver, Generation: t.generation, Lost: t.lost, Conversations: t.unsent}
@@ -121,10 +131,14 @@ func (t *talks) take() *wirepb.PolicyReport {
 		out.Rules = append(out.Rules, &wirepb.RuleCount{Rule: uint64(id), Connections: c.Connections, Packets: c.Packets, Bytes: c.Bytes})
 	}
 	slices.SortFunc(out.Rules, func(a, b *wirepb.RuleCount) int { return cmp.Compare(a.Rule, b.Rule) })
+	for _, reason := range slices.Sorted(maps.Keys(t.drops)) {
+		out.Drops = append(out.Drops, &wirepb.DropCount{Reason: reason, Packets: t.drops[reason]})
+	}
 	for _, x := range t.open {
 		out.Conversations = append(out.Conversations, x)
 	}
 	t.open, t.unsent, t.changed = map[talkKey]*wirepb.Conversation{}, nil, map[policy.RuleID]bool{}
+	t.more = false
 	return out
 }
 
@@ -134,6 +148,7 @@ func (t *talks) restore(r *wirepb.PolicyReport) {
 	for _, c := range r.GetRules() {
 		t.changed[policy.RuleID(c.Rule)] = true
 	}
+	t.more = t.more || len(r.GetDrops()) > 0
 	for i, x := range r.GetConversations() {
 		if len(t.open)+len(t.unsent) >= maxTalks {
 			t.lost += uint64(len(r.Conversations) - i)

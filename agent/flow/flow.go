@@ -163,13 +163,13 @@ func (f *Flow) See(c *connection.Line) {
 		f.flush() // shown twice: what was said of it the first time must be in the ledger
 	}
 	g.pass = f.pass
-	sent, received := count(c.Sent), count(c.Received)
+	now := packets(count(c.Sent), count(c.Received), drops(c))
 	switch {
 	case !known && !c.Ended && f.hellos.settling(k, f.now.Sub(c.First)):
 		return // its first record is to say what it is used for
 	case !known:
 		f.tell(c, k, mark{}, true)
-	case packets(sent, received) != g.packets && (c.Ended || since-g.told >= milliseconds(f.cfg.Interval)):
+	case now != g.packets && (c.Ended || since-g.told >= milliseconds(f.cfg.Interval)):
 		f.asked = k
 		m, was, err := f.marks.ledger.lookup(&f.asked)
 		f.failed = errors.Join(f.failed, err)
@@ -181,7 +181,7 @@ func (f *Flow) See(c *connection.Line) {
 		f.see(h, g, c, &k)
 		return
 	}
-	g.packets, g.told = packets(sent, received), since
+	g.packets, g.told = now, since
 	f.see(h, g, c, &k)
 	if len(f.records) == flowwire.MaxRecords {
 		f.flush()
@@ -200,7 +200,19 @@ func (f *Flow) tell(c *connection.Line, k key, m mark, fresh bool) {
 	f.records = append(f.records, f.record(c, &m, fresh))
 	f.hellos.name(k, c.Ended, &f.records[len(f.records)-1])
 	f.touched = append(f.touched, k)
-	f.next = append(f.next, mark{Sent: count(c.Sent), Received: count(c.Received), Retransmits: c.Retransmits})
+	f.next = append(f.next, mark{Sent: count(c.Sent), Received: count(c.Received), Retransmits: c.Retransmits, Drops: drops(c)})
+}
+
+// policyDrop is why what policy turned down was thrown away, among the kernel's own
+// reasons.
+const policyDrop = "POLICY"
+
+// drops is how many of a connection's packets were thrown away here, the low bits.
+func drops(c *connection.Line) uint32 {
+	if c.Refused {
+		return uint32(c.Sent.Packets + c.Received.Packets)
+	}
+	return uint32(c.Drops)
 }
 
 func count(c connection.Count) flowwire.Count { return flowwire.Count(c) }
@@ -214,7 +226,16 @@ func (f *Flow) record(c *connection.Line, m *mark, fresh bool) flowwire.Record {
 		Sent:        flowwire.Count{Packets: c.Sent.Packets - m.Sent.Packets, Bytes: c.Sent.Bytes - m.Sent.Bytes},
 		Received:    flowwire.Count{Packets: c.Received.Packets - m.Received.Packets, Bytes: c.Received.Bytes - m.Received.Bytes},
 		Retransmits: c.Retransmits - min(m.Retransmits, c.Retransmits),
-		Refused:     c.Refused,
+		Refused:     c.Refused, TCPState: c.TCPState, SentFlags: c.SentFlags, ReceivedFlags: c.ReceivedFlags,
+	}
+	if n := drops(c); n != m.Drops {
+		// A count that is not what it was, and no more, began anew.
+		if r.Drops, r.DropReason = n-m.Drops, c.DropReason; int32(n-m.Drops) < 0 {
+			r.Drops = n
+		}
+		if c.Refused {
+			r.DropReason = policyDrop
+		}
 	}
 	if r.Action == "" {
 		r.Action = model.ActionAllow

@@ -36,7 +36,7 @@ func newKey(local, remote netip.AddrPort, protocol uint8, netns, began uint64, r
 type mark struct {
 	Sent, Received flowwire.Count
 	Retransmits    uint32
-	_              [4]byte
+	Drops          uint32
 	Batch          uint64 // that had the last record
 }
 
@@ -55,7 +55,7 @@ type account struct {
 // glimpse is what is remembered of a mark, so that the mark itself is read only
 // where a record is due: a table has a million lines, and most do nothing.
 type glimpse struct {
-	packets uint32 // both ways, the low bits: another number is something new
+	packets uint32 // both ways and thrown away, the low bits: another number is something new
 	told    uint32 // when the last record was, in milliseconds since this process began
 	pass    uint32 // in which the line was last seen
 }
@@ -78,12 +78,14 @@ func newMarks(l ledger) (*marks, error) {
 	if m.account, err = l.number(); err != nil {
 		return nil, err
 	}
-	return m, l.each(func(k *key, x *mark) { m.seen[m.hash(k)] = glimpse{packets: packets(x.Sent, x.Received)} })
+	return m, l.each(func(k *key, x *mark) { m.seen[m.hash(k)] = glimpse{packets: packets(x.Sent, x.Received, x.Drops)} })
 }
 
 func (m *marks) hash(k *key) uint64 { return maphash.Comparable(m.seed, *k) }
 
-func packets(sent, received flowwire.Count) uint32 { return uint32(sent.Packets + received.Packets) }
+func packets(sent, received flowwire.Count, drops uint32) uint32 {
+	return uint32(sent.Packets+received.Packets) + drops
+}
 
 func milliseconds(d time.Duration) uint32 { return uint32(d.Milliseconds()) }
 
@@ -102,7 +104,8 @@ func (m *marks) redo(r *flowwire.Record, batch uint64) (k key, x mark, needed bo
 	x.Received.Packets += r.Received.Packets
 	x.Received.Bytes += r.Received.Bytes
 	x.Retransmits += r.Retransmits
-	m.seen[m.hash(&k)] = glimpse{packets: packets(x.Sent, x.Received)}
+	x.Drops += r.Drops
+	m.seen[m.hash(&k)] = glimpse{packets: packets(x.Sent, x.Received, x.Drops)}
 	return k, x, true, nil
 }
 

@@ -197,7 +197,9 @@ func (l *listener) record(f *meter.Flow) {
 		Local: f.Client, Remote: f.Server, Protocol: f.Protocol, Observed: true, Egress: true, New: f.New, Ended: f.End.Ended(), Action: model.ActionAllow, First: f.First, Last: f.Last,
 		Sent: flowwire.Count{Packets: f.Sent.Packets, Bytes: f.Sent.Bytes}, Received: flowwire.Count{Packets: f.Received.Packets, Bytes: f.Received.Bytes},
 		RTT: f.Handshake, Retransmits: f.Sent.Retransmits + f.Received.Retransmits, Name: l.names.Of(f.Client.Addr(), f.Server.Addr()),
+		SentFlags: packet.TCPFlags(f.Sent.Flags), ReceivedFlags: packet.TCPFlags(f.Received.Flags),
 	}
+	r.TCPState = packet.TCPStateSeen(r.SentFlags, r.ReceivedFlags)
 	if u, ok := f.State.(*use); ok {
 		r.Name = cmp.Or(u.host, r.Name)
 	}

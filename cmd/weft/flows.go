@@ -46,9 +46,9 @@ an agent.
 --where narrows by fields and by labels of an end, in the words of selectors:
 client, server, client-address, client-port, server-address, port, protocol,
 process, user, command, pid, name, application, server-name, method, path,
-status, action, rule, host, reporter (client, server or observer), client.LABEL,
-server.LABEL. -l asks for labels of either end. --group-by takes minute, hour and
-day too.
+status, action, rule, host, reporter (client, server or observer), tcp-state,
+client-flags, server-flags, drop-reason, client.LABEL, server.LABEL. -l asks for
+labels of either end. --group-by takes minute, hour and day too.
 
 country, as (the autonomous system, by its number) and group are of either end in
 --where, and of both in --group-by; client-country, server-group and so on are of
@@ -66,6 +66,8 @@ on; host is what reports.`,
   weft flows --group-by server-country,server-as --where 'country!=DE'
   weft flows --group-by group,port --since 24h
   weft flows --group-by minute,server --where server=db-1
+  weft flows --where 'tcp-state in (syn-sent,syn-received)'
+  weft flows --group-by drop-reason,server --where drop-reason --order drops
   weft flows --query top-apps --since 24h
   weft flows --disagree --since 24h
   weft flows import capture.pcap`,
@@ -110,7 +112,7 @@ on; host is what reports.`,
 	flags.StringVar(&f.filter.Where, "where", "", "only flows whose fields fulfil this, as 'port=443,client.app in (web,api)'")
 	flags.StringVar(&f.filter.By, "group-by", "", "sum up by fields or labels, as app,port,process")
 	flags.StringVar(&f.filter.Query, "query", "", "ask a saved question (weft get flowqueries); other flags go over what it says")
-	flags.StringVar(&f.filter.Order, "order", "", "what sums are sorted by: bytes (unless given), packets, connections or time")
+	flags.StringVar(&f.filter.Order, "order", "", "what sums are sorted by: bytes (unless given), packets, connections, drops or time")
 	flags.IntVar(&f.filter.Limit, "top", 20, "how many lines")
 	flags.BoolVarP(&f.follow, "follow", "f", false, "go on with flows as they come")
 	flags.BoolVar(&f.disagree, "disagree", false, "connections of which both ends have told all, and not the same")
@@ -199,7 +201,7 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 		return writeSumsParquet(cmd.OutOrStdout(), list)
 	case "csv":
 		w := csv.NewWriter(cmd.OutOrStdout())
-		header := append(append([]string{}, list.By...), "connections", "sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits", "latency_us")
+		header := append(append([]string{}, list.By...), "connections", "sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits", "latency_us", "drops")
 		if err := w.Write(header); err != nil {
 			return err
 		}
@@ -231,6 +233,10 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 	if answers {
 		t.Columns = append(t.Columns, show.Column{Title: "LATENCY"})
 	}
+	dropped := slices.ContainsFunc(list.Items, func(x flowstore.Sum) bool { return x.Drops > 0 })
+	if dropped {
+		t.Columns = append(t.Columns, show.Column{Title: "DROPS"})
+	}
 	t.Width, _ = screen(cmd)
 	for _, x := range list.Items {
 		var row []string
@@ -244,6 +250,9 @@ func (f *flowFlags) sums(cmd *cobra.Command, cl *client.Client) error {
 		row = append(row, show.Number(x.Connections), show.Bytes(x.Sent.Bytes), show.Bytes(x.Received.Bytes), rttText(x.RTT), show.Number(x.Retransmits))
 		if answers {
 			row = append(row, rttText(x.Latency))
+		}
+		if dropped {
+			row = append(row, show.Number(x.Drops))
 		}
 		t.Row(row...)
 	}
@@ -281,6 +290,7 @@ func (f *flowFlags) list(cmd *cobra.Command, cl *client.Client) error {
 	first, t := true, &show.Table{Columns: []show.Column{{Title: "LAST"}, {Title: "CLIENT", Flexible: true}, {Title: "SERVER", Flexible: true}, {Title: "SERVICE"}, {Title: "PROCESS", Flexible: true}, {Title: "SENT"}, {Title: "RECEIVED"}, {Title: "ACTION"}}}
 	if t.Width, _ = screen(cmd); f.output == "wide" {
 		t.Columns, t.Width = append([]show.Column{{Title: "ID"}}, t.Columns...), 0
+		t.Columns = append(t.Columns, show.Column{Title: "STATE"}, show.Column{Title: "FLAGS"}, show.Column{Title: "RETRANS"}, show.Column{Title: "DROPS"})
 	}
 	print := func(items []flowstore.Flow) error {
 		defer func() { first = false }()
@@ -346,6 +356,7 @@ func (f *flowFlags) print(cmd *cobra.Command, t *show.Table, items []flowstore.F
 		row := []string{x.Last.Local().Format("15:04:05"), endName(&x.Client, ""), endName(&x.Server, cmp.Or(x.Application.Name, x.Name)), flowService(x), process, show.Bytes(x.Sent.Bytes), show.Bytes(x.Received.Bytes), string(x.Action)}
 		if f.output == "wide" {
 			row = append([]string{strconv.FormatUint(x.ID, 10)}, row...)
+			row = append(row, x.TCPState, flagsText(x), show.Number(uint64(x.Retransmits)), dropsText(x))
 		}
 		t.Row(row...)
 	}
@@ -374,6 +385,21 @@ func flowService(x *flowstore.Flow) string {
 	return name
 }
 
+// flagsText is TCP's flags of both ends, the client's first.
+func flagsText(x *flowstore.Flow) string {
+	if x.ClientFlags == "" && x.ServerFlags == "" {
+		return ""
+	}
+	return x.ClientFlags + "/" + x.ServerFlags
+}
+
+func dropsText(x *flowstore.Flow) string {
+	if x.Drops == 0 {
+		return "0"
+	}
+	return show.Number(uint64(x.Drops)) + " " + x.DropReason
+}
+
 func rttText(d time.Duration) string {
 	if d == 0 {
 		return "-"
@@ -385,7 +411,7 @@ func writeFlowsCSV(out io.Writer, items []flowstore.Flow, header bool) error {
 	w := csv.NewWriter(out)
 	if header {
 		if err := w.Write([]string{"id", "time", "first", "last", "host", "reporter", "counted", "client", "client_address", "server", "server_address", "protocol", "process", "pid", "user", "name", "action", "rule", "new", "ended",
-			"sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits", "application", "server_name", "method", "path", "status", "latency_us", "community_id",
+			"sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits", "application", "server_name", "method", "path", "status", "latency_us", "community_id", "tcp_state", "client_flags", "server_flags", "drops", "drop_reason",
 			"client_country", "client_as", "client_organization", "server_country", "server_as", "server_organization"}); err != nil {
 			return err
 		}
@@ -403,7 +429,7 @@ func writeFlowsCSV(out io.Writer, items []flowstore.Flow, header bool) error {
 		if err := w.Write([]string{number(x.ID), x.Time.Format(time.RFC3339Nano), x.First.Format(time.RFC3339Nano), x.Last.Format(time.RFC3339Nano), x.Host, reporterOf(x), strconv.FormatBool(x.Counted),
 			x.Client.Workload, address(x.Client), x.Server.Workload, address(x.Server), number(uint64(x.Protocol)), x.Process, number(uint64(x.PID)), x.User, x.Name, string(x.Action), number(x.Rule), strconv.FormatBool(x.New), strconv.FormatBool(x.Ended),
 			number(x.Sent.Packets), number(x.Sent.Bytes), number(x.Received.Packets), number(x.Received.Bytes), number(uint64(x.RTT.Microseconds())), number(uint64(x.Retransmits)),
-			x.Application.Protocol, x.Application.Name, x.Application.Method, x.Application.Path, number(uint64(x.Application.Status)), number(uint64(x.Application.Latency.Microseconds())), x.CommunityID,
+			x.Application.Protocol, x.Application.Name, x.Application.Method, x.Application.Path, number(uint64(x.Application.Status)), number(uint64(x.Application.Latency.Microseconds())), x.CommunityID, x.TCPState, x.ClientFlags, x.ServerFlags, number(uint64(x.Drops)), x.DropReason,
 			x.Client.Country, system(x.Client), x.Client.Organization, x.Server.Country, system(x.Server), x.Server.Organization}); err != nil {
 			return err
 		}

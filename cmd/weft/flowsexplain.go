@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -96,6 +97,13 @@ func explainFlow(out io.Writer, x *api.ExplainedFlow, width int) error {
 	})
 	row("rtt", func(r *flowstore.Report) string { return rttText(r.RTT) })
 	row("retransmits", func(r *flowstore.Report) string { return show.Number(uint64(r.Retransmits)) })
+	row("tcp state", func(r *flowstore.Report) string { return r.TCPState })
+	row("tcp flags", func(r *flowstore.Report) string {
+		return flagsText(&flowstore.Flow{ClientFlags: r.ClientFlags, ServerFlags: r.ServerFlags})
+	})
+	row("drops", func(r *flowstore.Report) string {
+		return strings.TrimSpace(show.Number(r.Drops) + " " + strings.Join(r.DropReasons, ", "))
+	})
 	row("reports", func(r *flowstore.Report) string {
 		if !r.Whole {
 			return fmt.Sprintf("%d, not all", r.Reports)

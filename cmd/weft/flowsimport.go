@@ -28,6 +28,7 @@ import (
 	"weft/internal/application"
 	"weft/internal/geoip"
 	"weft/model"
+	"weft/packet"
 	"weft/wire/flowwire"
 )
 
@@ -384,6 +385,6 @@ func recordOf(c *conversations.Conversation) flowwire.Record {
 	return flowwire.Record{
 		Name: cmp.Or(c.Name, c.Application.Host), Local: c.Client, Remote: c.Server, Protocol: c.Protocol, Egress: true, New: true, Ended: c.Ended, Action: model.ActionAllow,
 		First: c.First, Last: c.Last, Sent: flowwire.Count{Packets: c.Sent.Packets, Bytes: c.Sent.Bytes}, Received: flowwire.Count{Packets: c.Received.Packets, Bytes: c.Received.Bytes},
-		RTT: c.RTT, Retransmits: c.Retransmits,
+		RTT: c.RTT, Retransmits: c.Retransmits, TCPState: packet.TCPStateSeen(c.SentFlags, c.ReceivedFlags), SentFlags: c.SentFlags, ReceivedFlags: c.ReceivedFlags,
 	}
 }

@@ -62,6 +62,11 @@ type parquetFlow struct {
 	ServerCountry   string            `parquet:"server_country,dict"`
 	ServerAS        uint32            `parquet:"server_as,dict"`
 	ServerOrg       string            `parquet:"server_organization,dict"`
+	TCPState        string            `parquet:"tcp_state,dict"`
+	ClientFlags     string            `parquet:"client_flags,dict"`
+	ServerFlags     string            `parquet:"server_flags,dict"`
+	Drops           uint32            `parquet:"drops"`
+	DropReason      string            `parquet:"drop_reason,dict"`
 }
 
 func newParquetFlow(x *flowstore.Flow) parquetFlow {
@@ -71,6 +76,7 @@ func newParquetFlow(x *flowstore.Flow) parquetFlow {
 		Process: x.Process, PID: x.PID, User: x.User, Command: x.Command, Name: x.Name, Action: string(x.Action), Rule: x.Rule, New: x.New, Ended: x.Ended,
 		SentPackets: x.Sent.Packets, SentBytes: x.Sent.Bytes, ReceivedPackets: x.Received.Packets, ReceivedBytes: x.Received.Bytes, RTT: uint64(x.RTT.Microseconds()), Retransmits: x.Retransmits,
 		Application: x.Application.Protocol, ServerName: x.Application.Name, Method: x.Application.Method, Path: x.Application.Path, Status: uint32(x.Application.Status), Latency: uint64(x.Application.Latency.Microseconds()), CommunityID: x.CommunityID,
+		TCPState: x.TCPState, ClientFlags: x.ClientFlags, ServerFlags: x.ServerFlags, Drops: x.Drops, DropReason: x.DropReason,
 		ClientCountry: x.Client.Country, ClientAS: x.Client.AS, ClientOrg: x.Client.Organization, ServerCountry: x.Server.Country, ServerAS: x.Server.AS, ServerOrg: x.Server.Organization}
 	if x.Dialled.IsValid() {
 		out.Dialled = x.Dialled.String()
@@ -141,7 +147,7 @@ func writeSumsParquet(out io.Writer, list *api.FlowSums) error {
 	for _, k := range list.By {
 		add(k, "", ",dict")
 	}
-	for _, name := range []string{"connections", "sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits", "latency_us"} {
+	for _, name := range []string{"connections", "sent_packets", "sent_bytes", "received_packets", "received_bytes", "rtt_us", "retransmits", "latency_us", "drops"} {
 		add(name, uint64(0), "")
 	}
 	row := reflect.New(reflect.StructOf(fields))
@@ -166,5 +172,5 @@ func writeSumsParquet(out io.Writer, list *api.FlowSums) error {
 
 // sumNumbers are a row's amounts, in the order of a file's columns.
 func sumNumbers(x *flowstore.Sum) []uint64 {
-	return []uint64{x.Connections, x.Sent.Packets, x.Sent.Bytes, x.Received.Packets, x.Received.Bytes, uint64(x.RTT.Microseconds()), x.Retransmits, uint64(x.Latency.Microseconds())}
+	return []uint64{x.Connections, x.Sent.Packets, x.Sent.Bytes, x.Received.Packets, x.Received.Bytes, uint64(x.RTT.Microseconds()), x.Retransmits, uint64(x.Latency.Microseconds()), x.Drops}
 }

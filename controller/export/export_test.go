@@ -68,6 +68,7 @@ func sample(port int) flowstore.Flow {
 		Server:   flowstore.End{Workload: "db-1", Labels: map[string]string{"app": "db"}, Address: netip.MustParseAddr("10.0.0.2"), Port: 5432},
 		Protocol: 6, Process: "/srv/orders/api", PID: 7, User: "ann", Name: "db.example.org", Action: model.ActionAllow, New: true, Ended: true,
 		Sent: model.Count{Packets: 3, Bytes: 300}, Received: model.Count{Packets: 5, Bytes: 7000}, RTT: 300 * time.Microsecond,
+		TCPState: "closed", ClientFlags: "FSPA", ServerFlags: "SPA", Drops: 4, DropReason: "TCP_CSUM",
 	}
 }
 

@@ -142,6 +142,10 @@ func TestIPFIXOverUDP(t *testing.T) {
 		if got := string(fieldOf(r, 99999, 1)); got != "web-1" {
 			t.Errorf("the client is %q", got)
 		}
+		if client, server := fieldOf(r, 0, 6), fieldOf(r, reversePEN, 6); binary.BigEndian.Uint16(client) != 0x1b || binary.BigEndian.Uint16(server) != 0x1a || u64(fieldOf(r, 0, 133)) != 4 ||
+			string(fieldOf(r, 99999, 6)) != "closed" || string(fieldOf(r, 99999, 7)) != "TCP_CSUM" {
+			t.Errorf("record %d: flags %x and %x; %+v", i, client, server, r)
+		}
 	}
 	if x := list[10]; binary.BigEndian.Uint32(fieldOf(x, 0, 17)) != 4_200_000_000 || binary.BigEndian.Uint32(fieldOf(x, 0, 16)) != 0 || string(fieldOf(x, 99999, 7)) != "NO" || len(fieldOf(x, 99999, 6)) != 0 {
 		t.Errorf("of the one to Norway: %+v", x)

@@ -148,6 +148,13 @@ func logRecord(f *flowstore.Flow) *logsv1.LogRecord {
 	number("weft.received.bytes", f.Received.Bytes)
 	number("weft.rtt_us", uint64(f.RTT.Microseconds()))
 	number("weft.retransmits", uint64(f.Retransmits))
+	text("weft.tcp.state", f.TCPState)
+	text("weft.tcp.client_flags", f.ClientFlags)
+	text("weft.tcp.server_flags", f.ServerFlags)
+	if f.Drops > 0 {
+		number("weft.drops", uint64(f.Drops))
+		text("weft.drop_reason", f.DropReason)
+	}
 	return r
 }
 

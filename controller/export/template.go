@@ -8,6 +8,7 @@ import (
 
 	"weft/controller/flowstore"
 	"weft/model"
+	"weft/packet"
 )
 
 // Of RFC 7011, 3.
@@ -55,9 +56,12 @@ var (
 		{id: 2, length: 8, put: func(b []byte, f *flowstore.Flow) []byte { return be.AppendUint64(b, f.Sent.Packets) }}, // packetDeltaCount
 		{id: 1, length: 8, enterprise: reversePEN, put: func(b []byte, f *flowstore.Flow) []byte { return be.AppendUint64(b, f.Received.Bytes) }},
 		{id: 2, length: 8, enterprise: reversePEN, put: func(b []byte, f *flowstore.Flow) []byte { return be.AppendUint64(b, f.Received.Packets) }},
-		{id: 371, length: variableLength, put: words(func(f *flowstore.Flow) string { return f.User })},               // userName
-		{id: 16, length: 4, put: func(b []byte, f *flowstore.Flow) []byte { return be.AppendUint32(b, f.Client.AS) }}, // bgpSourceAsNumber
-		{id: 17, length: 4, put: func(b []byte, f *flowstore.Flow) []byte { return be.AppendUint32(b, f.Server.AS) }}, // bgpDestinationAsNumber
+		{id: 6, length: 2, put: func(b []byte, f *flowstore.Flow) []byte { return appendFlags(b, f.ClientFlags) }}, // tcpControlBits (RFC 7125)
+		{id: 6, length: 2, enterprise: reversePEN, put: func(b []byte, f *flowstore.Flow) []byte { return appendFlags(b, f.ServerFlags) }},
+		{id: 133, length: 8, put: func(b []byte, f *flowstore.Flow) []byte { return be.AppendUint64(b, uint64(f.Drops)) }}, // droppedPacketDeltaCount
+		{id: 371, length: variableLength, put: words(func(f *flowstore.Flow) string { return f.User })},                    // userName
+		{id: 16, length: 4, put: func(b []byte, f *flowstore.Flow) []byte { return be.AppendUint32(b, f.Client.AS) }},      // bgpSourceAsNumber
+		{id: 17, length: 4, put: func(b []byte, f *flowstore.Flow) []byte { return be.AppendUint32(b, f.Server.AS) }},      // bgpDestinationAsNumber
 	}
 	ipv4Elements = []element{ // sourceIPv4Address, destinationIPv4Address
 		{id: 8, length: 4, put: func(b []byte, f *flowstore.Flow) []byte { return appendIPv4(b, f.Client.Address) }},
@@ -69,7 +73,7 @@ var (
 	}
 	// enterpriseElements are strings, in this order from 1 on: client workload, server
 	// workload, reporting host, process, name by which the server was looked up, client's
-	// country, server's country.
+	// country, server's country, state of TCP, reason why packets were dropped.
 	enterpriseElements = []func(f *flowstore.Flow) string{
 		func(f *flowstore.Flow) string { return f.Client.Workload },
 		func(f *flowstore.Flow) string { return f.Server.Workload },
@@ -78,6 +82,8 @@ var (
 		func(f *flowstore.Flow) string { return f.Name },
 		func(f *flowstore.Flow) string { return f.Client.Country },
 		func(f *flowstore.Flow) string { return f.Server.Country },
+		func(f *flowstore.Flow) string { return f.TCPState },
+		func(f *flowstore.Flow) string { return f.DropReason },
 	}
 )
 
@@ -172,6 +178,11 @@ func words(of func(*flowstore.Flow) string) func([]byte, *flowstore.Flow) []byte
 		}
 		return append(append(b, byte(len(s))), s...)
 	}
+}
+
+// appendFlags writes flags that are kept as letters.
+func appendFlags(b []byte, letters string) []byte {
+	return be.AppendUint16(b, uint16(packet.ParseTCPFlags(letters)))
 }
 
 func appendIPv4(b []byte, a netip.Addr) []byte {

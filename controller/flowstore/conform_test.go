@@ -55,6 +55,12 @@ func (f *fleet) batch(flows int, within time.Duration) Batch {
 			Sent: model.Count{Packets: 1 + f.Uint64N(100), Bytes: 60 + f.Uint64N(1<<20)}, Received: model.Count{Packets: f.Uint64N(100), Bytes: f.Uint64N(1 << 24)},
 			RTT: time.Duration(f.IntN(3)*f.IntN(90_000)) * time.Microsecond, Retransmits: uint32(max(0, f.IntN(20)-16)),
 		}
+		if x.Protocol == 6 {
+			x.TCPState, x.ClientFlags, x.ServerFlags = []string{"syn-sent", "established", "closed"}[f.IntN(3)], "SPA", []string{"", "SA", "FSA"}[f.IntN(3)]
+		}
+		if f.IntN(15) == 0 {
+			x.Drops, x.DropReason = uint32(1+f.IntN(9)), []string{"SOCKET_RCVBUFF", "NETFILTER_DROP", "POLICY"}[f.IntN(3)]
+		}
 		switch f.IntN(10) {
 		case 0: // the world
 			x.Server = End{Address: netip.AddrFrom4([4]byte{198, 51, 100, byte(f.IntN(256))}), Port: 443}
@@ -102,16 +108,16 @@ func questions(now time.Time) []Query {
 	for _, f := range Fields() {
 		out = append(out, Query{By: []string{f}})
 	}
-	for _, by := range [][]string{{}, {"client.app", "server.app", "port"}, {"client", "server"}, {"client", "process", "server", "port"}, {"client.none"}, {"server.team", "action"}, {"name", "protocol", "reporter"}, {"application", "method", "path", "status"},
+	for _, by := range [][]string{{}, {"client.app", "server.app", "port"}, {"client", "server"}, {"client", "process", "server", "port"}, {"client.none"}, {"server.team", "action"}, {"name", "protocol", "reporter"}, {"application", "method", "path", "status"}, {"drop-reason", "server"},
 		{"client-country", "server-country", "server-as"}, {"client-host", "server-host"}, {"client-group", "server-group"}, {"server-group", "client.app", "port"}, {"client-group", "client"}} {
-		out = append(out, Query{By: by, Order: Orders()[len(by)%3], Limit: 25})
+		out = append(out, Query{By: by, Order: Orders()[len(by)%4], Limit: 25})
 	}
 	for _, by := range [][]string{{}, {"client", "server.app", "port"}, {"minute"}, {"server.app", "hour"}, {"day", "protocol"}} {
 		for _, t := range [][2]time.Duration{{time.Hour, 0}, {90 * time.Second, 0}, {3*time.Hour + 1234*time.Millisecond, 0}, {26 * time.Hour, 25*time.Hour + 700*time.Millisecond}, {2 * time.Hour, 2*time.Hour - time.Millisecond}, {48 * time.Hour, 3 * time.Hour}, {7 * time.Hour, 5 * time.Hour}} {
 			out = append(out, Query{By: by, Since: now.Add(-t[0]), Until: now.Add(-t[1])})
 		}
 	}
-	for _, w := range []string{"port=443", "port in (80,443),client.app=app-3", "app=app-1", "app notin (app-1,app-2)", "!team", "team", "server.team", "!server.team", "client.env!=prod", "name", "!name", "protocol=udp,action!=Deny", "process=/usr/sbin/nginx", "rule=9223372036854775815", "server in (host-3.example.org,web-1:app)", "client-port=40000", "reporter=server", "reporter=observer", "protocol=17", "application=http,status in (200,201)", "!application", "server-name", "none", "!none",
+	for _, w := range []string{"port=443", "port in (80,443),client.app=app-3", "app=app-1", "app notin (app-1,app-2)", "!team", "team", "server.team", "!server.team", "client.env!=prod", "name", "!name", "protocol=udp,action!=Deny", "process=/usr/sbin/nginx", "rule=9223372036854775815", "server in (host-3.example.org,web-1:app)", "client-port=40000", "reporter=server", "reporter=observer", "tcp-state in (syn-sent,closed)", "client-flags", "server-flags=FSA,!drop-reason", "drop-reason", "drop-reason=SOCKET_RCVBUFF", "protocol=17", "application=http,status in (200,201)", "!application", "server-name", "none", "!none",
 		"country=no", "country!=DE", "!country", "server-country in (DE,SE)", "as=64500", "as notin (AS645)", "!as", "server-as", "client-host=web-1", "group=shop", "group!=shop,client-group in (stages,apps)", "!server-group", "client-group", "group=none"} {
 		out = append(out, Query{By: []string{"client", "server"}, Where: where(w), Since: now.Add(-5 * time.Hour)})
 	}

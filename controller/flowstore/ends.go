@@ -123,6 +123,7 @@ func (r reporter) flow(x *flowwire.Record, reported time.Time) Flow {
 		Time:        reported, First: x.First, Last: x.Last, Host: r.host, AtServer: !x.Egress, Client: own, Server: peer, Protocol: x.Protocol,
 		Process: x.Process.Exe, PID: x.Process.PID, User: x.Process.User, Command: x.Process.Comm, Name: x.Name, Dialled: dialled, Action: x.Action, Rule: uint64(x.Rule),
 		New: x.New, Ended: x.Ended, Sent: model.Count(x.Sent), Received: model.Count(x.Received), RTT: x.RTT, Retransmits: x.Retransmits,
+		TCPState: x.TCPState.String(), ClientFlags: x.SentFlags.String(), ServerFlags: x.ReceivedFlags.String(), Drops: x.Drops, DropReason: x.DropReason,
 		Counted: x.Egress || !known,
 	}
 	if f.Observed = x.Observed; x.Observed { // the hosts of its ends have the connection too
@@ -131,6 +132,7 @@ func (r reporter) flow(x *flowwire.Record, reported time.Time) Flow {
 	if !x.Egress {
 		f.Client, f.Server = peer, own
 		f.Sent, f.Received = f.Received, f.Sent
+		f.ClientFlags, f.ServerFlags = f.ServerFlags, f.ClientFlags
 	}
 	return f
 }

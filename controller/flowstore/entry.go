@@ -45,6 +45,11 @@ type Report struct {
 	Received    model.Count   `json:"received"`
 	RTT         time.Duration `json:"rttNanos"`
 	Retransmits uint32        `json:"retransmits"`
+	TCPState    string        `json:"tcpState,omitempty" doc:"When it was last reported."`
+	ClientFlags string        `json:"clientFlags,omitempty" doc:"Of TCP: all that the client has sent, as seen here."`
+	ServerFlags string        `json:"serverFlags,omitempty"`
+	Drops       uint64        `json:"drops,omitempty" doc:"Packets that this host has thrown away, sent or received."`
+	DropReasons []string      `json:"dropReasons,omitempty"`
 }
 
 // Difference is between two ends' accounts, in each direction.
@@ -188,6 +193,13 @@ func add(list []Flow, first time.Time, within time.Duration, take func(*Flow) bo
 		out.Sent = model.Count{Packets: out.Sent.Packets + x.Sent.Packets, Bytes: out.Sent.Bytes + x.Sent.Bytes}
 		out.Received = model.Count{Packets: out.Received.Packets + x.Received.Packets, Bytes: out.Received.Bytes + x.Received.Bytes}
 		out.Retransmits += x.Retransmits
+		out.Drops += uint64(x.Drops)
+		if x.DropReason != "" && !slices.Contains(out.DropReasons, x.DropReason) {
+			out.DropReasons = append(out.DropReasons, x.DropReason)
+		}
+		if x.TCPState != "" { // reports are in the order of their time
+			out.TCPState, out.ClientFlags, out.ServerFlags = x.TCPState, x.ClientFlags, x.ServerFlags
+		}
 		out.Last = later(out.Last, x.Last)
 		if x.RTT > 0 {
 			rtt, timed = rtt+x.RTT, timed+1

@@ -45,6 +45,12 @@ type Flow struct {
 	Received    model.Count   `json:"received"`
 	RTT         time.Duration `json:"rttNanos" doc:"Smoothed round-trip time; 0 is not known."`
 	Retransmits uint32        `json:"retransmits"`
+	TCPState    string        `json:"tcpState,omitempty" doc:"syn-sent, syn-received, established, closing or closed, when it was reported; empty where it is not known."`
+	// ClientFlags and ServerFlags are letters, as packet.TCPFlags writes them.
+	ClientFlags string `json:"clientFlags,omitempty" doc:"Of TCP: all that the client has sent so far, as letters of FSRPAUEC."`
+	ServerFlags string `json:"serverFlags,omitempty" doc:"Of TCP: all that the server has sent so far."`
+	Drops       uint32 `json:"drops,omitempty" doc:"Packets that the reporting host has thrown away, sent or received."`
+	DropReason  string `json:"dropReason,omitempty" doc:"Of the last of them: the kernel's name for it, or POLICY."`
 }
 
 // Application is what the first bytes of a connection show of its use. What is

@@ -130,12 +130,14 @@ func readReport(rows *answer, i int) Flow {
 	a.Protocol, a.Name, a.Method, a.Path, a.Status = words(), words(), words(), words(), uint16(number())
 	f.Client.readPlace(words())
 	f.Server.readPlace(words())
+	f.DropReason = words()
 	f.Client.Port, f.PID = uint16(number()), uint32(number())
 	f.Dialled, _ = netip.ParseAddrPort(words())
+	f.TCPState, f.ClientFlags, f.ServerFlags = words(), words(), words()
 	f.New, f.Ended = number() == 1, number() == 1
 	f.Sent = model.Count{Packets: number(), Bytes: number()}
 	f.Received = model.Count{Packets: number(), Bytes: number()}
-	f.RTT, f.Retransmits = time.Duration(number())*time.Microsecond, uint32(number())
+	f.RTT, f.Retransmits, f.Drops = time.Duration(number())*time.Microsecond, uint32(number()), uint32(number())
 	if model.HasPorts(f.Protocol) {
 		f.CommunityID = packet.CommunityID(0, f.Protocol, netip.AddrPortFrom(f.Client.Address, f.Client.Port), netip.AddrPortFrom(f.Server.Address, f.Server.Port))
 	}

@@ -38,7 +38,7 @@ func (s *Store) pieces(at [len(tables)]place, since, until time.Time, coarsest g
 	kept := s.oldest(reports, now)
 	if coarsest == reports {
 		if !since.IsZero() && from < millis(now.Add(-s.keep[reports]-margin)) {
-			return nil, 0, 0, fmt.Errorf("%w: client-port and pid are known of each report alone, and reports are kept for %s (--flows-keep of the controller); ask about a shorter time, or without them", ErrQuery, s.keep[reports])
+			return nil, 0, 0, fmt.Errorf("%w: client-port, pid, TCP states and flags are known of each report alone, and reports are kept for %s (--flows-keep of the controller); ask about a shorter time, or without them", ErrQuery, s.keep[reports])
 		}
 		from = max(from, kept)
 		return nonEmpty(piece{reports, from, to, 0, at[reports].last}), from, to, nil

@@ -26,9 +26,9 @@ type Query struct {
 	Labels *model.Selector
 	// By are the fields that rows differ in; none sums up everything.
 	By []string
-	// Order is what the rows are sorted by, the most first: bytes, packets or
-	// connections; or time, the first first. Unless given it is time where By has one,
-	// else bytes.
+	// Order is what the rows are sorted by, the most first: bytes, packets, connections
+	// or drops; or time, the first first. Unless given it is time where By has one, else
+	// bytes.
 	Order string
 	// Limit is how many rows are returned, all unless given; Offset how many come
 	// before them.
@@ -47,6 +47,7 @@ type Sum struct {
 	Received    model.Count       `json:"received"`
 	RTT         time.Duration     `json:"rttNanos"` // of reports that know it, on average
 	Retransmits uint64            `json:"retransmits"`
+	Drops       uint64            `json:"drops,omitempty"`        // at either end
 	Latency     time.Duration     `json:"latencyNanos,omitempty"` // from the first request to its answer, on average of connections that know it
 	First       time.Time         `json:"first"`
 	Last        time.Time         `json:"last"`
@@ -85,6 +86,7 @@ var fields = map[string]field{
 	"client-host": {of: []string{"client", "client_address"}}, "server-host": {of: []string{"server", "server_address"}}, // see Store.says
 	"client-group": {of: []string{"client", "client_labels"}}, "server-group": {of: []string{"server", "server_labels"}}, // see groups.go
 	"application": textual("application"), "server-name": textual("server_name"), "method": textual("method"), "path": textual("path"),
+	"tcp-state": textual("tcp_state"), "client-flags": textual("client_flags"), "server-flags": textual("server_flags"), "drop-reason": textual("drop_reason"),
 }
 
 // Pairs lists the names that are short for fields of both ends.
@@ -152,9 +154,9 @@ func Times() []string { return slices.Sorted(maps.Keys(times)) }
 var times = map[string]uint64{"minute": spans[minutes], "hour": spans[hours], "day": dayMillis}
 
 // fine are the fields that sums over minutes and hours do not differ in.
-var fine = []string{"client-port", "pid"}
+var fine = []string{"client-port", "pid", "tcp-state", "client-flags", "server-flags"}
 
-var orders = map[string]string{"bytes": "sum_sent_bytes + sum_received_bytes", "packets": "sum_sent_packets + sum_received_packets", "connections": "sum_connections"}
+var orders = map[string]string{"bytes": "sum_sent_bytes + sum_received_bytes", "packets": "sum_sent_packets + sum_received_packets", "connections": "sum_connections", "drops": "sum_drops"}
 
 // Orders lists what rows can be sorted by.
 func Orders() []string { return append(slices.Sorted(maps.Keys(orders)), "time") }
@@ -264,7 +266,7 @@ func (s *Store) Sums(ctx context.Context, q Query) (Sums, error) {
 		for n := range m {
 			m[n] = a.numbers[len(q.By)+n][i]
 		}
-		x.Connections, x.Sent, x.Received, x.Retransmits = m[0], model.Count{Packets: m[1], Bytes: m[2]}, model.Count{Packets: m[3], Bytes: m[4]}, m[7]
+		x.Connections, x.Sent, x.Received, x.Retransmits, x.Drops = m[0], model.Count{Packets: m[1], Bytes: m[2]}, model.Count{Packets: m[3], Bytes: m[4]}, m[7], m[12]
 		x.First, x.Last = instant(m[10]), instant(m[11])
 		if m[6] > 0 {
 			x.RTT = time.Duration(m[5]/m[6]) * time.Microsecond
@@ -290,7 +292,7 @@ func (s *Store) part(st *statement, q Query, columns []string, p piece, behind [
 	}
 	st.add(" FROM "+tables[p.granularity].name+" WHERE ").narrow(p, behind)
 	if p.granularity == reports {
-		st.add(" AND counted = 1")
+		st.add(" AND " + summed)
 	}
 	return s.fulfil(st, q)
 }

@@ -74,13 +74,19 @@ func (s *Store) roll(ctx context.Context, g granularity, many uint64) error {
 	return nil
 }
 
+// summed is which reports sums are made of. A connection has one that counts; what
+// the other end's host has thrown away was lost there alone, and is added to it.
+const summed = "(counted = 1 OR drops > 0)"
+
 // measures are what sums are made of, by what they are called: as a table of
 // reports, and one of sums, says it. Those are to be added up; of first and last
 // the least and the most are taken.
 var measures = []struct{ name, report, sum string }{
-	{"connections", "begun", "connections"}, {"sent_packets", "sent_packets", "sent_packets"}, {"sent_bytes", "sent_bytes", "sent_bytes"}, {"received_packets", "received_packets", "received_packets"}, {"received_bytes", "received_bytes", "received_bytes"},
-	{"rtts", "rtt", "rtts"}, {"timed", "CASE WHEN rtt > 0 THEN 1 ELSE 0 END", "timed"}, {"retransmits", "retransmits", "retransmits"},
-	{"latencies", "latency", "latencies"}, {"answered", "CASE WHEN latency > 0 THEN 1 ELSE 0 END", "answered"}, {"first", firstSaid, "first"}, {"last", lastSaid, "last"},
+	{"connections", "begun * counted", "connections"}, {"sent_packets", "sent_packets * counted", "sent_packets"}, {"sent_bytes", "sent_bytes * counted", "sent_bytes"},
+	{"received_packets", "received_packets * counted", "received_packets"}, {"received_bytes", "received_bytes * counted", "received_bytes"},
+	{"rtts", "rtt * counted", "rtts"}, {"timed", "CASE WHEN rtt > 0 THEN counted ELSE 0 END", "timed"}, {"retransmits", "retransmits * counted", "retransmits"},
+	{"latencies", "latency * counted", "latencies"}, {"answered", "CASE WHEN latency > 0 THEN counted ELSE 0 END", "answered"}, {"first", firstSaid, "first"}, {"last", lastSaid, "last"},
+	{"drops", "drops", "drops"},
 }
 
 // gather is how a measure is added up.
@@ -116,7 +122,7 @@ func rollUp(g granularity, part uint32, id, above, upto uint64, behind []fence) 
 	}
 	q.add(" FROM "+tables[g-1].name+" WHERE id > ? AND id <= ?", above, upto)
 	if g-1 == reports {
-		q.add(" AND counted = 1")
+		q.add(" AND " + summed)
 	}
 	return q.outside(behind).add(" GROUP BY " + start + ", " + strings.Join(keys, ", "))
 }

@@ -98,6 +98,54 @@ func flow(client, server string, port uint16, bytes uint64) Flow {
 	}
 }
 
+// What the called end's host throws away is in no report of the caller's.
+func TestDropsOfBothEndsAreSummedUp(t *testing.T) { backends(t, testDropsOfBothEndsAreSummedUp) }
+
+func testDropsOfBothEndsAreSummedUp(t *testing.T, open func(*testing.T, Config) *Store) {
+	s := open(t, Config{})
+	caller := flow("web", "db", 5432, 1000)
+	caller.Drops, caller.DropReason, caller.TCPState, caller.ClientFlags, caller.ServerFlags = 2, "TCP_CSUM", "closed", "SFA", "SFA"
+	called := caller
+	called.Counted, called.AtServer, called.Host, called.Drops, called.DropReason = false, true, "db", 5, "SOCKET_RCVBUFF"
+	quiet := called
+	quiet.Drops, quiet.DropReason, quiet.TCPState = 0, "", "established"
+	appendTo(t, s, Batch{HostUID: "u", Epoch: 1, Number: 1, Flows: []Flow{caller, called, quiet, flow("api", "db", 5432, 1)}})
+	for _, rolled := range []bool{false, true} {
+		if rolled {
+			if err := s.Roll(context.Background(), true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := sums(t, s, "client=web", Query{})
+		if len(got) != 1 || got[0].Drops != 7 || got[0].Connections != 1 || got[0].Sent.Bytes != 1000 || got[0].Received.Packets != 2 || got[0].Retransmits != 1 || got[0].RTT != 300*time.Microsecond {
+			t.Errorf("rolled up: %v: %+v", rolled, got)
+		}
+		var list []string
+		for _, x := range sums(t, s, "drop-reason", Query{By: []string{"drop-reason", "host"}, Order: "drops"}) {
+			list = append(list, fmt.Sprint(x.Key["drop-reason"], " ", x.Key["host"], " ", x.Drops))
+		}
+		if d := cmp.Diff([]string{"SOCKET_RCVBUFF db 5", "TCP_CSUM web 2"}, list); d != "" {
+			t.Errorf("rolled up: %v: %s", rolled, d)
+		}
+	}
+	for where, connections := range map[string]int{"tcp-state=closed": 1, "tcp-state": 1, "!tcp-state": 1, "server-flags=SFA": 1, "tcp-state=established": 0} {
+		if got := sums(t, s, where, Query{By: []string{"client"}}); len(got) != connections {
+			t.Errorf("%s: %+v", where, got)
+		}
+	}
+	newest, _, err := s.List(context.Background(), Query{}, Cursor{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := s.Explain(context.Background(), newest[len(newest)-1].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := x.AtServer; r.Drops != 5 || len(r.DropReasons) != 1 || r.TCPState != "established" || r.ServerFlags != "SFA" || x.AtClient.Drops != 2 {
+		t.Errorf("at the server %+v, at the client %+v", r, x.AtClient)
+	}
+}
+
 func appendTo(t *testing.T, s *Store, batches ...Batch) {
 	t.Helper()
 	if err := s.Append(context.Background(), batches); err != nil {

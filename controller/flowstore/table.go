@@ -47,7 +47,7 @@ var dimensions = []column{
 	{"host", word}, {"reporter", u8}, {"client", word}, {"client_labels", word}, {"client_address", word}, {"server", word}, {"server_labels", word}, {"server_address", word}, {"server_port", u16},
 	{"protocol", u8}, {"process", word}, {"username", word}, {"command", word}, {"name", word}, {"action", word}, {"rule", word},
 	{"application", word}, {"server_name", word}, {"method", word}, {"path", word}, {"status", u16},
-	{"client_place", word}, {"server_place", word},
+	{"client_place", word}, {"server_place", word}, {"drop_reason", word},
 }
 
 var amounts = []column{{"sent_packets", u64}, {"sent_bytes", u64}, {"received_packets", u64}, {"received_bytes", u64}}
@@ -59,12 +59,12 @@ var amounts = []column{{"sent_packets", u64}, {"sent_bytes", u64}, {"received_pa
 // finer table that they hold.
 var tables = [...]*table{
 	reports: {"reports", columns([]column{{"part", u32}, {"id", u64}, {"time", u64}, {"idle", u64}, {"idle_millis", u16}, {"lasted", u64}, {"counted", u8}}, dimensions,
-		[]column{{"client_port", u16}, {"pid", u32}, {"dialled", word}, {"begun", u8}, {"ended", u8}}, amounts, []column{{"rtt", u32}, {"retransmits", u32}, {"latency", u32}, {"alpn", word}, {"software", word}}), "id"},
+		[]column{{"client_port", u16}, {"pid", u32}, {"dialled", word}, {"tcp_state", word}, {"client_flags", word}, {"server_flags", word}, {"begun", u8}, {"ended", u8}}, amounts, []column{{"rtt", u32}, {"retransmits", u32}, {"drops", u32}, {"latency", u32}, {"alpn", word}, {"software", word}}), "id"},
 	minutes: {"minutes", sumColumns, "id, time"},
 	hours:   {"hours", sumColumns, "id, time"},
 }
 
-var sumColumns = columns([]column{{"part", u32}, {"id", u64}, {"time", u64}}, dimensions, []column{{"connections", u64}}, amounts, []column{{"rtts", u64}, {"timed", u64}, {"retransmits", u64}, {"latencies", u64}, {"answered", u64}, {"first", u64}, {"last", u64}})
+var sumColumns = columns([]column{{"part", u32}, {"id", u64}, {"time", u64}}, dimensions, []column{{"connections", u64}}, amounts, []column{{"rtts", u64}, {"timed", u64}, {"retransmits", u64}, {"latencies", u64}, {"answered", u64}, {"first", u64}, {"last", u64}, {"drops", u64}})
 
 var (
 	// progress says how far hosts are. A part begins with all of them. Reports up to

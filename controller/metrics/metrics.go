@@ -46,15 +46,16 @@ type Metrics struct {
 	flows  Flows
 	log    *slog.Logger
 
-	hosts, silent, alerts, workloads, tapPackets, tapBytes, tapState, policyState, ruleConnections *prometheus.Desc
-	probeLatency, probeFailing, probeQuestions, probeFailures, hostQuestions                       *prometheus.Desc
-	flowsKept, flowBatches, flowsLost, flowQueue, flowQueueBytes, flowLag, flowsRefused            *prometheus.Desc
+	hosts, silent, alerts, workloads, tapPackets, tapBytes, tapState, policyState, ruleConnections, hostDrops *prometheus.Desc
+	probeLatency, probeFailing, probeQuestions, probeFailures, hostQuestions                                  *prometheus.Desc
+	flowsKept, flowBatches, flowsLost, flowQueue, flowQueueBytes, flowLag, flowsRefused                       *prometheus.Desc
 }
 
 // New makes the collector; it reads nothing yet.
 func New(source Source, store Lister, flows Flows, log *slog.Logger) *Metrics {
 	return &Metrics{source: source, store: store, flows: flows, log: log,
 		hosts:      prometheus.NewDesc("weft_hosts", "Hosts by state of their agent's session.", []string{"state"}, nil),
+		hostDrops:  prometheus.NewDesc("weft_host_drops_total", "Packets that a host's kernel has thrown away, by its name for the reason, but for what policy turned down. They begin anew when the host does.", []string{"host", "reason"}, nil),
 		silent:     prometheus.NewDesc("weft_hosts_silent", "Hosts whose agent should be heard and is not.", nil, nil),
 		alerts:     prometheus.NewDesc("weft_alerts", "Things that are wrong with hosts, by the type of the condition and its severity.", []string{"type", "severity"}, nil),
 		workloads:  prometheus.NewDesc("weft_workloads", "Workloads by kind.", []string{"kind"}, nil),
@@ -83,7 +84,7 @@ func New(source Source, store Lister, flows Flows, log *slog.Logger) *Metrics {
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.hosts, m.silent, m.alerts, m.workloads, m.tapPackets, m.tapBytes, m.tapState, m.policyState, m.ruleConnections,
+	for _, d := range []*prometheus.Desc{m.hosts, m.silent, m.alerts, m.workloads, m.tapPackets, m.tapBytes, m.tapState, m.policyState, m.ruleConnections, m.hostDrops,
 		m.probeLatency, m.probeFailing, m.probeQuestions, m.probeFailures, m.hostQuestions,
 		m.flowsKept, m.flowBatches, m.flowsLost, m.flowQueue, m.flowQueueBytes, m.flowLag, m.flowsRefused} {
 		ch <- d
@@ -95,7 +96,11 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	ctx := context.Background()
 	states := map[model.HostState]int{model.HostOnline: 0, model.HostOffline: 0, model.HostRevoked: 0}
 	for _, r := range m.list(ctx, model.KindHost) {
-		states[m.source.HostStatus(r.(*model.Host)).State]++
+		status := m.source.HostStatus(r.(*model.Host))
+		states[status.State]++
+		for reason, packets := range status.Drops {
+			ch <- prometheus.MustNewConstMetric(m.hostDrops, prometheus.CounterValue, float64(packets), r.Meta().Name, reason)
+		}
 	}
 	for state, n := range states {
 		ch <- prometheus.MustNewConstMetric(m.hosts, prometheus.GaugeValue, float64(n), string(state))

@@ -25,7 +25,7 @@ func (world) Alerts() []*model.Alert {
 }
 
 func (world) HostStatus(*model.Host) model.HostStatus {
-	return model.HostStatus{State: model.HostOnline}
+	return model.HostStatus{State: model.HostOnline, Drops: map[string]uint64{"NO_SOCKET": 4}}
 }
 
 func (world) TapStatus(*model.Tap) model.TapStatus {
@@ -69,6 +69,7 @@ func TestMetricsShowTheLedger(t *testing.T) {
 		`weft_hosts{state="Online"} 1`,
 		`weft_workloads{kind="container"} 1`,
 		`weft_hosts_silent 1`,
+		`weft_host_drops_total{host="one",reason="NO_SOCKET"} 4`,
 		`weft_flows_total 70`,
 		`weft_flow_batches_total 3`,
 		`weft_flows_lost 5`,

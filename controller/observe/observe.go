@@ -101,6 +101,7 @@ type host struct {
 	probes    map[string]*wirepb.ProbeTurn // scheduled ones, by name
 	probed    uint64                       // questions, of all its probes
 	rings     []*wirepb.RingStatus
+	drops     map[string]uint64 // packets, by reason
 	skewSince time.Time
 	policy    *counters // nil before the first report
 }

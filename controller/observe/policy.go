@@ -24,6 +24,7 @@ func (o *Observer) PolicyReport(id wire.Identity, r *wirepb.PolicyReport) {
 		h.policy = &counters{}
 	}
 	o.lost += h.policy.report(r, o.totals)
+	h.drops = cleanDrops(r.Drops)
 	for _, m := range r.Conversations {
 		if c := o.read(id.UID, m); c != nil {
 			o.talk.add(c)

@@ -56,7 +56,7 @@ func (h *host) fill(st *model.HostStatus) {
 	}
 	st.LastSeen = stamp(h.lastSeen)
 	st.AgentVersion, st.BootID, st.RemoteAddress = h.peer.Version, h.peer.BootID, h.peer.Remote
-	st.Workloads, st.Rings = len(h.workloads), h.ringStatuses()
+	st.Workloads, st.Rings, st.Drops = len(h.workloads), h.ringStatuses(), maps.Clone(h.drops)
 	if f := h.facts; f != nil {
 		st.OS, st.Kernel, st.Arch, st.CPUs, st.MemoryBytes = f.Os, f.Kernel, f.Arch, int(f.Cpus), int64(f.MemoryBytes)
 		st.Interfaces, st.Capabilities = interfaces(f), maps.Clone(f.Capabilities)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"weft/model"
+	"weft/packet"
 	"weft/policy"
 	"weft/wire/wirepb"
 )
@@ -51,8 +52,15 @@ type Record struct {
 	Sent, Received Count
 	RTT            time.Duration // smoothed, to the microsecond; 0: not known
 	Retransmits    uint32
-	Application    Application
-	Latency        time.Duration // from its first request to the answer, to the microsecond; 0: not known
+	TCPState       packet.TCPState
+	// SentFlags and ReceivedFlags are TCP's, of all packets so far.
+	SentFlags, ReceivedFlags packet.TCPFlags
+	// Drops are packets that the host's kernel has thrown away; DropReason is why the
+	// last of them, by the kernel's name for it.
+	Drops       uint32
+	DropReason  string
+	Application Application
+	Latency     time.Duration // from its first request to the answer, to the microsecond; 0: not known
 }
 
 // Application is what the first bytes of a connection show of its use. What is
@@ -112,7 +120,8 @@ func Decode(b *wirepb.FlowBatch) ([]Record, error) {
 
 func columns(when time.Time, records []Record) *wirepb.FlowColumns {
 	b := &wirepb.FlowColumns{Local: make([]byte, 0, 16*len(records)), Remote: make([]byte, 0, 16*len(records))}
-	workloads, names := list[string]{}, list[string]{}
+	workloads, names, reasons := list[string]{}, list[string]{}, list[string]{}
+	flagged, dropped := false, false
 	processes, translations, applications := list[Process]{}, list[netip.AddrPort]{}, list[Application]{}
 	for i := range records {
 		r := &records[i]
@@ -132,8 +141,16 @@ func columns(when time.Time, records []Record) *wirepb.FlowColumns {
 		b.Retransmits, b.Netns = append(b.Retransmits, r.Retransmits), append(b.Netns, r.NetNS)
 		b.Began, b.Application = append(b.Began, r.Began), append(b.Application, applications.place(r.Application))
 		b.LatencyMicros = append(b.LatencyMicros, micros(r.Latency))
+		b.Tcp, b.Drops, b.DropReason = append(b.Tcp, tcp(r)), append(b.Drops, r.Drops), append(b.DropReason, reasons.place(r.DropReason))
+		flagged, dropped = flagged || b.Tcp[i] != 0, dropped || r.Drops != 0 || r.DropReason != ""
 	}
-	b.Workloads, b.Names = valid(workloads.items), valid(names.items)
+	if !flagged {
+		b.Tcp = nil
+	}
+	if !dropped {
+		b.Drops, b.DropReason = nil, nil
+	}
+	b.Workloads, b.Names, b.DropReasons = valid(workloads.items), valid(names.items), valid(reasons.items)
 	for _, p := range processes.items {
 		// What is no UTF-8 does not travel, and whoever runs a program names it.
 		b.Processes = append(b.Processes, &wirepb.FlowProcess{Pid: p.PID, Exe: utf8(p.Exe), User: utf8(p.User), Comm: utf8(p.Comm)})
@@ -165,6 +182,10 @@ func flags(r *Record) (out uint32) {
 		}
 	}
 	return out
+}
+
+func tcp(r *Record) uint32 {
+	return uint32(r.SentFlags) | uint32(r.ReceivedFlags)<<8 | uint32(r.TCPState)<<16
 }
 
 // list gives equal things one place.
@@ -226,6 +247,16 @@ func read(when time.Time, b *wirepb.FlowColumns) ([]Record, error) {
 			RTT: time.Duration(b.RttMicros[i]) * time.Microsecond, Retransmits: b.Retransmits[i],
 			Application: at(applications, b.Application[i]), Latency: time.Duration(b.LatencyMicros[i]) * time.Microsecond,
 		}
+		if len(b.Tcp) > 0 {
+			x := b.Tcp[i]
+			r.SentFlags, r.ReceivedFlags, r.TCPState = packet.TCPFlags(x), packet.TCPFlags(x>>8), packet.TCPState(x>>16)
+		}
+		if len(b.Drops) > 0 {
+			r.Drops = b.Drops[i]
+		}
+		if len(b.DropReason) > 0 {
+			r.DropReason = at(b.DropReasons, b.DropReason[i])
+		}
 		var ok bool
 		if r.First, ok = before(when, b.First[i]); !ok {
 			return nil, fmt.Errorf("first: record %d began %d ms before the batch", i, b.First[i])
@@ -280,12 +311,17 @@ func check(b *wirepb.FlowColumns, n int) error {
 		name   string
 		values []uint32
 		most   int
+		absent bool // allowed
 	}{
-		{"workload", b.Workload, len(b.Workloads)}, {"process", b.Process, len(b.Processes)}, {"name", b.Name, len(b.Names)}, {"translation", b.Translation, len(b.Translations)},
-		{"local_port", b.LocalPort, math.MaxUint16}, {"remote_port", b.RemotePort, math.MaxUint16}, {"protocol", b.Protocol, math.MaxUint8},
-		{"flags", b.Flags, math.MaxUint32}, {"action", b.Action, len(actions)}, {"peer", b.Peer, math.MaxUint32}, {"rtt_micros", b.RttMicros, math.MaxUint32}, {"retransmits", b.Retransmits, math.MaxUint32},
-		{"application", b.Application, len(b.Applications)}, {"latency_micros", b.LatencyMicros, math.MaxUint32},
+		{"workload", b.Workload, len(b.Workloads), false}, {"process", b.Process, len(b.Processes), false}, {"name", b.Name, len(b.Names), false}, {"translation", b.Translation, len(b.Translations), false},
+		{"local_port", b.LocalPort, math.MaxUint16, false}, {"remote_port", b.RemotePort, math.MaxUint16, false}, {"protocol", b.Protocol, math.MaxUint8, false},
+		{"flags", b.Flags, math.MaxUint32, false}, {"action", b.Action, len(actions), false}, {"peer", b.Peer, math.MaxUint32, false}, {"rtt_micros", b.RttMicros, math.MaxUint32, false}, {"retransmits", b.Retransmits, math.MaxUint32, false},
+		{"application", b.Application, len(b.Applications), false}, {"latency_micros", b.LatencyMicros, math.MaxUint32, false},
+		{"tcp", b.Tcp, int(packet.TCPClosed)<<16 | math.MaxUint16, true}, {"drops", b.Drops, math.MaxUint32, true}, {"drop_reason", b.DropReason, len(b.DropReasons), true},
 	} {
+		if c.absent && len(c.values) == 0 {
+			continue
+		}
 		if len(c.values) != n {
 			return fmt.Errorf("%s: %d values for %d records", c.name, len(c.values), n)
 		}

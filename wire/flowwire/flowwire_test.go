@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weft/model"
+	"weft/packet"
 	"weft/wire/wirepb"
 )
 
@@ -20,6 +21,7 @@ func sample(when time.Time) []Record {
 			Local: netip.MustParseAddrPort("10.0.0.1:40000"), Remote: netip.MustParseAddrPort("10.96.0.1:80"), Translated: netip.MustParseAddrPort("10.0.0.2:8080"),
 			Protocol: 6, Egress: true, New: true, Action: model.ActionAllow, Rule: 1 << 60, Peer: 9,
 			First: when.Add(-3 * time.Second), Last: when.Add(-time.Millisecond), Sent: Count{5, 600}, Received: Count{4, 6000}, RTT: 350 * time.Microsecond, Retransmits: 2,
+			TCPState: packet.TCPClosing, SentFlags: packet.TCPSyn | packet.TCPAck, ReceivedFlags: packet.TCPSyn | packet.TCPAck | packet.TCPFin, Drops: 3, DropReason: "TCP_CSUM",
 			Application: Application{Protocol: "http", Host: "example.org", ALPN: "h2", Method: "GET", Path: "/users/{id}", Status: 200, Software: "x"}, Latency: 7 * time.Millisecond},
 		{Workload: "c1", Local: netip.MustParseAddrPort("[2001:db8::1]:53"), Remote: netip.MustParseAddrPort("[2001:db8::2]:999"), Protocol: 17, NetNS: 77, Began: 1 << 50, Ended: true, Refused: true,
 			Action: model.ActionDeny, First: when.Add(-time.Hour), Last: when.Add(-time.Minute), Received: Count{1, 80}},
@@ -71,6 +73,9 @@ func TestBadBatchesNameTheColumn(t *testing.T) {
 		"first":       func(c *wirepb.FlowColumns) { c.First[0] = 1 << 62 },
 		"application": func(c *wirepb.FlowColumns) { c.Applications[0].Status = 1 << 16 },
 		"translation": func(c *wirepb.FlowColumns) { c.Translations[0].Address = []byte{1} },
+		"tcp":         func(c *wirepb.FlowColumns) { c.Tcp[1] = 6 << 16 },
+		"drops":       func(c *wirepb.FlowColumns) { c.Drops = c.Drops[:1] },
+		"drop_reason": func(c *wirepb.FlowColumns) { c.DropReason[0] = 2 },
 		"records":     func(c *wirepb.FlowColumns) { c.Workload = make([]uint32, MaxRecords+1) },
 	} {
 		when := time.Unix(1, 0)
@@ -89,6 +94,15 @@ func TestBadBatchesNameTheColumn(t *testing.T) {
 	short.Records--
 	if _, err := Decode(short); err == nil || !strings.Contains(err.Error(), "announced") {
 		t.Errorf("one record too many: %v", err)
+	}
+}
+
+// A column that nobody has anything for takes no room.
+func TestColumnsOfNothingAreLeftOut(t *testing.T) {
+	when := time.Unix(1, 0)
+	c := columns(when, sample(when)[1:])
+	if c.Tcp != nil || c.Drops != nil || c.DropReason != nil {
+		t.Errorf("tcp %v, drops %v, reasons %v", c.Tcp, c.Drops, c.DropReason)
 	}
 }
 

@@ -3791,6 +3791,7 @@ type PolicyReport struct {
 	Rules         []*RuleCount           `protobuf:"bytes,3,rep,name=rules,proto3" json:"rules,omitempty"`                 // those that changed
 	Conversations []*Conversation        `protobuf:"bytes,4,rep,name=conversations,proto3" json:"conversations,omitempty"` // increments since the last report
 	Lost          uint64                 `protobuf:"varint,5,opt,name=lost,proto3" json:"lost,omitempty"`                  // conversations left out for want of room, total
+	Drops         []*DropCount           `protobuf:"bytes,6,rep,name=drops,proto3" json:"drops,omitempty"`                 // all that there are; none where the kernel does not say
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3860,6 +3861,66 @@ func (x *PolicyReport) GetLost() uint64 {
 	return 0
 }
 
+func (x *PolicyReport) GetDrops() []*DropCount {
+	if x != nil {
+		return x.Drops
+	}
+	return nil
+}
+
+// DropCount is how many packets a host's kernel has thrown away for a reason.
+type DropCount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"` // the kernel's name for it
+	Packets       uint64                 `protobuf:"varint,2,opt,name=packets,proto3" json:"packets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropCount) Reset() {
+	*x = DropCount{}
+	mi := &file_wire_agent_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropCount) ProtoMessage() {}
+
+func (x *DropCount) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_agent_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropCount.ProtoReflect.Descriptor instead.
+func (*DropCount) Descriptor() ([]byte, []int) {
+	return file_wire_agent_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *DropCount) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DropCount) GetPackets() uint64 {
+	if x != nil {
+		return x.Packets
+	}
+	return 0
+}
+
 type RuleCount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Rule          uint64                 `protobuf:"fixed64,1,opt,name=rule,proto3" json:"rule,omitempty"`
@@ -3872,7 +3933,7 @@ type RuleCount struct {
 
 func (x *RuleCount) Reset() {
 	*x = RuleCount{}
-	mi := &file_wire_agent_proto_msgTypes[48]
+	mi := &file_wire_agent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3884,7 +3945,7 @@ func (x *RuleCount) String() string {
 func (*RuleCount) ProtoMessage() {}
 
 func (x *RuleCount) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[48]
+	mi := &file_wire_agent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3897,7 +3958,7 @@ func (x *RuleCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleCount.ProtoReflect.Descriptor instead.
 func (*RuleCount) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{48}
+	return file_wire_agent_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RuleCount) GetRule() uint64 {
@@ -3954,7 +4015,7 @@ type Conversation struct {
 
 func (x *Conversation) Reset() {
 	*x = Conversation{}
-	mi := &file_wire_agent_proto_msgTypes[49]
+	mi := &file_wire_agent_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3966,7 +4027,7 @@ func (x *Conversation) String() string {
 func (*Conversation) ProtoMessage() {}
 
 func (x *Conversation) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[49]
+	mi := &file_wire_agent_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3979,7 +4040,7 @@ func (x *Conversation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conversation.ProtoReflect.Descriptor instead.
 func (*Conversation) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{49}
+	return file_wire_agent_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Conversation) GetWorkload() string {
@@ -4114,7 +4175,7 @@ type FlowSection struct {
 
 func (x *FlowSection) Reset() {
 	*x = FlowSection{}
-	mi := &file_wire_agent_proto_msgTypes[50]
+	mi := &file_wire_agent_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4126,7 +4187,7 @@ func (x *FlowSection) String() string {
 func (*FlowSection) ProtoMessage() {}
 
 func (x *FlowSection) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[50]
+	mi := &file_wire_agent_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4139,7 +4200,7 @@ func (x *FlowSection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowSection.ProtoReflect.Descriptor instead.
 func (*FlowSection) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{50}
+	return file_wire_agent_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *FlowSection) GetMeter() bool {
@@ -4181,7 +4242,7 @@ type FlowBatch struct {
 
 func (x *FlowBatch) Reset() {
 	*x = FlowBatch{}
-	mi := &file_wire_agent_proto_msgTypes[51]
+	mi := &file_wire_agent_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4193,7 +4254,7 @@ func (x *FlowBatch) String() string {
 func (*FlowBatch) ProtoMessage() {}
 
 func (x *FlowBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[51]
+	mi := &file_wire_agent_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4206,7 +4267,7 @@ func (x *FlowBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowBatch.ProtoReflect.Descriptor instead.
 func (*FlowBatch) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{51}
+	return file_wire_agent_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *FlowBatch) GetEpoch() uint64 {
@@ -4285,13 +4346,18 @@ type FlowColumns struct {
 	Began           []uint64               `protobuf:"fixed64,27,rep,packed,name=began,proto3" json:"began,omitempty"`                         // when the connection did, by a clock of the host that nobody sets; 0: not known
 	Application     []uint32               `protobuf:"varint,29,rep,packed,name=application,proto3" json:"application,omitempty"`
 	LatencyMicros   []uint32               `protobuf:"varint,30,rep,packed,name=latency_micros,json=latencyMicros,proto3" json:"latency_micros,omitempty"` // of that answer; 0: not known
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Of these there are none where no record has any.
+	DropReasons   []string `protobuf:"bytes,31,rep,name=drop_reasons,json=dropReasons,proto3" json:"drop_reasons,omitempty"`      // as the host's kernel names them
+	Tcp           []uint32 `protobuf:"varint,32,rep,packed,name=tcp,proto3" json:"tcp,omitempty"`                                 // flags of all that was sent, of all that was received << 8, state << 16: of flowwire
+	Drops         []uint32 `protobuf:"varint,33,rep,packed,name=drops,proto3" json:"drops,omitempty"`                             // packets that the host's kernel has thrown away, since the record before
+	DropReason    []uint32 `protobuf:"varint,34,rep,packed,name=drop_reason,json=dropReason,proto3" json:"drop_reason,omitempty"` // of the last of them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FlowColumns) Reset() {
 	*x = FlowColumns{}
-	mi := &file_wire_agent_proto_msgTypes[52]
+	mi := &file_wire_agent_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4303,7 +4369,7 @@ func (x *FlowColumns) String() string {
 func (*FlowColumns) ProtoMessage() {}
 
 func (x *FlowColumns) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[52]
+	mi := &file_wire_agent_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4316,7 +4382,7 @@ func (x *FlowColumns) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowColumns.ProtoReflect.Descriptor instead.
 func (*FlowColumns) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{52}
+	return file_wire_agent_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FlowColumns) GetWorkloads() []string {
@@ -4529,6 +4595,34 @@ func (x *FlowColumns) GetLatencyMicros() []uint32 {
 	return nil
 }
 
+func (x *FlowColumns) GetDropReasons() []string {
+	if x != nil {
+		return x.DropReasons
+	}
+	return nil
+}
+
+func (x *FlowColumns) GetTcp() []uint32 {
+	if x != nil {
+		return x.Tcp
+	}
+	return nil
+}
+
+func (x *FlowColumns) GetDrops() []uint32 {
+	if x != nil {
+		return x.Drops
+	}
+	return nil
+}
+
+func (x *FlowColumns) GetDropReason() []uint32 {
+	if x != nil {
+		return x.DropReason
+	}
+	return nil
+}
+
 type FlowProcess struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
@@ -4541,7 +4635,7 @@ type FlowProcess struct {
 
 func (x *FlowProcess) Reset() {
 	*x = FlowProcess{}
-	mi := &file_wire_agent_proto_msgTypes[53]
+	mi := &file_wire_agent_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4553,7 +4647,7 @@ func (x *FlowProcess) String() string {
 func (*FlowProcess) ProtoMessage() {}
 
 func (x *FlowProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[53]
+	mi := &file_wire_agent_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4566,7 +4660,7 @@ func (x *FlowProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowProcess.ProtoReflect.Descriptor instead.
 func (*FlowProcess) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{53}
+	return file_wire_agent_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FlowProcess) GetPid() uint32 {
@@ -4613,7 +4707,7 @@ type FlowApplication struct {
 
 func (x *FlowApplication) Reset() {
 	*x = FlowApplication{}
-	mi := &file_wire_agent_proto_msgTypes[54]
+	mi := &file_wire_agent_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4625,7 +4719,7 @@ func (x *FlowApplication) String() string {
 func (*FlowApplication) ProtoMessage() {}
 
 func (x *FlowApplication) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[54]
+	mi := &file_wire_agent_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4638,7 +4732,7 @@ func (x *FlowApplication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowApplication.ProtoReflect.Descriptor instead.
 func (*FlowApplication) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{54}
+	return file_wire_agent_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FlowApplication) GetProtocol() string {
@@ -4700,7 +4794,7 @@ type FlowAddress struct {
 
 func (x *FlowAddress) Reset() {
 	*x = FlowAddress{}
-	mi := &file_wire_agent_proto_msgTypes[55]
+	mi := &file_wire_agent_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4712,7 +4806,7 @@ func (x *FlowAddress) String() string {
 func (*FlowAddress) ProtoMessage() {}
 
 func (x *FlowAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[55]
+	mi := &file_wire_agent_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4725,7 +4819,7 @@ func (x *FlowAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowAddress.ProtoReflect.Descriptor instead.
 func (*FlowAddress) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{55}
+	return file_wire_agent_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *FlowAddress) GetAddress() []byte {
@@ -4753,7 +4847,7 @@ type FlowAck struct {
 
 func (x *FlowAck) Reset() {
 	*x = FlowAck{}
-	mi := &file_wire_agent_proto_msgTypes[56]
+	mi := &file_wire_agent_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4765,7 +4859,7 @@ func (x *FlowAck) String() string {
 func (*FlowAck) ProtoMessage() {}
 
 func (x *FlowAck) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[56]
+	mi := &file_wire_agent_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4778,7 +4872,7 @@ func (x *FlowAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowAck.ProtoReflect.Descriptor instead.
 func (*FlowAck) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{56}
+	return file_wire_agent_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *FlowAck) GetEpoch() uint64 {
@@ -4807,7 +4901,7 @@ type SampleRequest struct {
 
 func (x *SampleRequest) Reset() {
 	*x = SampleRequest{}
-	mi := &file_wire_agent_proto_msgTypes[57]
+	mi := &file_wire_agent_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4819,7 +4913,7 @@ func (x *SampleRequest) String() string {
 func (*SampleRequest) ProtoMessage() {}
 
 func (x *SampleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[57]
+	mi := &file_wire_agent_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4832,7 +4926,7 @@ func (x *SampleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SampleRequest.ProtoReflect.Descriptor instead.
 func (*SampleRequest) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{57}
+	return file_wire_agent_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *SampleRequest) GetIntervalMillis() uint32 {
@@ -4877,7 +4971,7 @@ type Sample struct {
 
 func (x *Sample) Reset() {
 	*x = Sample{}
-	mi := &file_wire_agent_proto_msgTypes[58]
+	mi := &file_wire_agent_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4889,7 +4983,7 @@ func (x *Sample) String() string {
 func (*Sample) ProtoMessage() {}
 
 func (x *Sample) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[58]
+	mi := &file_wire_agent_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4902,7 +4996,7 @@ func (x *Sample) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sample.ProtoReflect.Descriptor instead.
 func (*Sample) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{58}
+	return file_wire_agent_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Sample) GetUnixNanos() int64 {
@@ -5046,7 +5140,7 @@ type CPUUse struct {
 
 func (x *CPUUse) Reset() {
 	*x = CPUUse{}
-	mi := &file_wire_agent_proto_msgTypes[59]
+	mi := &file_wire_agent_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5058,7 +5152,7 @@ func (x *CPUUse) String() string {
 func (*CPUUse) ProtoMessage() {}
 
 func (x *CPUUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[59]
+	mi := &file_wire_agent_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5071,7 +5165,7 @@ func (x *CPUUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUUse.ProtoReflect.Descriptor instead.
 func (*CPUUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{59}
+	return file_wire_agent_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CPUUse) GetUser() float32 {
@@ -5140,7 +5234,7 @@ type MemoryUse struct {
 
 func (x *MemoryUse) Reset() {
 	*x = MemoryUse{}
-	mi := &file_wire_agent_proto_msgTypes[60]
+	mi := &file_wire_agent_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5152,7 +5246,7 @@ func (x *MemoryUse) String() string {
 func (*MemoryUse) ProtoMessage() {}
 
 func (x *MemoryUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[60]
+	mi := &file_wire_agent_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5165,7 +5259,7 @@ func (x *MemoryUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryUse.ProtoReflect.Descriptor instead.
 func (*MemoryUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{60}
+	return file_wire_agent_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *MemoryUse) GetTotal() uint64 {
@@ -5244,7 +5338,7 @@ type Pressure struct {
 
 func (x *Pressure) Reset() {
 	*x = Pressure{}
-	mi := &file_wire_agent_proto_msgTypes[61]
+	mi := &file_wire_agent_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5256,7 +5350,7 @@ func (x *Pressure) String() string {
 func (*Pressure) ProtoMessage() {}
 
 func (x *Pressure) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[61]
+	mi := &file_wire_agent_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5269,7 +5363,7 @@ func (x *Pressure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pressure.ProtoReflect.Descriptor instead.
 func (*Pressure) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{61}
+	return file_wire_agent_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Pressure) GetCpu() float32 {
@@ -5321,7 +5415,7 @@ type DiskUse struct {
 
 func (x *DiskUse) Reset() {
 	*x = DiskUse{}
-	mi := &file_wire_agent_proto_msgTypes[62]
+	mi := &file_wire_agent_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5333,7 +5427,7 @@ func (x *DiskUse) String() string {
 func (*DiskUse) ProtoMessage() {}
 
 func (x *DiskUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[62]
+	mi := &file_wire_agent_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5346,7 +5440,7 @@ func (x *DiskUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUse.ProtoReflect.Descriptor instead.
 func (*DiskUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{62}
+	return file_wire_agent_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *DiskUse) GetName() string {
@@ -5407,7 +5501,7 @@ type FilesystemUse struct {
 
 func (x *FilesystemUse) Reset() {
 	*x = FilesystemUse{}
-	mi := &file_wire_agent_proto_msgTypes[63]
+	mi := &file_wire_agent_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5419,7 +5513,7 @@ func (x *FilesystemUse) String() string {
 func (*FilesystemUse) ProtoMessage() {}
 
 func (x *FilesystemUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[63]
+	mi := &file_wire_agent_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5432,7 +5526,7 @@ func (x *FilesystemUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilesystemUse.ProtoReflect.Descriptor instead.
 func (*FilesystemUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{63}
+	return file_wire_agent_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *FilesystemUse) GetMount() string {
@@ -5506,7 +5600,7 @@ type InterfaceUse struct {
 
 func (x *InterfaceUse) Reset() {
 	*x = InterfaceUse{}
-	mi := &file_wire_agent_proto_msgTypes[64]
+	mi := &file_wire_agent_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5518,7 +5612,7 @@ func (x *InterfaceUse) String() string {
 func (*InterfaceUse) ProtoMessage() {}
 
 func (x *InterfaceUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[64]
+	mi := &file_wire_agent_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5531,7 +5625,7 @@ func (x *InterfaceUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterfaceUse.ProtoReflect.Descriptor instead.
 func (*InterfaceUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{64}
+	return file_wire_agent_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *InterfaceUse) GetName() string {
@@ -5595,7 +5689,7 @@ type Sensor struct {
 
 func (x *Sensor) Reset() {
 	*x = Sensor{}
-	mi := &file_wire_agent_proto_msgTypes[65]
+	mi := &file_wire_agent_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5607,7 +5701,7 @@ func (x *Sensor) String() string {
 func (*Sensor) ProtoMessage() {}
 
 func (x *Sensor) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[65]
+	mi := &file_wire_agent_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5620,7 +5714,7 @@ func (x *Sensor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sensor.ProtoReflect.Descriptor instead.
 func (*Sensor) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{65}
+	return file_wire_agent_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Sensor) GetName() string {
@@ -5670,7 +5764,7 @@ type WorkloadUse struct {
 
 func (x *WorkloadUse) Reset() {
 	*x = WorkloadUse{}
-	mi := &file_wire_agent_proto_msgTypes[66]
+	mi := &file_wire_agent_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5682,7 +5776,7 @@ func (x *WorkloadUse) String() string {
 func (*WorkloadUse) ProtoMessage() {}
 
 func (x *WorkloadUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[66]
+	mi := &file_wire_agent_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5695,7 +5789,7 @@ func (x *WorkloadUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadUse.ProtoReflect.Descriptor instead.
 func (*WorkloadUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{66}
+	return file_wire_agent_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *WorkloadUse) GetId() string {
@@ -5789,7 +5883,7 @@ type Tasks struct {
 
 func (x *Tasks) Reset() {
 	*x = Tasks{}
-	mi := &file_wire_agent_proto_msgTypes[67]
+	mi := &file_wire_agent_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5801,7 +5895,7 @@ func (x *Tasks) String() string {
 func (*Tasks) ProtoMessage() {}
 
 func (x *Tasks) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[67]
+	mi := &file_wire_agent_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5814,7 +5908,7 @@ func (x *Tasks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tasks.ProtoReflect.Descriptor instead.
 func (*Tasks) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{67}
+	return file_wire_agent_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Tasks) GetTotal() uint32 {
@@ -5883,7 +5977,7 @@ type ProcessUse struct {
 
 func (x *ProcessUse) Reset() {
 	*x = ProcessUse{}
-	mi := &file_wire_agent_proto_msgTypes[68]
+	mi := &file_wire_agent_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5895,7 +5989,7 @@ func (x *ProcessUse) String() string {
 func (*ProcessUse) ProtoMessage() {}
 
 func (x *ProcessUse) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[68]
+	mi := &file_wire_agent_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5908,7 +6002,7 @@ func (x *ProcessUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessUse.ProtoReflect.Descriptor instead.
 func (*ProcessUse) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{68}
+	return file_wire_agent_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ProcessUse) GetPid() uint32 {
@@ -6034,7 +6128,7 @@ type MonitorSection struct {
 
 func (x *MonitorSection) Reset() {
 	*x = MonitorSection{}
-	mi := &file_wire_agent_proto_msgTypes[69]
+	mi := &file_wire_agent_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6046,7 +6140,7 @@ func (x *MonitorSection) String() string {
 func (*MonitorSection) ProtoMessage() {}
 
 func (x *MonitorSection) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[69]
+	mi := &file_wire_agent_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6059,7 +6153,7 @@ func (x *MonitorSection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorSection.ProtoReflect.Descriptor instead.
 func (*MonitorSection) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{69}
+	return file_wire_agent_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *MonitorSection) GetRules() []*AlertRule {
@@ -6085,7 +6179,7 @@ type AlertRule struct {
 
 func (x *AlertRule) Reset() {
 	*x = AlertRule{}
-	mi := &file_wire_agent_proto_msgTypes[70]
+	mi := &file_wire_agent_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6097,7 +6191,7 @@ func (x *AlertRule) String() string {
 func (*AlertRule) ProtoMessage() {}
 
 func (x *AlertRule) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[70]
+	mi := &file_wire_agent_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6110,7 +6204,7 @@ func (x *AlertRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlertRule.ProtoReflect.Descriptor instead.
 func (*AlertRule) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{70}
+	return file_wire_agent_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *AlertRule) GetName() string {
@@ -6180,7 +6274,7 @@ type CaptureOrders struct {
 
 func (x *CaptureOrders) Reset() {
 	*x = CaptureOrders{}
-	mi := &file_wire_agent_proto_msgTypes[71]
+	mi := &file_wire_agent_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6192,7 +6286,7 @@ func (x *CaptureOrders) String() string {
 func (*CaptureOrders) ProtoMessage() {}
 
 func (x *CaptureOrders) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[71]
+	mi := &file_wire_agent_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6205,7 +6299,7 @@ func (x *CaptureOrders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureOrders.ProtoReflect.Descriptor instead.
 func (*CaptureOrders) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{71}
+	return file_wire_agent_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *CaptureOrders) GetOrders() []*CaptureOrder {
@@ -6238,7 +6332,7 @@ type CaptureOrder struct {
 
 func (x *CaptureOrder) Reset() {
 	*x = CaptureOrder{}
-	mi := &file_wire_agent_proto_msgTypes[72]
+	mi := &file_wire_agent_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6250,7 +6344,7 @@ func (x *CaptureOrder) String() string {
 func (*CaptureOrder) ProtoMessage() {}
 
 func (x *CaptureOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[72]
+	mi := &file_wire_agent_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6263,7 +6357,7 @@ func (x *CaptureOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureOrder.ProtoReflect.Descriptor instead.
 func (*CaptureOrder) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{72}
+	return file_wire_agent_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *CaptureOrder) GetId() uint64 {
@@ -6354,7 +6448,7 @@ type CaptureAck struct {
 
 func (x *CaptureAck) Reset() {
 	*x = CaptureAck{}
-	mi := &file_wire_agent_proto_msgTypes[73]
+	mi := &file_wire_agent_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6366,7 +6460,7 @@ func (x *CaptureAck) String() string {
 func (*CaptureAck) ProtoMessage() {}
 
 func (x *CaptureAck) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[73]
+	mi := &file_wire_agent_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6379,7 +6473,7 @@ func (x *CaptureAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureAck.ProtoReflect.Descriptor instead.
 func (*CaptureAck) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{73}
+	return file_wire_agent_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *CaptureAck) GetId() uint64 {
@@ -6419,7 +6513,7 @@ type CapturePiece struct {
 
 func (x *CapturePiece) Reset() {
 	*x = CapturePiece{}
-	mi := &file_wire_agent_proto_msgTypes[74]
+	mi := &file_wire_agent_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6431,7 +6525,7 @@ func (x *CapturePiece) String() string {
 func (*CapturePiece) ProtoMessage() {}
 
 func (x *CapturePiece) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[74]
+	mi := &file_wire_agent_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6444,7 +6538,7 @@ func (x *CapturePiece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapturePiece.ProtoReflect.Descriptor instead.
 func (*CapturePiece) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{74}
+	return file_wire_agent_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *CapturePiece) GetId() uint64 {
@@ -6541,7 +6635,7 @@ type CaptureName struct {
 
 func (x *CaptureName) Reset() {
 	*x = CaptureName{}
-	mi := &file_wire_agent_proto_msgTypes[75]
+	mi := &file_wire_agent_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6553,7 +6647,7 @@ func (x *CaptureName) String() string {
 func (*CaptureName) ProtoMessage() {}
 
 func (x *CaptureName) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[75]
+	mi := &file_wire_agent_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6566,7 +6660,7 @@ func (x *CaptureName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureName.ProtoReflect.Descriptor instead.
 func (*CaptureName) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{75}
+	return file_wire_agent_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *CaptureName) GetNumber() uint32 {
@@ -6596,7 +6690,7 @@ type CaptureProcess struct {
 
 func (x *CaptureProcess) Reset() {
 	*x = CaptureProcess{}
-	mi := &file_wire_agent_proto_msgTypes[76]
+	mi := &file_wire_agent_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6608,7 +6702,7 @@ func (x *CaptureProcess) String() string {
 func (*CaptureProcess) ProtoMessage() {}
 
 func (x *CaptureProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[76]
+	mi := &file_wire_agent_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6621,7 +6715,7 @@ func (x *CaptureProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaptureProcess.ProtoReflect.Descriptor instead.
 func (*CaptureProcess) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{76}
+	return file_wire_agent_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *CaptureProcess) GetLocal() *FlowAddress {
@@ -6669,7 +6763,7 @@ type ProbeSpec struct {
 
 func (x *ProbeSpec) Reset() {
 	*x = ProbeSpec{}
-	mi := &file_wire_agent_proto_msgTypes[77]
+	mi := &file_wire_agent_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6681,7 +6775,7 @@ func (x *ProbeSpec) String() string {
 func (*ProbeSpec) ProtoMessage() {}
 
 func (x *ProbeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[77]
+	mi := &file_wire_agent_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6694,7 +6788,7 @@ func (x *ProbeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeSpec.ProtoReflect.Descriptor instead.
 func (*ProbeSpec) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{77}
+	return file_wire_agent_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ProbeSpec) GetKind() string {
@@ -6775,7 +6869,7 @@ type ProbeResult struct {
 
 func (x *ProbeResult) Reset() {
 	*x = ProbeResult{}
-	mi := &file_wire_agent_proto_msgTypes[78]
+	mi := &file_wire_agent_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6787,7 +6881,7 @@ func (x *ProbeResult) String() string {
 func (*ProbeResult) ProtoMessage() {}
 
 func (x *ProbeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[78]
+	mi := &file_wire_agent_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6800,7 +6894,7 @@ func (x *ProbeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResult.ProtoReflect.Descriptor instead.
 func (*ProbeResult) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{78}
+	return file_wire_agent_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ProbeResult) GetSeconds() float64 {
@@ -6904,7 +6998,7 @@ type ProbeError struct {
 
 func (x *ProbeError) Reset() {
 	*x = ProbeError{}
-	mi := &file_wire_agent_proto_msgTypes[79]
+	mi := &file_wire_agent_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6916,7 +7010,7 @@ func (x *ProbeError) String() string {
 func (*ProbeError) ProtoMessage() {}
 
 func (x *ProbeError) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[79]
+	mi := &file_wire_agent_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6929,7 +7023,7 @@ func (x *ProbeError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeError.ProtoReflect.Descriptor instead.
 func (*ProbeError) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{79}
+	return file_wire_agent_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ProbeError) GetKind() string {
@@ -6957,7 +7051,7 @@ type ProbeOrders struct {
 
 func (x *ProbeOrders) Reset() {
 	*x = ProbeOrders{}
-	mi := &file_wire_agent_proto_msgTypes[80]
+	mi := &file_wire_agent_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6969,7 +7063,7 @@ func (x *ProbeOrders) String() string {
 func (*ProbeOrders) ProtoMessage() {}
 
 func (x *ProbeOrders) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[80]
+	mi := &file_wire_agent_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6982,7 +7076,7 @@ func (x *ProbeOrders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeOrders.ProtoReflect.Descriptor instead.
 func (*ProbeOrders) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{80}
+	return file_wire_agent_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ProbeOrders) GetOrders() []*ProbeOrder {
@@ -7002,7 +7096,7 @@ type ProbeOrder struct {
 
 func (x *ProbeOrder) Reset() {
 	*x = ProbeOrder{}
-	mi := &file_wire_agent_proto_msgTypes[81]
+	mi := &file_wire_agent_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7014,7 +7108,7 @@ func (x *ProbeOrder) String() string {
 func (*ProbeOrder) ProtoMessage() {}
 
 func (x *ProbeOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[81]
+	mi := &file_wire_agent_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7027,7 +7121,7 @@ func (x *ProbeOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeOrder.ProtoReflect.Descriptor instead.
 func (*ProbeOrder) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{81}
+	return file_wire_agent_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ProbeOrder) GetId() uint64 {
@@ -7057,7 +7151,7 @@ type ProbeProgress struct {
 
 func (x *ProbeProgress) Reset() {
 	*x = ProbeProgress{}
-	mi := &file_wire_agent_proto_msgTypes[82]
+	mi := &file_wire_agent_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7069,7 +7163,7 @@ func (x *ProbeProgress) String() string {
 func (*ProbeProgress) ProtoMessage() {}
 
 func (x *ProbeProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[82]
+	mi := &file_wire_agent_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7082,7 +7176,7 @@ func (x *ProbeProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeProgress.ProtoReflect.Descriptor instead.
 func (*ProbeProgress) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{82}
+	return file_wire_agent_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ProbeProgress) GetId() uint64 {
@@ -7123,7 +7217,7 @@ type ProbeSection struct {
 
 func (x *ProbeSection) Reset() {
 	*x = ProbeSection{}
-	mi := &file_wire_agent_proto_msgTypes[83]
+	mi := &file_wire_agent_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7135,7 +7229,7 @@ func (x *ProbeSection) String() string {
 func (*ProbeSection) ProtoMessage() {}
 
 func (x *ProbeSection) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[83]
+	mi := &file_wire_agent_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7148,7 +7242,7 @@ func (x *ProbeSection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeSection.ProtoReflect.Descriptor instead.
 func (*ProbeSection) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{83}
+	return file_wire_agent_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ProbeSection) GetProbes() []*ScheduledProbe {
@@ -7169,7 +7263,7 @@ type ScheduledProbe struct {
 
 func (x *ScheduledProbe) Reset() {
 	*x = ScheduledProbe{}
-	mi := &file_wire_agent_proto_msgTypes[84]
+	mi := &file_wire_agent_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7181,7 +7275,7 @@ func (x *ScheduledProbe) String() string {
 func (*ScheduledProbe) ProtoMessage() {}
 
 func (x *ScheduledProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[84]
+	mi := &file_wire_agent_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7194,7 +7288,7 @@ func (x *ScheduledProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduledProbe.ProtoReflect.Descriptor instead.
 func (*ScheduledProbe) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{84}
+	return file_wire_agent_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ScheduledProbe) GetName() string {
@@ -7230,7 +7324,7 @@ type ProbeReport struct {
 
 func (x *ProbeReport) Reset() {
 	*x = ProbeReport{}
-	mi := &file_wire_agent_proto_msgTypes[85]
+	mi := &file_wire_agent_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7242,7 +7336,7 @@ func (x *ProbeReport) String() string {
 func (*ProbeReport) ProtoMessage() {}
 
 func (x *ProbeReport) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[85]
+	mi := &file_wire_agent_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7255,7 +7349,7 @@ func (x *ProbeReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeReport.ProtoReflect.Descriptor instead.
 func (*ProbeReport) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{85}
+	return file_wire_agent_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ProbeReport) GetTurns() []*ProbeTurn {
@@ -7286,7 +7380,7 @@ type ProbeTurn struct {
 
 func (x *ProbeTurn) Reset() {
 	*x = ProbeTurn{}
-	mi := &file_wire_agent_proto_msgTypes[86]
+	mi := &file_wire_agent_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7298,7 +7392,7 @@ func (x *ProbeTurn) String() string {
 func (*ProbeTurn) ProtoMessage() {}
 
 func (x *ProbeTurn) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_agent_proto_msgTypes[86]
+	mi := &file_wire_agent_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7311,7 +7405,7 @@ func (x *ProbeTurn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeTurn.ProtoReflect.Descriptor instead.
 func (*ProbeTurn) Descriptor() ([]byte, []int) {
-	return file_wire_agent_proto_rawDescGZIP(), []int{86}
+	return file_wire_agent_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ProbeTurn) GetName() string {
@@ -7665,7 +7759,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"identities\"G\n" +
 	"\x0fAddressIdentity\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x1a\n" +
-	"\bidentity\x18\x02 \x01(\rR\bidentity\"\xcb\x01\n" +
+	"\bidentity\x18\x02 \x01(\rR\bidentity\"\xfa\x01\n" +
 	"\fPolicyReport\x12\x16\n" +
 	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x1e\n" +
 	"\n" +
@@ -7673,7 +7767,11 @@ const file_wire_agent_proto_rawDesc = "" +
 	"generation\x12-\n" +
 	"\x05rules\x18\x03 \x03(\v2\x17.weft.wire.v1.RuleCountR\x05rules\x12@\n" +
 	"\rconversations\x18\x04 \x03(\v2\x1a.weft.wire.v1.ConversationR\rconversations\x12\x12\n" +
-	"\x04lost\x18\x05 \x01(\x04R\x04lost\"q\n" +
+	"\x04lost\x18\x05 \x01(\x04R\x04lost\x12-\n" +
+	"\x05drops\x18\x06 \x03(\v2\x17.weft.wire.v1.DropCountR\x05drops\"=\n" +
+	"\tDropCount\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
+	"\apackets\x18\x02 \x01(\x04R\apackets\"q\n" +
 	"\tRuleCount\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\x06R\x04rule\x12 \n" +
 	"\vconnections\x18\x02 \x01(\x04R\vconnections\x12\x18\n" +
@@ -7711,7 +7809,7 @@ const file_wire_agent_proto_rawDesc = "" +
 	"unix_nanos\x18\x03 \x01(\x03R\tunixNanos\x12\x12\n" +
 	"\x04lost\x18\x04 \x01(\x04R\x04lost\x12\x18\n" +
 	"\arecords\x18\x05 \x01(\rR\arecords\x12\x18\n" +
-	"\acolumns\x18\x06 \x01(\fR\acolumns\"\xbc\a\n" +
+	"\acolumns\x18\x06 \x01(\fR\acolumns\"\xa8\b\n" +
 	"\vFlowColumns\x12\x1c\n" +
 	"\tworkloads\x18\x01 \x03(\tR\tworkloads\x127\n" +
 	"\tprocesses\x18\x02 \x03(\v2\x19.weft.wire.v1.FlowProcessR\tprocesses\x12\x14\n" +
@@ -7747,7 +7845,12 @@ const file_wire_agent_proto_rawDesc = "" +
 	"\x05netns\x18\x1a \x03(\x06R\x05netns\x12\x14\n" +
 	"\x05began\x18\x1b \x03(\x06R\x05began\x12 \n" +
 	"\vapplication\x18\x1d \x03(\rR\vapplication\x12%\n" +
-	"\x0elatency_micros\x18\x1e \x03(\rR\rlatencyMicros\"Y\n" +
+	"\x0elatency_micros\x18\x1e \x03(\rR\rlatencyMicros\x12!\n" +
+	"\fdrop_reasons\x18\x1f \x03(\tR\vdropReasons\x12\x10\n" +
+	"\x03tcp\x18  \x03(\rR\x03tcp\x12\x14\n" +
+	"\x05drops\x18! \x03(\rR\x05drops\x12\x1f\n" +
+	"\vdrop_reason\x18\" \x03(\rR\n" +
+	"dropReason\"Y\n" +
 	"\vFlowProcess\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x10\n" +
 	"\x03exe\x18\x02 \x01(\tR\x03exe\x12\x12\n" +
@@ -8028,7 +8131,7 @@ func file_wire_agent_proto_rawDescGZIP() []byte {
 	return file_wire_agent_proto_rawDescData
 }
 
-var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
+var file_wire_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 91)
 var file_wire_agent_proto_goTypes = []any{
 	(*JoinRequest)(nil),       // 0: weft.wire.v1.JoinRequest
 	(*JoinResponse)(nil),      // 1: weft.wire.v1.JoinResponse
@@ -8078,48 +8181,49 @@ var file_wire_agent_proto_goTypes = []any{
 	(*SelectorMembers)(nil),   // 45: weft.wire.v1.SelectorMembers
 	(*AddressIdentity)(nil),   // 46: weft.wire.v1.AddressIdentity
 	(*PolicyReport)(nil),      // 47: weft.wire.v1.PolicyReport
-	(*RuleCount)(nil),         // 48: weft.wire.v1.RuleCount
-	(*Conversation)(nil),      // 49: weft.wire.v1.Conversation
-	(*FlowSection)(nil),       // 50: weft.wire.v1.FlowSection
-	(*FlowBatch)(nil),         // 51: weft.wire.v1.FlowBatch
-	(*FlowColumns)(nil),       // 52: weft.wire.v1.FlowColumns
-	(*FlowProcess)(nil),       // 53: weft.wire.v1.FlowProcess
-	(*FlowApplication)(nil),   // 54: weft.wire.v1.FlowApplication
-	(*FlowAddress)(nil),       // 55: weft.wire.v1.FlowAddress
-	(*FlowAck)(nil),           // 56: weft.wire.v1.FlowAck
-	(*SampleRequest)(nil),     // 57: weft.wire.v1.SampleRequest
-	(*Sample)(nil),            // 58: weft.wire.v1.Sample
-	(*CPUUse)(nil),            // 59: weft.wire.v1.CPUUse
-	(*MemoryUse)(nil),         // 60: weft.wire.v1.MemoryUse
-	(*Pressure)(nil),          // 61: weft.wire.v1.Pressure
-	(*DiskUse)(nil),           // 62: weft.wire.v1.DiskUse
-	(*FilesystemUse)(nil),     // 63: weft.wire.v1.FilesystemUse
-	(*InterfaceUse)(nil),      // 64: weft.wire.v1.InterfaceUse
-	(*Sensor)(nil),            // 65: weft.wire.v1.Sensor
-	(*WorkloadUse)(nil),       // 66: weft.wire.v1.WorkloadUse
-	(*Tasks)(nil),             // 67: weft.wire.v1.Tasks
-	(*ProcessUse)(nil),        // 68: weft.wire.v1.ProcessUse
-	(*MonitorSection)(nil),    // 69: weft.wire.v1.MonitorSection
-	(*AlertRule)(nil),         // 70: weft.wire.v1.AlertRule
-	(*CaptureOrders)(nil),     // 71: weft.wire.v1.CaptureOrders
-	(*CaptureOrder)(nil),      // 72: weft.wire.v1.CaptureOrder
-	(*CaptureAck)(nil),        // 73: weft.wire.v1.CaptureAck
-	(*CapturePiece)(nil),      // 74: weft.wire.v1.CapturePiece
-	(*CaptureName)(nil),       // 75: weft.wire.v1.CaptureName
-	(*CaptureProcess)(nil),    // 76: weft.wire.v1.CaptureProcess
-	(*ProbeSpec)(nil),         // 77: weft.wire.v1.ProbeSpec
-	(*ProbeResult)(nil),       // 78: weft.wire.v1.ProbeResult
-	(*ProbeError)(nil),        // 79: weft.wire.v1.ProbeError
-	(*ProbeOrders)(nil),       // 80: weft.wire.v1.ProbeOrders
-	(*ProbeOrder)(nil),        // 81: weft.wire.v1.ProbeOrder
-	(*ProbeProgress)(nil),     // 82: weft.wire.v1.ProbeProgress
-	(*ProbeSection)(nil),      // 83: weft.wire.v1.ProbeSection
-	(*ScheduledProbe)(nil),    // 84: weft.wire.v1.ScheduledProbe
-	(*ProbeReport)(nil),       // 85: weft.wire.v1.ProbeReport
-	(*ProbeTurn)(nil),         // 86: weft.wire.v1.ProbeTurn
-	nil,                       // 87: weft.wire.v1.HostFacts.LabelsEntry
-	nil,                       // 88: weft.wire.v1.HostFacts.CapabilitiesEntry
-	nil,                       // 89: weft.wire.v1.Workload.LabelsEntry
+	(*DropCount)(nil),         // 48: weft.wire.v1.DropCount
+	(*RuleCount)(nil),         // 49: weft.wire.v1.RuleCount
+	(*Conversation)(nil),      // 50: weft.wire.v1.Conversation
+	(*FlowSection)(nil),       // 51: weft.wire.v1.FlowSection
+	(*FlowBatch)(nil),         // 52: weft.wire.v1.FlowBatch
+	(*FlowColumns)(nil),       // 53: weft.wire.v1.FlowColumns
+	(*FlowProcess)(nil),       // 54: weft.wire.v1.FlowProcess
+	(*FlowApplication)(nil),   // 55: weft.wire.v1.FlowApplication
+	(*FlowAddress)(nil),       // 56: weft.wire.v1.FlowAddress
+	(*FlowAck)(nil),           // 57: weft.wire.v1.FlowAck
+	(*SampleRequest)(nil),     // 58: weft.wire.v1.SampleRequest
+	(*Sample)(nil),            // 59: weft.wire.v1.Sample
+	(*CPUUse)(nil),            // 60: weft.wire.v1.CPUUse
+	(*MemoryUse)(nil),         // 61: weft.wire.v1.MemoryUse
+	(*Pressure)(nil),          // 62: weft.wire.v1.Pressure
+	(*DiskUse)(nil),           // 63: weft.wire.v1.DiskUse
+	(*FilesystemUse)(nil),     // 64: weft.wire.v1.FilesystemUse
+	(*InterfaceUse)(nil),      // 65: weft.wire.v1.InterfaceUse
+	(*Sensor)(nil),            // 66: weft.wire.v1.Sensor
+	(*WorkloadUse)(nil),       // 67: weft.wire.v1.WorkloadUse
+	(*Tasks)(nil),             // 68: weft.wire.v1.Tasks
+	(*ProcessUse)(nil),        // 69: weft.wire.v1.ProcessUse
+	(*MonitorSection)(nil),    // 70: weft.wire.v1.MonitorSection
+	(*AlertRule)(nil),         // 71: weft.wire.v1.AlertRule
+	(*CaptureOrders)(nil),     // 72: weft.wire.v1.CaptureOrders
+	(*CaptureOrder)(nil),      // 73: weft.wire.v1.CaptureOrder
+	(*CaptureAck)(nil),        // 74: weft.wire.v1.CaptureAck
+	(*CapturePiece)(nil),      // 75: weft.wire.v1.CapturePiece
+	(*CaptureName)(nil),       // 76: weft.wire.v1.CaptureName
+	(*CaptureProcess)(nil),    // 77: weft.wire.v1.CaptureProcess
+	(*ProbeSpec)(nil),         // 78: weft.wire.v1.ProbeSpec
+	(*ProbeResult)(nil),       // 79: weft.wire.v1.ProbeResult
+	(*ProbeError)(nil),        // 80: weft.wire.v1.ProbeError
+	(*ProbeOrders)(nil),       // 81: weft.wire.v1.ProbeOrders
+	(*ProbeOrder)(nil),        // 82: weft.wire.v1.ProbeOrder
+	(*ProbeProgress)(nil),     // 83: weft.wire.v1.ProbeProgress
+	(*ProbeSection)(nil),      // 84: weft.wire.v1.ProbeSection
+	(*ScheduledProbe)(nil),    // 85: weft.wire.v1.ScheduledProbe
+	(*ProbeReport)(nil),       // 86: weft.wire.v1.ProbeReport
+	(*ProbeTurn)(nil),         // 87: weft.wire.v1.ProbeTurn
+	nil,                       // 88: weft.wire.v1.HostFacts.LabelsEntry
+	nil,                       // 89: weft.wire.v1.HostFacts.CapabilitiesEntry
+	nil,                       // 90: weft.wire.v1.Workload.LabelsEntry
 }
 var file_wire_agent_proto_depIdxs = []int32{
 	6,   // 0: weft.wire.v1.AgentMessage.hello:type_name -> weft.wire.v1.Hello
@@ -8130,34 +8234,34 @@ var file_wire_agent_proto_depIdxs = []int32{
 	8,   // 5: weft.wire.v1.AgentMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
 	31,  // 6: weft.wire.v1.AgentMessage.relay:type_name -> weft.wire.v1.RelayReport
 	47,  // 7: weft.wire.v1.AgentMessage.policy:type_name -> weft.wire.v1.PolicyReport
-	51,  // 8: weft.wire.v1.AgentMessage.flows:type_name -> weft.wire.v1.FlowBatch
-	58,  // 9: weft.wire.v1.AgentMessage.sample:type_name -> weft.wire.v1.Sample
-	74,  // 10: weft.wire.v1.AgentMessage.capture:type_name -> weft.wire.v1.CapturePiece
-	82,  // 11: weft.wire.v1.AgentMessage.probe:type_name -> weft.wire.v1.ProbeProgress
-	85,  // 12: weft.wire.v1.AgentMessage.probes:type_name -> weft.wire.v1.ProbeReport
+	52,  // 8: weft.wire.v1.AgentMessage.flows:type_name -> weft.wire.v1.FlowBatch
+	59,  // 9: weft.wire.v1.AgentMessage.sample:type_name -> weft.wire.v1.Sample
+	75,  // 10: weft.wire.v1.AgentMessage.capture:type_name -> weft.wire.v1.CapturePiece
+	83,  // 11: weft.wire.v1.AgentMessage.probe:type_name -> weft.wire.v1.ProbeProgress
+	86,  // 12: weft.wire.v1.AgentMessage.probes:type_name -> weft.wire.v1.ProbeReport
 	7,   // 13: weft.wire.v1.ControllerMessage.welcome:type_name -> weft.wire.v1.Welcome
 	14,  // 14: weft.wire.v1.ControllerMessage.section:type_name -> weft.wire.v1.Section
 	8,   // 15: weft.wire.v1.ControllerMessage.heartbeat:type_name -> weft.wire.v1.Heartbeat
-	56,  // 16: weft.wire.v1.ControllerMessage.flows:type_name -> weft.wire.v1.FlowAck
-	57,  // 17: weft.wire.v1.ControllerMessage.samples:type_name -> weft.wire.v1.SampleRequest
-	71,  // 18: weft.wire.v1.ControllerMessage.captures:type_name -> weft.wire.v1.CaptureOrders
-	73,  // 19: weft.wire.v1.ControllerMessage.captured:type_name -> weft.wire.v1.CaptureAck
-	80,  // 20: weft.wire.v1.ControllerMessage.probes:type_name -> weft.wire.v1.ProbeOrders
+	57,  // 16: weft.wire.v1.ControllerMessage.flows:type_name -> weft.wire.v1.FlowAck
+	58,  // 17: weft.wire.v1.ControllerMessage.samples:type_name -> weft.wire.v1.SampleRequest
+	72,  // 18: weft.wire.v1.ControllerMessage.captures:type_name -> weft.wire.v1.CaptureOrders
+	74,  // 19: weft.wire.v1.ControllerMessage.captured:type_name -> weft.wire.v1.CaptureAck
+	81,  // 20: weft.wire.v1.ControllerMessage.probes:type_name -> weft.wire.v1.ProbeOrders
 	15,  // 21: weft.wire.v1.Hello.sections:type_name -> weft.wire.v1.SectionStatus
 	9,   // 22: weft.wire.v1.HostFacts.interfaces:type_name -> weft.wire.v1.Interface
-	87,  // 23: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
-	88,  // 24: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
+	88,  // 23: weft.wire.v1.HostFacts.labels:type_name -> weft.wire.v1.HostFacts.LabelsEntry
+	89,  // 24: weft.wire.v1.HostFacts.capabilities:type_name -> weft.wire.v1.HostFacts.CapabilitiesEntry
 	11,  // 25: weft.wire.v1.HostFacts.conditions:type_name -> weft.wire.v1.Condition
-	89,  // 26: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
+	90,  // 26: weft.wire.v1.Workload.labels:type_name -> weft.wire.v1.Workload.LabelsEntry
 	12,  // 27: weft.wire.v1.WorkloadUpdate.upserts:type_name -> weft.wire.v1.Workload
 	20,  // 28: weft.wire.v1.Section.capture:type_name -> weft.wire.v1.CaptureSection
 	24,  // 29: weft.wire.v1.Section.deliver:type_name -> weft.wire.v1.DeliverSection
 	18,  // 30: weft.wire.v1.Section.transport:type_name -> weft.wire.v1.TransportSection
 	32,  // 31: weft.wire.v1.Section.policy:type_name -> weft.wire.v1.PolicySection
 	41,  // 32: weft.wire.v1.Section.identity:type_name -> weft.wire.v1.IdentitySection
-	50,  // 33: weft.wire.v1.Section.flow:type_name -> weft.wire.v1.FlowSection
-	69,  // 34: weft.wire.v1.Section.monitor:type_name -> weft.wire.v1.MonitorSection
-	83,  // 35: weft.wire.v1.Section.probe:type_name -> weft.wire.v1.ProbeSection
+	51,  // 33: weft.wire.v1.Section.flow:type_name -> weft.wire.v1.FlowSection
+	70,  // 34: weft.wire.v1.Section.monitor:type_name -> weft.wire.v1.MonitorSection
+	84,  // 35: weft.wire.v1.Section.probe:type_name -> weft.wire.v1.ProbeSection
 	16,  // 36: weft.wire.v1.SectionStatus.items:type_name -> weft.wire.v1.ItemStatus
 	19,  // 37: weft.wire.v1.TransportSection.relays:type_name -> weft.wire.v1.RelayEndpoint
 	22,  // 38: weft.wire.v1.CaptureSection.lines:type_name -> weft.wire.v1.CaptureLine
@@ -8195,51 +8299,52 @@ var file_wire_agent_proto_depIdxs = []int32{
 	46,  // 70: weft.wire.v1.IdentitySection.addresses:type_name -> weft.wire.v1.AddressIdentity
 	42,  // 71: weft.wire.v1.IdentitySection.hosts:type_name -> weft.wire.v1.PeerHost
 	43,  // 72: weft.wire.v1.IdentitySection.bearers:type_name -> weft.wire.v1.Bearer
-	48,  // 73: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
-	49,  // 74: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
-	37,  // 75: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
-	53,  // 76: weft.wire.v1.FlowColumns.processes:type_name -> weft.wire.v1.FlowProcess
-	55,  // 77: weft.wire.v1.FlowColumns.translations:type_name -> weft.wire.v1.FlowAddress
-	54,  // 78: weft.wire.v1.FlowColumns.applications:type_name -> weft.wire.v1.FlowApplication
-	59,  // 79: weft.wire.v1.Sample.cpu:type_name -> weft.wire.v1.CPUUse
-	59,  // 80: weft.wire.v1.Sample.cores:type_name -> weft.wire.v1.CPUUse
-	60,  // 81: weft.wire.v1.Sample.memory:type_name -> weft.wire.v1.MemoryUse
-	61,  // 82: weft.wire.v1.Sample.pressure:type_name -> weft.wire.v1.Pressure
-	62,  // 83: weft.wire.v1.Sample.disks:type_name -> weft.wire.v1.DiskUse
-	63,  // 84: weft.wire.v1.Sample.filesystems:type_name -> weft.wire.v1.FilesystemUse
-	64,  // 85: weft.wire.v1.Sample.interfaces:type_name -> weft.wire.v1.InterfaceUse
-	65,  // 86: weft.wire.v1.Sample.sensors:type_name -> weft.wire.v1.Sensor
-	66,  // 87: weft.wire.v1.Sample.workloads:type_name -> weft.wire.v1.WorkloadUse
-	67,  // 88: weft.wire.v1.Sample.tasks:type_name -> weft.wire.v1.Tasks
-	68,  // 89: weft.wire.v1.Sample.processes:type_name -> weft.wire.v1.ProcessUse
-	70,  // 90: weft.wire.v1.MonitorSection.rules:type_name -> weft.wire.v1.AlertRule
-	72,  // 91: weft.wire.v1.CaptureOrders.orders:type_name -> weft.wire.v1.CaptureOrder
-	22,  // 92: weft.wire.v1.CaptureOrder.line:type_name -> weft.wire.v1.CaptureLine
-	75,  // 93: weft.wire.v1.CapturePiece.names:type_name -> weft.wire.v1.CaptureName
-	76,  // 94: weft.wire.v1.CapturePiece.processes:type_name -> weft.wire.v1.CaptureProcess
-	27,  // 95: weft.wire.v1.CapturePiece.ledger:type_name -> weft.wire.v1.Ledger
-	55,  // 96: weft.wire.v1.CaptureProcess.local:type_name -> weft.wire.v1.FlowAddress
-	55,  // 97: weft.wire.v1.CaptureProcess.remote:type_name -> weft.wire.v1.FlowAddress
-	53,  // 98: weft.wire.v1.CaptureProcess.process:type_name -> weft.wire.v1.FlowProcess
-	79,  // 99: weft.wire.v1.ProbeResult.errors:type_name -> weft.wire.v1.ProbeError
-	81,  // 100: weft.wire.v1.ProbeOrders.orders:type_name -> weft.wire.v1.ProbeOrder
-	77,  // 101: weft.wire.v1.ProbeOrder.spec:type_name -> weft.wire.v1.ProbeSpec
-	78,  // 102: weft.wire.v1.ProbeProgress.result:type_name -> weft.wire.v1.ProbeResult
-	84,  // 103: weft.wire.v1.ProbeSection.probes:type_name -> weft.wire.v1.ScheduledProbe
-	77,  // 104: weft.wire.v1.ScheduledProbe.spec:type_name -> weft.wire.v1.ProbeSpec
-	86,  // 105: weft.wire.v1.ProbeReport.turns:type_name -> weft.wire.v1.ProbeTurn
-	78,  // 106: weft.wire.v1.ProbeTurn.result:type_name -> weft.wire.v1.ProbeResult
-	0,   // 107: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
-	2,   // 108: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
-	4,   // 109: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
-	1,   // 110: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
-	3,   // 111: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
-	5,   // 112: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
-	110, // [110:113] is the sub-list for method output_type
-	107, // [107:110] is the sub-list for method input_type
-	107, // [107:107] is the sub-list for extension type_name
-	107, // [107:107] is the sub-list for extension extendee
-	0,   // [0:107] is the sub-list for field type_name
+	49,  // 73: weft.wire.v1.PolicyReport.rules:type_name -> weft.wire.v1.RuleCount
+	50,  // 74: weft.wire.v1.PolicyReport.conversations:type_name -> weft.wire.v1.Conversation
+	48,  // 75: weft.wire.v1.PolicyReport.drops:type_name -> weft.wire.v1.DropCount
+	37,  // 76: weft.wire.v1.Conversation.process:type_name -> weft.wire.v1.PolicyProcess
+	54,  // 77: weft.wire.v1.FlowColumns.processes:type_name -> weft.wire.v1.FlowProcess
+	56,  // 78: weft.wire.v1.FlowColumns.translations:type_name -> weft.wire.v1.FlowAddress
+	55,  // 79: weft.wire.v1.FlowColumns.applications:type_name -> weft.wire.v1.FlowApplication
+	60,  // 80: weft.wire.v1.Sample.cpu:type_name -> weft.wire.v1.CPUUse
+	60,  // 81: weft.wire.v1.Sample.cores:type_name -> weft.wire.v1.CPUUse
+	61,  // 82: weft.wire.v1.Sample.memory:type_name -> weft.wire.v1.MemoryUse
+	62,  // 83: weft.wire.v1.Sample.pressure:type_name -> weft.wire.v1.Pressure
+	63,  // 84: weft.wire.v1.Sample.disks:type_name -> weft.wire.v1.DiskUse
+	64,  // 85: weft.wire.v1.Sample.filesystems:type_name -> weft.wire.v1.FilesystemUse
+	65,  // 86: weft.wire.v1.Sample.interfaces:type_name -> weft.wire.v1.InterfaceUse
+	66,  // 87: weft.wire.v1.Sample.sensors:type_name -> weft.wire.v1.Sensor
+	67,  // 88: weft.wire.v1.Sample.workloads:type_name -> weft.wire.v1.WorkloadUse
+	68,  // 89: weft.wire.v1.Sample.tasks:type_name -> weft.wire.v1.Tasks
+	69,  // 90: weft.wire.v1.Sample.processes:type_name -> weft.wire.v1.ProcessUse
+	71,  // 91: weft.wire.v1.MonitorSection.rules:type_name -> weft.wire.v1.AlertRule
+	73,  // 92: weft.wire.v1.CaptureOrders.orders:type_name -> weft.wire.v1.CaptureOrder
+	22,  // 93: weft.wire.v1.CaptureOrder.line:type_name -> weft.wire.v1.CaptureLine
+	76,  // 94: weft.wire.v1.CapturePiece.names:type_name -> weft.wire.v1.CaptureName
+	77,  // 95: weft.wire.v1.CapturePiece.processes:type_name -> weft.wire.v1.CaptureProcess
+	27,  // 96: weft.wire.v1.CapturePiece.ledger:type_name -> weft.wire.v1.Ledger
+	56,  // 97: weft.wire.v1.CaptureProcess.local:type_name -> weft.wire.v1.FlowAddress
+	56,  // 98: weft.wire.v1.CaptureProcess.remote:type_name -> weft.wire.v1.FlowAddress
+	54,  // 99: weft.wire.v1.CaptureProcess.process:type_name -> weft.wire.v1.FlowProcess
+	80,  // 100: weft.wire.v1.ProbeResult.errors:type_name -> weft.wire.v1.ProbeError
+	82,  // 101: weft.wire.v1.ProbeOrders.orders:type_name -> weft.wire.v1.ProbeOrder
+	78,  // 102: weft.wire.v1.ProbeOrder.spec:type_name -> weft.wire.v1.ProbeSpec
+	79,  // 103: weft.wire.v1.ProbeProgress.result:type_name -> weft.wire.v1.ProbeResult
+	85,  // 104: weft.wire.v1.ProbeSection.probes:type_name -> weft.wire.v1.ScheduledProbe
+	78,  // 105: weft.wire.v1.ScheduledProbe.spec:type_name -> weft.wire.v1.ProbeSpec
+	87,  // 106: weft.wire.v1.ProbeReport.turns:type_name -> weft.wire.v1.ProbeTurn
+	79,  // 107: weft.wire.v1.ProbeTurn.result:type_name -> weft.wire.v1.ProbeResult
+	0,   // 108: weft.wire.v1.Controller.Join:input_type -> weft.wire.v1.JoinRequest
+	2,   // 109: weft.wire.v1.Controller.Renew:input_type -> weft.wire.v1.RenewRequest
+	4,   // 110: weft.wire.v1.Controller.Session:input_type -> weft.wire.v1.AgentMessage
+	1,   // 111: weft.wire.v1.Controller.Join:output_type -> weft.wire.v1.JoinResponse
+	3,   // 112: weft.wire.v1.Controller.Renew:output_type -> weft.wire.v1.RenewResponse
+	5,   // 113: weft.wire.v1.Controller.Session:output_type -> weft.wire.v1.ControllerMessage
+	111, // [111:114] is the sub-list for method output_type
+	108, // [108:111] is the sub-list for method input_type
+	108, // [108:108] is the sub-list for extension type_name
+	108, // [108:108] is the sub-list for extension extendee
+	0,   // [0:108] is the sub-list for field type_name
 }
 
 func init() { file_wire_agent_proto_init() }
@@ -8288,7 +8393,7 @@ func file_wire_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_agent_proto_rawDesc), len(file_wire_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   90,
+			NumMessages:   91,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -62,6 +62,9 @@ func (d *Driver) attach(namespaces []string) error {
 			return fmt.Errorf("attach %s: %w", h.name, err)
 		}
 	}
+	if err := d.drops.attach(d.pin(filepath.Join("links", dropsLink))); err != nil {
+		return err
+	}
 	return d.noteSockets(namespaces)
 }
 
@@ -97,6 +100,9 @@ func (d *Driver) carry() error {
 		}
 	}
 	d.attached = false
+	if err := d.drops.detach(d.pin(filepath.Join("links", dropsLink))); err != nil {
+		return err
+	}
 	if err := d.guestPorts.attach(nil, d); err != nil {
 		return err
 	}

@@ -33,6 +33,7 @@ func (d *Driver) Close() error {
 		errs = append(errs, l.Close())
 	}
 	clear(d.links)
+	errs = append(errs, d.drops.close())
 	if d.edge != nil {
 		errs = append(errs, d.edge.objects.Close())
 	}

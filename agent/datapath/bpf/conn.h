@@ -146,6 +146,9 @@ static __always_inline void follow_tcp(struct conn *c, const struct packet *p, i
 		add |= CONN_TCP_ESTABLISHED;
 	if (add & ~c->flags)
 		__sync_fetch_and_or(&c->flags, add);
+	__u32 seen = egress ? p->tcp_flags : (__u32)p->tcp_flags << 8;
+	if (seen & ~c->tcp_flags)
+		__sync_fetch_and_or(&c->tcp_flags, seen);
 }
 
 static __always_inline void count_packet(struct conn *c, const struct packet *p, int egress)

@@ -10,6 +10,7 @@ import (
 
 	"weft/agent/connection"
 	"weft/model"
+	"weft/packet"
 	"weft/policy"
 )
 
@@ -55,6 +56,9 @@ func (d *Driver) Connections(visit func(*connection.Line) bool) error {
 	if err != nil {
 		return err
 	}
+	if err := d.drops.read(); err != nil {
+		return err
+	}
 	d.visited.NowNs, d.past, d.pastSum, d.tried = 0, d.past[:0], tally{}, d.tried[:0]
 	// A line that makes way while the table is read is seen in either, or in both:
 	// the second time nothing is new of it.
@@ -67,7 +71,7 @@ func (d *Driver) Connections(visit func(*connection.Line) bool) error {
 		d.live = nil
 		return err
 	}
-	return d.visitRefused(now, visit)
+	return firstError(d.drops.forget, func() error { return d.visitRefused(now, visit) })
 }
 
 // describe fills a connection from its line.
@@ -104,25 +108,27 @@ func (d *Driver) describe(k *policyConnKey, c *policyConn, out *connection.Line)
 	}
 	if k.Protocol == unix.IPPROTO_TCP {
 		out.TCPState = tcpState(c.Flags)
+		out.SentFlags, out.ReceivedFlags = packet.TCPFlags(c.TcpFlags), packet.TCPFlags(c.TcpFlags>>8)
 	}
+	d.drops.join(k, c, out)
 	if c.TranslatedPort != 0 {
 		// What the socket asked for is in the key; this is where it went.
 		out.Translated = netip.AddrPortFrom(readAddress(k.Family, c.Translated), port(c.TranslatedPort))
 	}
 }
 
-func tcpState(flags uint32) connection.TCPState {
+func tcpState(flags uint32) packet.TCPState {
 	switch {
 	case flags&(connClosed|connReset) != 0 || flags&connFinSent != 0 && flags&connFinReceived != 0:
-		return connection.TCPClosed
+		return packet.TCPClosed
 	case flags&(connFinSent|connFinReceived) != 0:
-		return connection.TCPClosing
+		return packet.TCPClosing
 	case flags&connEstablished != 0:
-		return connection.TCPEstablished
+		return packet.TCPEstablished
 	case flags&connAnswered != 0:
-		return connection.TCPSynReceived
+		return packet.TCPSynReceived
 	}
-	return connection.TCPSynSent
+	return packet.TCPSynSent
 }
 
 func action(n uint8) model.Action {

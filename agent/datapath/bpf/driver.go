@@ -86,6 +86,8 @@ type Driver struct {
 	crowded  func() // nil for nobody
 	watch    *watch
 
+	drops *drops // nil where the kernel does not say why it drops packets
+
 	guestPorts   *guestPorts // nil where they cannot be judged, for this reason:
 	portsMissing error
 

@@ -388,7 +388,8 @@ struct conn {
 	__u8 translated[16];
 	__u64 cgroup; // of the socket
 	__u8 handed[2]; // pieces handed over as struct hello: of who called, and of the other
-	__u8 pad[6];
+	__u8 pad[2];
+	__u32 tcp_flags; // all that were seen: sent, and received << 8
 	struct process process;
 	__u32 peer_exe;
 	__u32 peer_uid;

@@ -49,6 +49,9 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 	if d.guestPorts, d.portsMissing = d.openPorts(); d.portsMissing != nil {
 		d.log.Warn("guests' ports are not judged here", "error", d.portsMissing)
 	}
+	if d.drops, err = d.openDrops(); err != nil {
+		d.log.Warn("packets that the kernel throws away are not counted by connection here; Linux 5.17 with BTF is needed", "error", err)
+	}
 	return d, nil
 }
 

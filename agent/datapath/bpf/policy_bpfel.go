@@ -114,7 +114,8 @@ type policyConn struct {
 	Translated      [16]uint8
 	Cgroup          uint64
 	Handed          [2]uint8
-	Pad             [6]uint8
+	Pad             [2]uint8
+	TcpFlags        uint32
 	Process         policyProcess
 	PeerExe         uint32
 	PeerUid         uint32

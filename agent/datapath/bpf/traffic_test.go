@@ -33,6 +33,7 @@ type told struct {
 	Received      uint64
 	SentBytes     uint64 // of payload, in all, with what was sent again; 0 where not known
 	ReceivedBytes uint64
+	Drops         uint64 // of what was received, or sent and never was
 }
 
 // traffic makes some at this program's own loopback and returns the truth.
@@ -46,6 +47,14 @@ func traffic(what string) ([]told, error) {
 		return segments()
 	case "reuse":
 		return reuse()
+	case "full":
+		return fullBuffer()
+	case "unheard":
+		return unheard()
+	case "unheard-fixed":
+		return unheardAt(filteredPort)
+	case "checksum":
+		return wrongChecksum()
 	case "web":
 		return web()
 	}

@@ -11,6 +11,7 @@ import (
 
 	"weft/agent/connection"
 	"weft/model"
+	"weft/packet"
 	"weft/policy"
 )
 
@@ -180,7 +181,7 @@ func (s *suite) guestConnections(t *testing.T) {
 	if in.Direction != policy.Ingress || in.PeerIdentity != g1 || in.PeerBy != connection.ByPort || in.Rule != policy.MakeRuleID(w.Policies[1], policy.Ingress, 0) {
 		t.Errorf("receiver's line: %+v", *in)
 	}
-	if out.Sent != in.Received || out.Received != in.Sent || out.Sent.Bytes < 10*4 || in.TCPState != connection.TCPEstablished {
+	if out.Sent != in.Received || out.Received != in.Sent || out.Sent.Bytes < 10*4 || in.TCPState != packet.TCPEstablished {
 		t.Errorf("sender %+v %+v, receiver %+v %+v %s", out.Sent, out.Received, in.Sent, in.Received, in.TCPState)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"weft/agent/datapath"
 	"weft/agent/datapath/nft"
 	"weft/model"
+	"weft/packet"
 	"weft/policy"
 )
 
@@ -206,7 +207,7 @@ func TestTells(t *testing.T) {
 	}))
 	id := policy.MakeRuleID(w.Policies[0], policy.Egress, 0)
 	c := seen["web egress "+s.db.addr4.String()+" 80"]
-	if c == nil || c.Action != model.ActionAllow || c.Rule != id || c.PeerIdentity != w.ids["db"] || c.TCPState != connection.TCPEstablished || c.NetNS == 0 {
+	if c == nil || c.Action != model.ActionAllow || c.Rule != id || c.PeerIdentity != w.ids["db"] || c.TCPState != packet.TCPEstablished || c.NetNS == 0 {
 		t.Errorf("web to db: %+v", c)
 	}
 	if c := seen["db ingress "+s.web.addr4.String()+" 80"]; c == nil || c.PeerIdentity != w.ids["web"] {

@@ -18,6 +18,7 @@ import (
 	"weft/agent/connection"
 	"weft/agent/datapath"
 	"weft/model"
+	"weft/packet"
 	"weft/policy"
 )
 
@@ -273,18 +274,18 @@ func (l *listing) connection(f flow, role policy.Direction, addresses *addresses
 }
 
 // tcpState turns the kernel's enum tcp_conntrack into ours.
-func tcpState(s uint8) connection.TCPState {
+func tcpState(s uint8) packet.TCPState {
 	switch s {
 	case 1, 9:
-		return connection.TCPSynSent
+		return packet.TCPSynSent
 	case 2:
-		return connection.TCPSynReceived
+		return packet.TCPSynReceived
 	case 3:
-		return connection.TCPEstablished
+		return packet.TCPEstablished
 	case 4, 5, 6, 7:
-		return connection.TCPClosing
+		return packet.TCPClosing
 	case 8:
-		return connection.TCPClosed
+		return packet.TCPClosed
 	}
-	return connection.TCPNone
+	return packet.TCPNone
 }

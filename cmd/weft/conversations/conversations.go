@@ -38,9 +38,11 @@ type Conversation struct {
 	RTT         time.Duration           `json:"rttNanos"`
 	Retransmits uint32                  `json:"retransmits"`
 	Flags       string                  `json:"flags,omitempty"`
-	Ended       bool                    `json:"ended"`
-	ClientPlace Place                   `json:"clientPlace,omitzero"`
-	ServerPlace Place                   `json:"serverPlace,omitzero"`
+	// SentFlags and ReceivedFlags are those of each end.
+	SentFlags, ReceivedFlags packet.TCPFlags `json:"-"`
+	Ended                    bool            `json:"ended"`
+	ClientPlace              Place           `json:"clientPlace,omitzero"`
+	ServerPlace              Place           `json:"serverPlace,omitzero"`
 }
 
 // Count is packets, their bytes, and those of the frames that they came in.
@@ -187,18 +189,8 @@ func conversation(f *meter.Flow, names *application.Names) Conversation {
 	}
 	c.CommunityID = packet.CommunityID(0, f.Protocol, from, to)
 	if f.Protocol == packet.ProtoTCP {
-		c.Flags = flags(f.Sent.Flags | f.Received.Flags)
+		c.SentFlags, c.ReceivedFlags = packet.TCPFlags(f.Sent.Flags), packet.TCPFlags(f.Received.Flags)
+		c.Flags = (c.SentFlags | c.ReceivedFlags).String()
 	}
 	return c
-}
-
-// flags are the letters of those that were seen, as tcpdump has them.
-func flags(bits uint8) string {
-	var out []byte
-	for i, letter := range []byte("FSRPAUEC") {
-		if bits&(1<<i) != 0 {
-			out = append(out, letter)
-		}
-	}
-	return string(out)
 }

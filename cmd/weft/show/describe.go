@@ -1,6 +1,7 @@
 package show
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -262,6 +263,16 @@ func (p *page) host(h *model.Host, now time.Time) {
 		}
 		p.section("Rings: packets that are kept for weft capture --since")
 		p.rings("TAP", taps, s.Rings, now)
+	}
+	if len(s.Drops) > 0 {
+		rows = nil
+		for _, reason := range slices.SortedFunc(maps.Keys(s.Drops), func(a, b string) int {
+			return cmp.Or(cmp.Compare(s.Drops[b], s.Drops[a]), cmp.Compare(a, b))
+		}) {
+			rows = append(rows, []string{reason, Number(s.Drops[reason])})
+		}
+		p.section("Drops: packets that the kernel has thrown away")
+		p.table([]Column{{Title: "REASON"}, {Title: "PACKETS"}}, rows)
 	}
 	rows = nil
 	for _, x := range s.Sections {
