@@ -169,7 +169,12 @@ func (d *Datapath) Run(ctx context.Context, ready func()) error {
 func (d *Datapath) keepReading(ctx context.Context) {
 	rest, quiet := d.cfg.Every, 0
 	for {
-		if !wait(ctx, rest, d.crowded) || !wait(ctx, time.Duration(quiet)*d.cfg.Every, d.woken) {
+		if !wait(ctx, rest, d.crowded) {
+			return
+		}
+		// What has just begun is given the usual time, so that its first record says
+		// more of it than how it began.
+		if quiet > 0 && (!wait(ctx, time.Duration(quiet-1)*d.cfg.Every, d.woken) || !wait(ctx, d.cfg.Every, d.crowded)) {
 			return
 		}
 		drain(d.crowded)
