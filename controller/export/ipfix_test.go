@@ -143,7 +143,7 @@ func TestIPFIXOverUDP(t *testing.T) {
 			t.Errorf("the client is %q", got)
 		}
 		if client, server := fieldOf(r, 0, 6), fieldOf(r, reversePEN, 6); binary.BigEndian.Uint16(client) != 0x1b || binary.BigEndian.Uint16(server) != 0x1a || u64(fieldOf(r, 0, 133)) != 4 ||
-			string(fieldOf(r, 99999, 6)) != "closed" || string(fieldOf(r, 99999, 7)) != "TCP_CSUM" {
+			string(fieldOf(r, 99999, 8)) != "closed" || string(fieldOf(r, 99999, 9)) != "TCP_CSUM" {
 			t.Errorf("record %d: flags %x and %x; %+v", i, client, server, r)
 		}
 	}
