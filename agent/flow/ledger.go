@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
+
+	"weft/internal/bpfmap"
 )
 
 // ledger holds marks, and how far the account is.
@@ -45,6 +47,9 @@ func openPinned(dir string, room uint32) (*pinned, error) {
 	return &p, nil
 }
 
+// readEach is how many marks are read at a time.
+const readEach = 4096
+
 const noPreallocate = 1 // BPF_F_NO_PREALLOC
 
 func (p *pinned) lookup(k *key) (x mark, known bool, err error) {
@@ -69,34 +74,18 @@ func (p *pinned) put(keys []key, values []mark) error {
 }
 
 func (p *pinned) drop(keys []key) error {
-	for len(keys) > 0 {
-		n, err := p.marks.BatchDelete(keys, nil)
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			n, err = n+1, nil // the one after those that were there
-		}
-		if err != nil {
-			return fmt.Errorf("forget the marks of flows: %w", err)
-		}
-		keys = keys[n:]
+	if err := bpfmap.Delete(p.marks, keys); err != nil {
+		return fmt.Errorf("forget the marks of flows: %w", err)
 	}
 	return nil
 }
 
 func (p *pinned) each(visit func(*key, *mark)) error {
-	var cursor ebpf.MapBatchCursor
-	keys, values := make([]key, 4096), make([]mark, 4096)
-	for {
-		n, err := p.marks.BatchLookup(&cursor, keys, values, nil)
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("read the marks of flows: %w", err)
-		}
-		for i := range n {
-			visit(&keys[i], &values[i])
-		}
-		if err != nil {
-			return nil
-		}
+	show := func(k *key, x *mark) bool { visit(k, x); return true }
+	if _, err := bpfmap.Each(p.marks, make([]key, readEach), make([]mark, readEach), show); err != nil {
+		return fmt.Errorf("read the marks of flows: %w", err)
 	}
+	return nil
 }
 
 func (p *pinned) number() (a account, err error) {

@@ -4,13 +4,11 @@ package captures
 
 import (
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
+	"weft/controller/orders"
 	"weft/model"
 	"weft/wire"
 	"weft/wire/tapstream"
@@ -50,36 +48,29 @@ type Captures struct {
 	mu    sync.Mutex
 	next  uint64
 	byID  map[uint64]*Capture
-	ended []*Capture         // the last few
-	hosts map[string]*orders // by UID
+	ended []*Capture        // the last few
+	hosts map[string]*sheet // by UID
 }
 
-// orders is what a host's session is to say.
-type orders struct {
-	version uint64
-	changed chan struct{}
-	list    map[uint64]*wirepb.CaptureOrder
-	acks    map[uint64]uint64
+// sheet is what a host's session is to say.
+type sheet struct {
+	orders.Sheet[*wirepb.CaptureOrder]
+	acks map[uint64]uint64
 }
 
 // New makes one in which nobody captures.
 func New() *Captures {
 	// IDs begin at the time, so that those of a controller that was restarted are others.
-	return &Captures{now: time.Now, next: uint64(time.Now().UnixNano()), byID: map[uint64]*Capture{}, hosts: map[string]*orders{}}
+	return &Captures{now: time.Now, next: uint64(time.Now().UnixNano()), byID: map[uint64]*Capture{}, hosts: map[string]*sheet{}}
 }
 
-func (c *Captures) host(uid string) *orders {
+func (c *Captures) host(uid string) *sheet {
 	h := c.hosts[uid]
 	if h == nil {
-		h = &orders{changed: make(chan struct{}), list: map[uint64]*wirepb.CaptureOrder{}, acks: map[uint64]uint64{}}
+		h = &sheet{orders.New[*wirepb.CaptureOrder](), map[uint64]uint64{}}
 		c.hosts[uid] = h
 	}
 	return h
-}
-
-func (h *orders) change() {
-	close(h.changed)
-	h.changed = make(chan struct{})
 }
 
 // ErrBusy is of one capture too many.
@@ -98,12 +89,9 @@ func (c *Captures) Start(spec Spec) (*Capture, error) {
 	c.byID[x.ID] = x
 	for _, t := range spec.Targets {
 		x.sources[t.UID] = newSource(t, x.began)
-		h := c.host(t.UID)
-		h.list[x.ID] = &wirepb.CaptureOrder{Id: x.ID, SentUnixNanos: x.began.UnixNano(), Line: t.Line, ForMillis: uint64(spec.For.Milliseconds()),
+		c.host(t.UID).Put(x.ID, &wirepb.CaptureOrder{Id: x.ID, SentUnixNanos: x.began.UnixNano(), Line: t.Line, ForMillis: uint64(spec.For.Milliseconds()),
 			Packets: spec.Packets, Bytes: spec.Bytes, Rate: max(spec.Rate/n, 1), Window: x.window,
-			PastMillis: uint64(spec.Past.Milliseconds()), PastUntilMillis: uint64(spec.Until.Milliseconds()), Ring: spec.Ring}
-		h.version++
-		h.change()
+			PastMillis: uint64(spec.Past.Milliseconds()), PastUntilMillis: uint64(spec.Until.Milliseconds()), Ring: spec.Ring})
 	}
 	return x, nil
 }
@@ -117,11 +105,7 @@ func (c *Captures) Stop(id uint64) bool {
 		return false
 	}
 	for uid := range x.sources {
-		if h := c.host(uid); h.list[id] != nil {
-			delete(h.list, id)
-			h.version++
-			h.change()
-		}
+		c.host(uid).Drop(id)
 	}
 	return true
 }
@@ -155,17 +139,15 @@ func (c *Captures) Wanted(uid string, known uint64) (o *wirepb.CaptureOrders, ve
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := c.host(uid)
-	if h.version != known {
-		o = &wirepb.CaptureOrders{}
-		for _, id := range slices.Sorted(maps.Keys(h.list)) {
-			o.Orders = append(o.Orders, proto.CloneOf(h.list[id]))
-		}
+	list, fresh, version, changed := h.Wanted(known)
+	if fresh {
+		o = &wirepb.CaptureOrders{Orders: list}
 	}
 	for id, bytes := range h.acks {
 		acks = append(acks, &wirepb.CaptureAck{Id: id, Bytes: bytes})
 	}
 	clear(h.acks)
-	return o, h.version, acks, h.changed
+	return o, version, acks, changed
 }
 
 // Take is handed what a host sends. It never waits: a host that sends more than it
@@ -184,7 +166,7 @@ func (c *Captures) acknowledge(uid string, id, bytes uint64) {
 	defer c.mu.Unlock()
 	h := c.host(uid)
 	h.acks[id] = bytes
-	h.change()
+	h.Call()
 }
 
 func (x *Capture) take(uid string, p *wirepb.CapturePiece, now time.Time) {

@@ -5,13 +5,10 @@ package probes
 
 import (
 	"errors"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
+	"weft/controller/orders"
 	"weft/wire"
 	"weft/wire/wirepb"
 )
@@ -39,35 +36,26 @@ type Probes struct {
 	mu    sync.Mutex
 	next  uint64
 	byID  map[uint64]*Probe
-	hosts map[string]*orders // by UID
-}
-
-// orders is what a host's session is to say.
-type orders struct {
-	version uint64
-	changed chan struct{}
-	list    map[uint64]*wirepb.ProbeOrder
+	hosts map[string]*sheet // by UID
 }
 
 // New makes one in which nobody probes.
 func New() *Probes {
 	// IDs begin at the time, so that those of a controller that was restarted are others.
-	return &Probes{now: time.Now, next: uint64(time.Now().UnixNano()), byID: map[uint64]*Probe{}, hosts: map[string]*orders{}}
+	return &Probes{now: time.Now, next: uint64(time.Now().UnixNano()), byID: map[uint64]*Probe{}, hosts: map[string]*sheet{}}
 }
 
-func (p *Probes) host(uid string) *orders {
+// sheet is what a host's session is to say.
+type sheet = orders.Sheet[*wirepb.ProbeOrder]
+
+func (p *Probes) host(uid string) *sheet {
 	h := p.hosts[uid]
 	if h == nil {
-		h = &orders{changed: make(chan struct{}), list: map[uint64]*wirepb.ProbeOrder{}}
+		empty := orders.New[*wirepb.ProbeOrder]()
+		h = &empty
 		p.hosts[uid] = h
 	}
 	return h
-}
-
-func (h *orders) change() {
-	h.version++
-	close(h.changed)
-	h.changed = make(chan struct{})
 }
 
 // ErrBusy is of one probe too many.
@@ -85,9 +73,7 @@ func (p *Probes) Start(targets []Target, spec *wirepb.ProbeSpec) (*Probe, error)
 	p.byID[x.ID] = x
 	for _, t := range targets {
 		if t.Online {
-			h := p.host(t.UID)
-			h.list[x.ID] = &wirepb.ProbeOrder{Id: x.ID, Spec: spec}
-			h.change()
+			p.host(t.UID).Put(x.ID, &wirepb.ProbeOrder{Id: x.ID, Spec: spec})
 		}
 	}
 	return x, nil
@@ -96,9 +82,8 @@ func (p *Probes) Start(targets []Target, spec *wirepb.ProbeSpec) (*Probe, error)
 // withdraw takes an order back; of all hosts where uid is empty. The lock is held.
 func (p *Probes) withdraw(x *Probe, uid string) {
 	for of := range x.sources {
-		if h := p.hosts[of]; h != nil && h.list[x.ID] != nil && (uid == "" || uid == of) {
-			delete(h.list, x.ID)
-			h.change()
+		if h := p.hosts[of]; h != nil && (uid == "" || uid == of) {
+			h.Drop(x.ID)
 		}
 	}
 }
@@ -108,14 +93,11 @@ func (p *Probes) withdraw(x *Probe, uid string) {
 func (p *Probes) Wanted(uid string, known uint64) (o *wirepb.ProbeOrders, version uint64, changed <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h := p.host(uid)
-	if h.version != known {
-		o = &wirepb.ProbeOrders{}
-		for _, id := range slices.Sorted(maps.Keys(h.list)) {
-			o.Orders = append(o.Orders, proto.CloneOf(h.list[id]))
-		}
+	list, fresh, version, changed := p.host(uid).Wanted(known)
+	if fresh {
+		o = &wirepb.ProbeOrders{Orders: list}
 	}
-	return o, h.version, h.changed
+	return o, version, changed
 }
 
 // Take is handed what a host says. It never waits.

@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"weft/agent/connection"
+	"weft/internal/bpfmap"
 )
 
 // dropsLink is the pin of the link.
@@ -191,20 +192,14 @@ func (o *drops) read() error {
 		return nil
 	}
 	clear(o.have)
-	var cursor ebpf.MapBatchCursor
-	for {
-		n, err := o.byLine.BatchLookup(&cursor, o.keys, o.values, nil)
-		end := errors.Is(err, ebpf.ErrKeyNotExist)
-		if err != nil && !end {
-			return fmt.Errorf("read what was dropped: %w", err)
-		}
-		for i := range n {
-			o.have[o.keys[i]] = dropped{dropsDrop: o.values[i]}
-		}
-		if end {
-			return nil
-		}
+	_, err := bpfmap.Each(o.byLine, o.keys, o.values, func(k *policyConnKey, x *dropsDrop) bool {
+		o.have[*k] = dropped{dropsDrop: *x}
+		return true
+	})
+	if err != nil {
+		return fmt.Errorf("read what was dropped: %w", err)
 	}
+	return nil
 }
 
 // join adds to a line what was thrown away of its connection.
@@ -235,15 +230,8 @@ func (o *drops) forget() error {
 			o.gone = append(o.gone, k)
 		}
 	}
-	for keys := o.gone; len(keys) > 0; {
-		n, err := o.byLine.BatchDelete(keys, nil)
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			n, err = n+1, nil // the one after those that were there
-		}
-		if err != nil {
-			return fmt.Errorf("forget what was dropped: %w", err)
-		}
-		keys = keys[n:]
+	if err := bpfmap.Delete(o.byLine, o.gone); err != nil {
+		return fmt.Errorf("forget what was dropped: %w", err)
 	}
 	return nil
 }

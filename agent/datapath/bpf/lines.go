@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"weft/agent/connection"
+	"weft/internal/bpfmap"
 )
 
 // Forget takes lines out that the last whole visit saw to have ended, and that have
@@ -50,15 +51,8 @@ func visitedAt(now time.Duration, k *keep) policyVisited {
 
 // forgetPast takes out what was visited of lines that made way. Nothing changes them.
 func (d *Driver) forgetPast() error {
-	for keys := d.past; len(keys) > 0; {
-		n, err := d.objects.PastConns.BatchDelete(keys, nil)
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			n, err = n+1, nil // the one after those that were there
-		}
-		if err != nil {
-			return fmt.Errorf("take out the lines that made way: %w", err)
-		}
-		keys = keys[n:]
+	if err := bpfmap.Delete(d.objects.PastConns, d.past); err != nil {
+		return fmt.Errorf("take out the lines that made way: %w", err)
 	}
 	d.past = d.past[:0]
 	gone := d.pastSum
@@ -148,20 +142,8 @@ func newReader[K any]() *reader[K] {
 
 // read shows all that a map of lines holds until show returns false.
 func (r *reader[K]) read(m *ebpf.Map, show func(*K, *policyConn) bool) (done bool, err error) {
-	var cursor ebpf.MapBatchCursor
-	for {
-		n, err := m.BatchLookup(&cursor, r.keys, r.values, nil)
-		end := errors.Is(err, ebpf.ErrKeyNotExist)
-		if err != nil && !end {
-			return false, fmt.Errorf("read the connection table: %w", err)
-		}
-		for i := range n {
-			if !show(&r.keys[i], &r.values[i]) {
-				return true, nil
-			}
-		}
-		if end {
-			return false, nil
-		}
+	if done, err = bpfmap.Each(m, r.keys, r.values, show); err != nil {
+		err = fmt.Errorf("read the connection table: %w", err)
 	}
+	return done, err
 }
