@@ -48,7 +48,7 @@ func TestStoreThatIsAwayAtTheStart(t *testing.T) {
 	if err := server.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	w.add(200, 10, nil) // at once: it is kept before an exporter looks
+	w.add(200, 10, nil)                          // at once: it is kept before an exporter looks
 	await(t, "flows of all three", func() bool { // the sums follow by themselves
 		return !slices.ContainsFunc(e.followers, func(f *follower) bool { return f.state().Sent != 10 })
 	})
