@@ -82,7 +82,7 @@ func drain(c <-chan struct{}) {
 // readingShare is how many times as long as a reading took it is to the next one,
 // and maxPause how long at most: a long table must not keep a CPU busy.
 const (
-	readingShare = 10
+	readingShare = 20
 	maxPause     = 10 * time.Second
 )
 

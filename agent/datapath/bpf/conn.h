@@ -167,23 +167,12 @@ static __always_inline void count_packet(struct conn *c, const struct packet *p,
 		__sync_fetch_and_or(&c->flags, CONN_TCP_ANSWERED);
 }
 
-// note_begun counts a line that came into the table.
-static __always_inline void note_begun(void)
-{
-	__u32 zero = 0;
-	struct begun *b = bpf_map_lookup_elem(&begun, &zero);
-	if (!b || __sync_fetch_and_add(&b->lines, 1) != b->alarm)
-		return;
-	__u64 lines = b->alarm;
-	bpf_ringbuf_output(&alarms, &lines, sizeof(lines), 0);
-}
-
 // keep_line puts a connection into the table, with its first packet.
 static __always_inline void keep_line(const struct conn_key *k, struct conn *c, const struct packet *p, int egress)
 {
 	count_packet(c, p, egress);
 	if (!bpf_map_update_elem(&conns, k, c, BPF_NOEXIST)) {
-		note_begun();
+		note_begun(k);
 		return;
 	}
 	struct conn *there = bpf_map_lookup_elem(&conns, k);
@@ -193,8 +182,10 @@ static __always_inline void keep_line(const struct conn_key *k, struct conn *c, 
 	}
 	if (there) {
 		make_way(k, there);
-		if (!bpf_map_update_elem(&conns, k, c, BPF_ANY))
+		if (!bpf_map_update_elem(&conns, k, c, BPF_ANY)) {
+			note_begun(k);
 			return;
+		}
 	}
 	TROUBLE(table_full);
 	count_rule(c->rule, 0, p->packets, p->bytes);
@@ -211,7 +202,7 @@ static __always_inline void turned_down(const struct conn_key *k, struct conn *c
 	} else {
 		c->sent_packets = c->sent_bytes = c->received_packets = c->received_bytes = 0;
 		count_packet(c, p, egress);
-		bpf_map_update_elem(&denied, k, c, BPF_ANY);
+		turn_down(k, c);
 		count_rule(c->rule, 1, 0, 0);
 	}
 }

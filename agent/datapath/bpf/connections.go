@@ -56,22 +56,27 @@ func (d *Driver) Connections(visit func(*connection.Line) bool) error {
 	if err != nil {
 		return err
 	}
-	if err := d.drops.read(); err != nil {
+	came, err := d.cameIn()
+	if err != nil {
+		return err
+	}
+	anew := now-d.through >= throughAfter
+	if err := d.drops.read(came.Drops, anew); err != nil {
 		return err
 	}
 	d.visited.NowNs, d.past, d.pastSum, d.tried = 0, d.past[:0], tally{}, d.tried[:0]
 	// A line that makes way while the table is read is seen in either, or in both:
 	// the second time nothing is new of it.
 	d.live = tally{}
-	done, err := d.visitLines(now, visit)
+	done, err := d.visitLines(now, came.Conns, anew, visit)
 	if err == nil && !done {
-		done, err = d.visitPast(visit)
+		done, err = d.visitPast(came.Past, anew, visit)
 	}
 	if err != nil || done {
 		d.live = nil
 		return err
 	}
-	return firstError(d.drops.forget, func() error { return d.visitRefused(now, visit) })
+	return firstError(d.drops.forget, func() error { return d.visitRefused(now, came.Denied, anew, visit) })
 }
 
 // describe fills a connection from its line.

@@ -107,9 +107,9 @@ func (d *Driver) countLive() (tally, error) {
 		return live, nil
 	}
 	live = tally{}
-	_, err := d.reader.read(d.objects.Conns, func(_ *policyConnKey, c *policyConn) bool { live.add(c); return true })
+	_, err := d.lines.through(func(_ *policyConnKey, c *policyConn) bool { live.add(c); return true })
 	if err == nil {
-		_, err = d.pastReader.read(d.objects.PastConns, func(_ *policyPastKey, c *policyConn) bool { live.add(c); return true })
+		_, err = d.pastLines.through(func(_ *policyPastKey, c *policyConn) bool { live.add(c); return true })
 	}
 	return live, err
 }

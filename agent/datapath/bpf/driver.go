@@ -101,19 +101,23 @@ type Driver struct {
 	// addressBook is the number of the book of addresses in force.
 	addressBook uint32
 
-	visiting   sync.Mutex      // one at a time reads the connection table
-	keep       keep            // of the visit that goes on, or was the last
-	held       uint32          // lines that it saw go on
-	ended      uint32          // and to have ended
-	forgot     time.Duration   // CLOCK_BOOTTIME of the visit of which the last ones were taken out
-	visited    policyVisited   // the last whole visit, until what it saw to have ended is taken out
-	tried      []policyConnKey // turned down, and last visited as ended
-	pastSum    tally           // of past
-	past       []policyPastKey // lines that made way, and were visited
-	reader     *reader[policyConnKey]
-	pastReader *reader[policyPastKey]
-	line       connection.Line // that is shown
-	live       tally
+	visiting  sync.Mutex      // one at a time reads the connection table
+	keep      keep            // of the visit that goes on, or was the last
+	held      uint32          // lines that it saw go on
+	ended     uint32          // and to have ended
+	forgot    time.Duration   // CLOCK_BOOTTIME of the visit of which the last ones were taken out
+	visited   policyVisited   // the last whole visit, until what it saw to have ended is taken out
+	tried     []policyConnKey // turned down, and last visited as ended
+	pastSum   tally           // of past
+	past      []policyPastKey // lines that made way, and were visited
+	lines     *followed[policyConnKey, policyConn]
+	pastLines *followed[policyPastKey, policyConn]
+	refused   *followed[policyConnKey, policyConn]
+	through   time.Duration   // CLOCK_BOOTTIME of the last visit that went through all of lines
+	lookedAt  uint64          // how many lines had come before the last visit
+	begun     policyBegun     // that is taken
+	line      connection.Line // that is shown
+	live      tally
 
 	mu        sync.Mutex
 	workloads map[uint32]string // by slot, also of those that are gone
@@ -387,6 +391,7 @@ func (d *Driver) attachAll(s *datapath.State, want *wanted) error {
 			return err
 		}
 		d.attached = true
+		d.goThrough() // programs that were there before have not told of their lines
 		// What spoke while sockets were being noted was judged without its process.
 		if err := d.advance(); err != nil {
 			return err

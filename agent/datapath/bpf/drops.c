@@ -139,8 +139,10 @@ static __always_inline void count_drop(const struct conn_key *k, const struct co
 {
 	struct drop first = {.first_ns = c->first_ns, .packets = packets, .reason = reason};
 	struct drop *d = bpf_map_lookup_elem(&drops, k);
-	if (!d && !bpf_map_update_elem(&drops, k, &first, BPF_NOEXIST))
+	if (!d && !bpf_map_update_elem(&drops, k, &first, BPF_NOEXIST)) {
+		CAME(drops);
 		return;
+	}
 	if (!d)
 		d = bpf_map_lookup_elem(&drops, k);
 	if (!d)

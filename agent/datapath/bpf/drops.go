@@ -50,10 +50,9 @@ type drops struct {
 	link    link.Link
 
 	// Of the reading under way.
-	keys   []policyConnKey
-	values []dropsDrop
-	have   map[policyConnKey]dropped
-	gone   []policyConnKey
+	lines *followed[policyConnKey, dropsDrop]
+	have  map[policyConnKey]dropped
+	gone  []policyConnKey
 }
 
 // dropped is an entry of the reading, and whether its line was seen.
@@ -68,7 +67,7 @@ func (d *Driver) openDrops() (*drops, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the program for drops: %w", err)
 	}
-	o := &drops{keys: make([]policyConnKey, readEach), values: make([]dropsDrop, readEach), have: map[policyConnKey]dropped{}}
+	o := &drops{have: map[policyConnKey]dropped{}}
 	receiver, err := o.readReasons()
 	if err != nil {
 		return nil, err
@@ -82,7 +81,7 @@ func (d *Driver) openDrops() (*drops, error) {
 			return nil, fmt.Errorf("set up the program for drops: %w", err)
 		}
 	}
-	shared := map[string]*ebpf.Map{"conns": d.objects.Conns, "denied": d.objects.Denied, "namespaces": d.objects.Namespaces}
+	shared := map[string]*ebpf.Map{"conns": d.objects.Conns, "denied": d.objects.Denied, "entries": d.objects.Entries, "namespaces": d.objects.Namespaces}
 	for name, m := range shared {
 		spec.Maps[name].MaxEntries = m.MaxEntries()
 	}
@@ -98,6 +97,7 @@ func (d *Driver) openDrops() (*drops, error) {
 		return nil, fmt.Errorf("load the program for drops: %w", err)
 	}
 	o.program, o.byLine, o.sums = objects.Program, objects.Drops, objects.Sums
+	o.lines = follow[policyConnKey, dropsDrop](o.byLine)
 	return o, nil
 }
 
@@ -187,12 +187,12 @@ func (o *drops) close() error {
 
 // read takes all that is there, once for a reading of the connection table: it is
 // of few connections, as a rule of none.
-func (o *drops) read() error {
+func (o *drops) read(came uint64, anew bool) error {
 	if o == nil {
 		return nil
 	}
 	clear(o.have)
-	_, err := bpfmap.Each(o.byLine, o.keys, o.values, func(k *policyConnKey, x *dropsDrop) bool {
+	_, _, err := o.lines.visit(came, anew, func(k *policyConnKey, x *dropsDrop) bool {
 		o.have[*k] = dropped{dropsDrop: *x}
 		return true
 	})

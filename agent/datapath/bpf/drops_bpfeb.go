@@ -29,9 +29,9 @@ type dropsAddressKey struct {
 }
 
 type dropsBegun struct {
-	_     structs.HostLayout
-	Lines uint64
-	Alarm uint64
+	_      structs.HostLayout
+	Number uint64
+	Key    dropsConnKey
 }
 
 type dropsBlock struct {
@@ -136,6 +136,14 @@ type dropsDrop struct {
 	Packets uint64
 	Reason  uint32
 	Pad     uint32
+}
+
+type dropsEntries struct {
+	_      structs.HostLayout
+	Conns  uint64
+	Past   uint64
+	Denied uint64
+	Drops  uint64
 }
 
 type dropsFileKey struct {
@@ -273,6 +281,7 @@ type dropsVisited struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	dropsMapAddresses     = "addresses"
+	dropsMapAlarmAt       = "alarm_at"
 	dropsMapAlarms        = "alarms"
 	dropsMapAnswerers     = "answerers"
 	dropsMapBegun         = "begun"
@@ -286,6 +295,7 @@ const (
 	dropsMapDenied        = "denied"
 	dropsMapDropReasons   = "drop_reasons"
 	dropsMapDrops         = "drops"
+	dropsMapEntries       = "entries"
 	dropsMapEvents        = "events"
 	dropsMapHelloBudget   = "hello_budget"
 	dropsMapHellos        = "hellos"
@@ -365,6 +375,7 @@ type dropsProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type dropsMapSpecs struct {
 	Addresses   *ebpf.MapSpec `ebpf:"addresses"`
+	AlarmAt     *ebpf.MapSpec `ebpf:"alarm_at"`
 	Alarms      *ebpf.MapSpec `ebpf:"alarms"`
 	Answerers   *ebpf.MapSpec `ebpf:"answerers"`
 	Begun       *ebpf.MapSpec `ebpf:"begun"`
@@ -378,6 +389,7 @@ type dropsMapSpecs struct {
 	Denied      *ebpf.MapSpec `ebpf:"denied"`
 	DropReasons *ebpf.MapSpec `ebpf:"drop_reasons"`
 	Drops       *ebpf.MapSpec `ebpf:"drops"`
+	Entries     *ebpf.MapSpec `ebpf:"entries"`
 	Events      *ebpf.MapSpec `ebpf:"events"`
 	HelloBudget *ebpf.MapSpec `ebpf:"hello_budget"`
 	Hellos      *ebpf.MapSpec `ebpf:"hellos"`
@@ -433,6 +445,7 @@ func (o *dropsObjects) Close() error {
 // It can be passed to loadDropsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type dropsMaps struct {
 	Addresses   *ebpf.Map `ebpf:"addresses"`
+	AlarmAt     *ebpf.Map `ebpf:"alarm_at"`
 	Alarms      *ebpf.Map `ebpf:"alarms"`
 	Answerers   *ebpf.Map `ebpf:"answerers"`
 	Begun       *ebpf.Map `ebpf:"begun"`
@@ -446,6 +459,7 @@ type dropsMaps struct {
 	Denied      *ebpf.Map `ebpf:"denied"`
 	DropReasons *ebpf.Map `ebpf:"drop_reasons"`
 	Drops       *ebpf.Map `ebpf:"drops"`
+	Entries     *ebpf.Map `ebpf:"entries"`
 	Events      *ebpf.Map `ebpf:"events"`
 	HelloBudget *ebpf.Map `ebpf:"hello_budget"`
 	Hellos      *ebpf.Map `ebpf:"hellos"`
@@ -472,6 +486,7 @@ type dropsMaps struct {
 func (m *dropsMaps) Close() error {
 	return _DropsClose(
 		m.Addresses,
+		m.AlarmAt,
 		m.Alarms,
 		m.Answerers,
 		m.Begun,
@@ -485,6 +500,7 @@ func (m *dropsMaps) Close() error {
 		m.Denied,
 		m.DropReasons,
 		m.Drops,
+		m.Entries,
 		m.Events,
 		m.HelloBudget,
 		m.Hellos,

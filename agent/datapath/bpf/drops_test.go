@@ -212,7 +212,7 @@ func TestDropsOutliveTheAgent(t *testing.T) {
 // keyOf finds a line's key.
 func (d *Driver) keyOf(t *testing.T, x told) (out policyConnKey) {
 	t.Helper()
-	if _, err := d.reader.read(d.objects.Conns, func(k *policyConnKey, _ *policyConn) bool {
+	if _, err := d.lines.through(func(k *policyConnKey, _ *policyConn) bool {
 		if port(k.LocalPort) == x.Local.Port() && port(k.RemotePort) == x.Remote.Port() {
 			out = *k
 		}

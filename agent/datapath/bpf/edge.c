@@ -76,12 +76,16 @@ static __noinline int judge_edge(struct conn_key *k, __be16 port, __u32 length)
 	c->received_bytes = length;
 	count_rule(c->rule, 1, c->action == ACT_ALLOW && !c->stateless ? 0 : 1, c->action == ACT_ALLOW && !c->stateless ? 0 : length);
 	if (c->action != ACT_ALLOW) {
-		bpf_map_update_elem(&denied, k, c, BPF_ANY);
+		turn_down(k, c);
 		goto out;
 	}
 	pass = 1;
-	if (!c->stateless && bpf_map_update_elem(&conns, k, c, BPF_ANY))
+	if (c->stateless)
+		goto out;
+	if (bpf_map_update_elem(&conns, k, c, BPF_ANY))
 		TROUBLE(table_full);
+	else
+		note_begun(k);
 out:
 	give_frame(f);
 	return pass;

@@ -34,7 +34,7 @@ func (d *Driver) openEdge() (*edge, error) {
 	o := &d.objects
 	for name, m := range map[string]*ebpf.Map{"control": o.Control, "trouble": o.Trouble, "slots": o.Slots, "namespaces": o.Namespaces, "addresses": o.Addresses, "tables": o.Tables,
 		"identities": o.Identities, "blocks": o.Blocks, "names": o.Names, "ports": o.Ports, "defaults": o.Defaults, "steps": o.Steps, "conditions": o.Conditions,
-		"conns": o.Conns, "denied": o.Denied, "counts": o.Counts, "frames": o.Frames} {
+		"conns": o.Conns, "denied": o.Denied, "entries": o.Entries, "begun": o.Begun, "alarm_at": o.AlarmAt, "alarms": o.Alarms, "counts": o.Counts, "frames": o.Frames} {
 		if spec.Maps[name] != nil {
 			shared[name] = m
 			spec.Maps[name].MaxEntries = m.MaxEntries()

@@ -29,9 +29,9 @@ type edgeAddressKey struct {
 }
 
 type edgeBegun struct {
-	_     structs.HostLayout
-	Lines uint64
-	Alarm uint64
+	_      structs.HostLayout
+	Number uint64
+	Key    edgeConnKey
 }
 
 type edgeBlock struct {
@@ -128,6 +128,14 @@ type edgeCounts struct {
 	Connections uint64
 	Packets     uint64
 	Bytes       uint64
+}
+
+type edgeEntries struct {
+	_      structs.HostLayout
+	Conns  uint64
+	Past   uint64
+	Denied uint64
+	Drops  uint64
 }
 
 type edgeFileKey struct {
@@ -302,6 +310,7 @@ type edgeVisited struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	edgeMapAddresses   = "addresses"
+	edgeMapAlarmAt     = "alarm_at"
 	edgeMapAlarms      = "alarms"
 	edgeMapAnswerers   = "answerers"
 	edgeMapBegun       = "begun"
@@ -313,6 +322,7 @@ const (
 	edgeMapCounts      = "counts"
 	edgeMapDefaults    = "defaults"
 	edgeMapDenied      = "denied"
+	edgeMapEntries     = "entries"
 	edgeMapEvents      = "events"
 	edgeMapFrames      = "frames"
 	edgeMapHelloBudget = "hello_budget"
@@ -391,6 +401,7 @@ type edgeProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type edgeMapSpecs struct {
 	Addresses   *ebpf.MapSpec `ebpf:"addresses"`
+	AlarmAt     *ebpf.MapSpec `ebpf:"alarm_at"`
 	Alarms      *ebpf.MapSpec `ebpf:"alarms"`
 	Answerers   *ebpf.MapSpec `ebpf:"answerers"`
 	Begun       *ebpf.MapSpec `ebpf:"begun"`
@@ -402,6 +413,7 @@ type edgeMapSpecs struct {
 	Counts      *ebpf.MapSpec `ebpf:"counts"`
 	Defaults    *ebpf.MapSpec `ebpf:"defaults"`
 	Denied      *ebpf.MapSpec `ebpf:"denied"`
+	Entries     *ebpf.MapSpec `ebpf:"entries"`
 	Events      *ebpf.MapSpec `ebpf:"events"`
 	Frames      *ebpf.MapSpec `ebpf:"frames"`
 	HelloBudget *ebpf.MapSpec `ebpf:"hello_budget"`
@@ -456,6 +468,7 @@ func (o *edgeObjects) Close() error {
 // It can be passed to loadEdgeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type edgeMaps struct {
 	Addresses   *ebpf.Map `ebpf:"addresses"`
+	AlarmAt     *ebpf.Map `ebpf:"alarm_at"`
 	Alarms      *ebpf.Map `ebpf:"alarms"`
 	Answerers   *ebpf.Map `ebpf:"answerers"`
 	Begun       *ebpf.Map `ebpf:"begun"`
@@ -467,6 +480,7 @@ type edgeMaps struct {
 	Counts      *ebpf.Map `ebpf:"counts"`
 	Defaults    *ebpf.Map `ebpf:"defaults"`
 	Denied      *ebpf.Map `ebpf:"denied"`
+	Entries     *ebpf.Map `ebpf:"entries"`
 	Events      *ebpf.Map `ebpf:"events"`
 	Frames      *ebpf.Map `ebpf:"frames"`
 	HelloBudget *ebpf.Map `ebpf:"hello_budget"`
@@ -494,6 +508,7 @@ type edgeMaps struct {
 func (m *edgeMaps) Close() error {
 	return _EdgeClose(
 		m.Addresses,
+		m.AlarmAt,
 		m.Alarms,
 		m.Answerers,
 		m.Begun,
@@ -505,6 +520,7 @@ func (m *edgeMaps) Close() error {
 		m.Counts,
 		m.Defaults,
 		m.Denied,
+		m.Entries,
 		m.Events,
 		m.Frames,
 		m.HelloBudget,

@@ -29,6 +29,7 @@ func aged(t *testing.T, d *Driver, first, n int, protocol uint8, flags uint32, a
 	if _, err := d.objects.Conns.BatchUpdate(keys, values, nil); err != nil {
 		t.Fatal(err)
 	}
+	d.goThrough() // no program has told of them
 }
 
 // Exactly what was shown as ended leaves the table, and rules' counts keep it.

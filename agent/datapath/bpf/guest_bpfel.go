@@ -29,9 +29,9 @@ type guestAddressKey struct {
 }
 
 type guestBegun struct {
-	_     structs.HostLayout
-	Lines uint64
-	Alarm uint64
+	_      structs.HostLayout
+	Number uint64
+	Key    guestConnKey
 }
 
 type guestBlock struct {
@@ -128,6 +128,14 @@ type guestCounts struct {
 	Connections uint64
 	Packets     uint64
 	Bytes       uint64
+}
+
+type guestEntries struct {
+	_      structs.HostLayout
+	Conns  uint64
+	Past   uint64
+	Denied uint64
+	Drops  uint64
 }
 
 type guestFileKey struct {
@@ -365,6 +373,7 @@ type guestVisited struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	guestMapAddresses         = "addresses"
+	guestMapAlarmAt           = "alarm_at"
 	guestMapAlarms            = "alarms"
 	guestMapAnswerers         = "answerers"
 	guestMapBegun             = "begun"
@@ -376,6 +385,7 @@ const (
 	guestMapCounts            = "counts"
 	guestMapDefaults          = "defaults"
 	guestMapDenied            = "denied"
+	guestMapEntries           = "entries"
 	guestMapEvents            = "events"
 	guestMapFrames            = "frames"
 	guestMapGuestEvents       = "guest_events"
@@ -463,6 +473,7 @@ type guestProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type guestMapSpecs struct {
 	Addresses    *ebpf.MapSpec `ebpf:"addresses"`
+	AlarmAt      *ebpf.MapSpec `ebpf:"alarm_at"`
 	Alarms       *ebpf.MapSpec `ebpf:"alarms"`
 	Answerers    *ebpf.MapSpec `ebpf:"answerers"`
 	Begun        *ebpf.MapSpec `ebpf:"begun"`
@@ -474,6 +485,7 @@ type guestMapSpecs struct {
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
 	Defaults     *ebpf.MapSpec `ebpf:"defaults"`
 	Denied       *ebpf.MapSpec `ebpf:"denied"`
+	Entries      *ebpf.MapSpec `ebpf:"entries"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
 	Frames       *ebpf.MapSpec `ebpf:"frames"`
 	GuestEvents  *ebpf.MapSpec `ebpf:"guest_events"`
@@ -535,6 +547,7 @@ func (o *guestObjects) Close() error {
 // It can be passed to loadGuestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type guestMaps struct {
 	Addresses    *ebpf.Map `ebpf:"addresses"`
+	AlarmAt      *ebpf.Map `ebpf:"alarm_at"`
 	Alarms       *ebpf.Map `ebpf:"alarms"`
 	Answerers    *ebpf.Map `ebpf:"answerers"`
 	Begun        *ebpf.Map `ebpf:"begun"`
@@ -546,6 +559,7 @@ type guestMaps struct {
 	Counts       *ebpf.Map `ebpf:"counts"`
 	Defaults     *ebpf.Map `ebpf:"defaults"`
 	Denied       *ebpf.Map `ebpf:"denied"`
+	Entries      *ebpf.Map `ebpf:"entries"`
 	Events       *ebpf.Map `ebpf:"events"`
 	Frames       *ebpf.Map `ebpf:"frames"`
 	GuestEvents  *ebpf.Map `ebpf:"guest_events"`
@@ -578,6 +592,7 @@ type guestMaps struct {
 func (m *guestMaps) Close() error {
 	return _GuestClose(
 		m.Addresses,
+		m.AlarmAt,
 		m.Alarms,
 		m.Answerers,
 		m.Begun,
@@ -589,6 +604,7 @@ func (m *guestMaps) Close() error {
 		m.Counts,
 		m.Defaults,
 		m.Denied,
+		m.Entries,
 		m.Events,
 		m.Frames,
 		m.GuestEvents,

@@ -21,16 +21,13 @@ func (d *Driver) Forget() error {
 	return firstError(d.forgetEnded, d.forgetPast, d.forgetRefused)
 }
 
-// forgetEach is how many lines may have ended, and how long ago the last ones were
-// taken out, before it is worth while to go through the table again.
-const (
-	forgetEach  = 4096
-	forgetAfter = 30 * time.Second
-)
+// forgetEach is how many lines may have ended before it is worth while to go through
+// the table.
+const forgetEach = 4096
 
 // forgetEnded has the kernel do it: a flood leaves a million of them.
 func (d *Driver) forgetEnded() error {
-	if d.visited.NowNs == 0 || d.ended == 0 || d.ended < forgetEach && time.Duration(d.visited.NowNs)-d.forgot < forgetAfter {
+	if d.visited.NowNs == 0 || d.ended == 0 || d.ended < forgetEach && time.Duration(d.visited.NowNs)-d.forgot < throughAfter {
 		return nil
 	}
 	d.forgot = time.Duration(d.visited.NowNs)
@@ -81,14 +78,60 @@ func (d *Driver) forgetRefused() error {
 	return nil
 }
 
-func (d *Driver) visitLines(now time.Duration, visit func(*connection.Line) bool) (done bool, err error) {
-	p, err := d.lookAt()
+// throughAfter is how long after the last time a table is gone through although all
+// that is in it is known: programs of an agent that was before count for themselves.
+const throughAfter = 30 * time.Second
+
+// goThrough has the next visit go through all tables.
+func (d *Driver) goThrough() {
+	d.visiting.Lock()
+	defer d.visiting.Unlock()
+	d.through = -throughAfter
+}
+
+// cameIn reads how many entries have come into each table.
+func (d *Driver) cameIn() (n policyEntries, err error) {
+	if err := d.objects.Entries.Lookup(uint32(0), &n); err != nil {
+		return n, fmt.Errorf("read how many connections have come: %w", err)
+	}
+	return n, nil
+}
+
+// learnBegun takes the keys of lines that have begun since the last visit, before
+// which so many had. Unless it has got all of them, the table is gone through.
+func (d *Driver) learnBegun(came uint64) (uint64, error) {
+	t := d.lines
+	if !t.whole || came-t.came > uint64(d.objects.Begun.MaxEntries()) {
+		return came, nil
+	}
+	next, taken := t.came, uint64(0)
+	for next < came || next != t.came+taken {
+		b := &d.begun
+		if err := d.objects.Begun.LookupAndDelete(nil, b); errors.Is(err, ebpf.ErrKeyNotExist) {
+			return came, nil
+		} else if err != nil {
+			return 0, fmt.Errorf("take the lines that have begun: %w", err)
+		}
+		if b.Number >= t.came { // else the table was gone through since
+			t.learn(&b.Key)
+			next, taken = max(next, b.Number+1), taken+1
+		}
+	}
+	t.came = next
+	return next, nil
+}
+
+func (d *Driver) visitLines(now time.Duration, came uint64, anew bool, visit func(*connection.Line) bool) (done bool, err error) {
+	p, err := d.lookAt(came)
 	if err != nil {
 		return false, err
 	}
 	d.keep = p.keeps()
+	if came, err = d.learnBegun(came); err != nil {
+		return false, err
+	}
 	held, ended := uint32(0), uint32(0)
-	done, err = d.reader.read(d.objects.Conns, func(k *policyConnKey, c *policyConn) bool {
+	through, done, err := d.lines.visit(came, anew, func(k *policyConnKey, c *policyConn) bool {
 		d.live.add(c)
 		d.describe(k, c, &d.line)
 		if d.line.Ended = d.keep.over(k, c, now-time.Duration(c.LastNs)); d.line.Ended {
@@ -99,13 +142,16 @@ func (d *Driver) visitLines(now time.Duration, visit func(*connection.Line) bool
 		return visit(&d.line)
 	})
 	if !done && err == nil {
-		d.visited, d.held, d.ended = visitedAt(now, &d.keep), held, ended
+		d.held, d.ended = held, ended
+	}
+	if through {
+		d.visited, d.through = visitedAt(now, &d.keep), now
 	}
 	return done, err
 }
 
-func (d *Driver) visitPast(visit func(*connection.Line) bool) (done bool, err error) {
-	return d.pastReader.read(d.objects.PastConns, func(k *policyPastKey, c *policyConn) bool {
+func (d *Driver) visitPast(came uint64, anew bool, visit func(*connection.Line) bool) (done bool, err error) {
+	_, done, err = d.pastLines.visit(came, anew, func(k *policyPastKey, c *policyConn) bool {
 		d.live.add(c)
 		d.describe(&k.Key, c, &d.line)
 		d.line.Ended = true
@@ -113,10 +159,11 @@ func (d *Driver) visitPast(visit func(*connection.Line) bool) (done bool, err er
 		d.pastSum.add(c)
 		return visit(&d.line)
 	})
+	return done, err
 }
 
-func (d *Driver) visitRefused(now time.Duration, visit func(*connection.Line) bool) error {
-	_, err := d.reader.read(d.objects.Denied, func(k *policyConnKey, c *policyConn) bool {
+func (d *Driver) visitRefused(now time.Duration, came uint64, anew bool, visit func(*connection.Line) bool) error {
+	_, _, err := d.refused.visit(came, anew, func(k *policyConnKey, c *policyConn) bool {
 		d.describe(k, c, &d.line)
 		d.line.Refused = true
 		if d.line.Ended = d.keep.over(k, c, now-time.Duration(c.LastNs)); d.line.Ended {
@@ -125,25 +172,4 @@ func (d *Driver) visitRefused(now time.Duration, visit func(*connection.Line) bo
 		return visit(&d.line)
 	})
 	return err
-}
-
-// readEach is how many lines are read at a time.
-const readEach = 4096
-
-// reader is where lines are read into.
-type reader[K any] struct {
-	keys   []K
-	values []policyConn
-}
-
-func newReader[K any]() *reader[K] {
-	return &reader[K]{make([]K, readEach), make([]policyConn, readEach)}
-}
-
-// read shows all that a map of lines holds until show returns false.
-func (r *reader[K]) read(m *ebpf.Map, show func(*K, *policyConn) bool) (done bool, err error) {
-	if done, err = bpfmap.Each(m, r.keys, r.values, show); err != nil {
-		err = fmt.Errorf("read the connection table: %w", err)
-	}
-	return done, err
 }

@@ -405,18 +405,51 @@ struct {
 	__type(value, struct conn);
 } conns SEC(".maps");
 
-// begun: lines that came into the table since user space has begun to visit it.
-struct begun {
-	__u64 lines;
-	__u64 alarm; // so many are too many to wait for the next visit
+// entries: how many have come, ever, into each of the tables that user space visits.
+// Where none has, it looks up those it knows, and leaves empty buckets alone.
+struct entries {
+	__u64 conns;
+	__u64 past;
+	__u64 denied;
+	__u64 drops;
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
+	__type(value, struct entries);
+} entries SEC(".maps");
+
+// CAME counts an entry that is in a table now, and is how many came before.
+#define CAME(table)                                                                                                    \
+	({                                                                                                             \
+		__u32 zero_ = 0;                                                                                       \
+		struct entries *e_ = bpf_map_lookup_elem(&entries, &zero_);                                            \
+		e_ ? __sync_fetch_and_add(&e_->table, 1) : 0;                                                          \
+	})
+
+// begun: the latest keys of the connection table that user space has not taken yet,
+// each with its number in entries. Those beyond its room are found in the table.
+struct begun {
+	__u64 number;
+	struct conn_key key;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 1024);
 	__type(value, struct begun);
 } begun SEC(".maps");
+
+// alarm_at: when so many have come into the connection table, user space is to be
+// told through alarms.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} alarm_at SEC(".maps");
 
 // alarms tells user space that so many have begun.
 struct {

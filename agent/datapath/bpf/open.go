@@ -30,8 +30,7 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 	if _, err := findCgroup(cfg.CgroupRoot); err != nil {
 		return nil, err
 	}
-	d := &Driver{cfg: cfg, log: deps.Log, hellos: deps.Hellos, crowded: deps.Crowded, workloads: map[uint32]string{}, byCgroup: map[uint64]string{}, paths: map[uint32]string{}, comms: map[[16]int8]string{}, cookies: cookies{}, links: map[string]link.Link{}, programs: map[string]ebpf.ProgramID{},
-		reader: newReader[policyConnKey](), pastReader: newReader[policyPastKey]()}
+	d := &Driver{cfg: cfg, log: deps.Log, hellos: deps.Hellos, crowded: deps.Crowded, workloads: map[uint32]string{}, byCgroup: map[uint64]string{}, paths: map[uint32]string{}, comms: map[[16]int8]string{}, cookies: cookies{}, links: map[string]link.Link{}, programs: map[string]ebpf.ProgramID{}}
 	var err error
 	if d.clock, err = readClock(); err != nil {
 		return nil, err
@@ -42,6 +41,7 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 	if err := firstError(d.load, d.read); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
+	d.lines, d.pastLines, d.refused = follow[policyConnKey, policyConn](d.objects.Conns), follow[policyPastKey, policyConn](d.objects.PastConns), follow[policyConnKey, policyConn](d.objects.Denied)
 	d.loadNames()
 	if d.edge, err = d.openEdge(); err != nil {
 		d.log.Warn("ICMP requests and what else no socket sees are not judged here; Linux 6.4 is needed", "error", err)
@@ -119,7 +119,7 @@ func (d *Driver) loadWith(helper uint32) error {
 	}
 	for name, m := range spec.Maps {
 		switch name {
-		case "verdicts", "frames", "scratch_paths", "events", "answerers", "owners", "lookups", "hellos", "hello_budget", "begun", "alarms", "visited", ".rodata", ".bss":
+		case "verdicts", "frames", "scratch_paths", "events", "answerers", "owners", "lookups", "hellos", "hello_budget", "entries", "begun", "alarm_at", "alarms", "visited", ".rodata", ".bss":
 			continue // nothing that must outlive a program
 		case "conns":
 			m.MaxEntries = d.cfg.Connections

@@ -358,7 +358,7 @@ static __noinline int is_rejected(struct bpf_sock_addr *ctx, struct conn_key *k)
 		rejected = 1;
 		count_rule(c->rule, 1, 1, 0);
 		c->sent_packets = 1;
-		bpf_map_update_elem(&denied, k, c, BPF_ANY);
+		turn_down(k, c);
 	}
 out:
 	give_frame(f);

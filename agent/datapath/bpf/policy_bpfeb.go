@@ -29,9 +29,9 @@ type policyAddressKey struct {
 }
 
 type policyBegun struct {
-	_     structs.HostLayout
-	Lines uint64
-	Alarm uint64
+	_      structs.HostLayout
+	Number uint64
+	Key    policyConnKey
 }
 
 type policyBlock struct {
@@ -146,6 +146,14 @@ type policyCounts struct {
 	Connections uint64
 	Packets     uint64
 	Bytes       uint64
+}
+
+type policyEntries struct {
+	_      structs.HostLayout
+	Conns  uint64
+	Past   uint64
+	Denied uint64
+	Drops  uint64
 }
 
 type policyEvent struct {
@@ -378,6 +386,7 @@ type policyVisited struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	policyMapAddresses     = "addresses"
+	policyMapAlarmAt       = "alarm_at"
 	policyMapAlarms        = "alarms"
 	policyMapAnswerers     = "answerers"
 	policyMapBadges        = "badges"
@@ -392,6 +401,7 @@ const (
 	policyMapCounts        = "counts"
 	policyMapDefaults      = "defaults"
 	policyMapDenied        = "denied"
+	policyMapEntries       = "entries"
 	policyMapEvents        = "events"
 	policyMapFrames        = "frames"
 	policyMapHelloBudget   = "hello_budget"
@@ -507,6 +517,7 @@ type policyProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type policyMapSpecs struct {
 	Addresses    *ebpf.MapSpec `ebpf:"addresses"`
+	AlarmAt      *ebpf.MapSpec `ebpf:"alarm_at"`
 	Alarms       *ebpf.MapSpec `ebpf:"alarms"`
 	Answerers    *ebpf.MapSpec `ebpf:"answerers"`
 	Badges       *ebpf.MapSpec `ebpf:"badges"`
@@ -521,6 +532,7 @@ type policyMapSpecs struct {
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
 	Defaults     *ebpf.MapSpec `ebpf:"defaults"`
 	Denied       *ebpf.MapSpec `ebpf:"denied"`
+	Entries      *ebpf.MapSpec `ebpf:"entries"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
 	Frames       *ebpf.MapSpec `ebpf:"frames"`
 	HelloBudget  *ebpf.MapSpec `ebpf:"hello_budget"`
@@ -582,6 +594,7 @@ func (o *policyObjects) Close() error {
 // It can be passed to loadPolicyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type policyMaps struct {
 	Addresses    *ebpf.Map `ebpf:"addresses"`
+	AlarmAt      *ebpf.Map `ebpf:"alarm_at"`
 	Alarms       *ebpf.Map `ebpf:"alarms"`
 	Answerers    *ebpf.Map `ebpf:"answerers"`
 	Badges       *ebpf.Map `ebpf:"badges"`
@@ -596,6 +609,7 @@ type policyMaps struct {
 	Counts       *ebpf.Map `ebpf:"counts"`
 	Defaults     *ebpf.Map `ebpf:"defaults"`
 	Denied       *ebpf.Map `ebpf:"denied"`
+	Entries      *ebpf.Map `ebpf:"entries"`
 	Events       *ebpf.Map `ebpf:"events"`
 	Frames       *ebpf.Map `ebpf:"frames"`
 	HelloBudget  *ebpf.Map `ebpf:"hello_budget"`
@@ -627,6 +641,7 @@ type policyMaps struct {
 func (m *policyMaps) Close() error {
 	return _PolicyClose(
 		m.Addresses,
+		m.AlarmAt,
 		m.Alarms,
 		m.Answerers,
 		m.Badges,
@@ -641,6 +656,7 @@ func (m *policyMaps) Close() error {
 		m.Counts,
 		m.Defaults,
 		m.Denied,
+		m.Entries,
 		m.Events,
 		m.Frames,
 		m.HelloBudget,

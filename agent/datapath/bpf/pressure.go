@@ -83,18 +83,16 @@ func (d *Driver) Filling() bool {
 // alarmShare is which part of the table may begin before somebody has to look.
 const alarmShare = 4
 
-// lookAt says how full the table is by now, before it is read, and has begin anew
-// what counts lines that have begun.
-func (d *Driver) lookAt() (pressure, error) {
-	var b policyBegun
-	if err := d.objects.Begun.Lookup(uint32(0), &b); err != nil {
-		return roomy, fmt.Errorf("read how many connections have begun: %w", err)
-	}
+// lookAt says how full the table is by now, before it is read, and has programs call
+// when too many more have come than those.
+func (d *Driver) lookAt(came uint64) (pressure, error) {
 	room := d.objects.Conns.MaxEntries()
-	if err := d.objects.Begun.Put(uint32(0), policyBegun{Alarm: uint64(room / alarmShare)}); err != nil {
-		return roomy, fmt.Errorf("count anew how many connections have begun: %w", err)
+	if err := d.objects.AlarmAt.Put(uint32(0), came+uint64(room/alarmShare)); err != nil {
+		return roomy, fmt.Errorf("say when the connection table must be read: %w", err)
 	}
-	return pressureOf(uint32(min(uint64(d.held)+b.Lines, uint64(room))), room), nil
+	begun := came - d.lookedAt
+	d.lookedAt = came
+	return pressureOf(uint32(min(uint64(d.held)+begun, uint64(room))), room), nil
 }
 
 // watch calls crowded each time that so many connections have begun since the last

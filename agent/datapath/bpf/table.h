@@ -35,6 +35,20 @@ static __always_inline void count_rule(__u64 rule, __u64 connections, __u64 pack
 	}
 }
 
+// note_begun counts a line that came into the table.
+__attribute__((unused)) static __noinline int note_begun(const struct conn_key *k)
+{
+	if (!k)
+		return 0;
+	struct begun b = {.number = CAME(conns), .key = *k};
+	bpf_map_push_elem(&begun, &b, 0);
+	__u32 zero = 0;
+	__u64 *alarm = bpf_map_lookup_elem(&alarm_at, &zero);
+	if (alarm && b.number == *alarm)
+		bpf_ringbuf_output(&alarms, &b.number, sizeof(b.number), 0);
+	return 0;
+}
+
 // make_way takes a line out whose ports are another connection's now, and keeps
 // what it says for who has not read it yet.
 __attribute__((unused)) static __noinline int make_way(const struct conn_key *k, struct conn *c)
@@ -45,8 +59,17 @@ __attribute__((unused)) static __noinline int make_way(const struct conn_key *k,
 	if (bpf_map_update_elem(&past_conns, &past, c, BPF_ANY)) {
 		TROUBLE(past_full);
 		count_rule(c->rule, 0, c->sent_packets + c->received_packets, c->sent_bytes + c->received_bytes);
+	} else {
+		CAME(past);
 	}
 	return bpf_map_delete_elem(&conns, k);
+}
+
+// turn_down keeps what is to be said of a connection that does not pass.
+__attribute__((unused)) static __always_inline void turn_down(const struct conn_key *k, const struct conn *c)
+{
+	if (!bpf_map_update_elem(&denied, k, c, BPF_ANY))
+		CAME(denied);
 }
 
 // know_address fills what the peer's address says.
