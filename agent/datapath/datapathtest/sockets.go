@@ -12,13 +12,13 @@ type sockets struct{ t testing.TB }
 
 func (s sockets) Dial(a Attempt) (Outcome, int, error) {
 	if a.Network == "icmp" {
-		r, err := a.From.process.tell(order{Do: "ping", Address: a.target().Addr().String(), Timeout: patience})
+		r, err := a.From.process.tell(order{Do: "ping", Address: a.target().Addr().String(), Timeout: a.timeout()})
 		if err == nil && r.Error != "" {
 			err = errors.New(r.Error)
 		}
 		return r.Outcome, 0, err
 	}
-	r, err := a.From.process.tell(order{Do: "dial", Network: a.Network, Address: a.target().String(), Timeout: patience})
+	r, err := a.From.process.tell(order{Do: "dial", Network: a.Network, Address: a.target().String(), Timeout: a.timeout()})
 	if err == nil && r.Error != "" {
 		err = errors.New(r.Error)
 	}

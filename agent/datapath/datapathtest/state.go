@@ -1,9 +1,11 @@
 package datapathtest
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/goccy/go-yaml"
 
@@ -105,6 +107,8 @@ type Attempt struct {
 	Port     uint16
 	IPv6     bool
 	Loopback bool
+	// Patience is how long silence lasts before it is a denial; patience unless given.
+	Patience time.Duration
 }
 
 func (a Attempt) String() string {
@@ -134,6 +138,8 @@ func seenBy(e, other *Endpoint, ipv6 bool) netip.Addr {
 	}
 	return e.IPv4
 }
+
+func (a Attempt) timeout() time.Duration { return cmp.Or(a.Patience, patience) }
 
 func (a Attempt) target() netip.AddrPort {
 	to := seenBy(a.To, a.From, a.IPv6)
