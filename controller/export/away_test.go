@@ -48,8 +48,9 @@ func TestStoreThatIsAwayAtTheStart(t *testing.T) {
 	if err := server.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	w.add(200, 10, nil)                          // at once: it is kept before an exporter looks
-	await(t, "flows of all three", func() bool { // the sums follow by themselves
+	w.add(200, 10, nil) // at once: it is kept before an exporter looks
+	// The sums follow by themselves.
+	await(t, "flows of all three", func() bool {
 		return !slices.ContainsFunc(e.followers, func(f *follower) bool { return f.state().Sent != 10 })
 	})
 	stop()

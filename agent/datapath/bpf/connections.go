@@ -76,7 +76,12 @@ func (d *Driver) Connections(visit func(*connection.Line) bool) error {
 		d.live = nil
 		return err
 	}
-	return firstError(d.drops.forget, func() error { return d.visitRefused(now, came.Denied, anew, visit) })
+	if d.through == now { // else a line that has just begun may not have been met
+		if err := d.drops.forget(); err != nil {
+			return err
+		}
+	}
+	return d.visitRefused(now, came.Denied, anew, visit)
 }
 
 // describe fills a connection from its line.

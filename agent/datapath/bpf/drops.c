@@ -24,7 +24,7 @@ struct sock { struct sock_common __sk_common; } CORE;
 struct skb_shared_info { __u16 gso_segs; } CORE;
 struct sk_buff { struct net_device *dev; struct sock *sk; unsigned char *head; unsigned int end; __u16 network_header; __be16 protocol; } CORE;
 
-#include "maps.h"
+#include "lines.h"
 
 #define DROP_REASONS 256
 

@@ -218,8 +218,8 @@ func (o *drops) join(k *policyConnKey, c *policyConn, out *connection.Line) {
 	}
 }
 
-// forget takes out what belongs to no line any more. A line was there before its
-// entry, and entries were read before lines.
+// forget takes out what belongs to no line any more, after a visit of the whole
+// table. A line was there before its entry, and entries were read before lines.
 func (o *drops) forget() error {
 	if o == nil {
 		return nil

@@ -156,12 +156,6 @@ type dropsFileKey struct {
 	NameHash uint64
 }
 
-type dropsHelloBudget struct {
-	_      structs.HostLayout
-	Window uint64
-	Spent  uint64
-}
-
 type dropsIdentityKey struct {
 	_        structs.HostLayout
 	Table    uint32
@@ -258,14 +252,6 @@ type dropsTrouble struct {
 	HellosLost  uint64
 }
 
-type dropsVerdict struct {
-	_         structs.HostLayout
-	Rule      uint64
-	Logged    uint64
-	Action    uint32
-	Stateless uint32
-}
-
 type dropsVisited struct {
 	_            structs.HostLayout
 	NowNs        uint64
@@ -283,7 +269,6 @@ const (
 	dropsMapAddresses     = "addresses"
 	dropsMapAlarmAt       = "alarm_at"
 	dropsMapAlarms        = "alarms"
-	dropsMapAnswerers     = "answerers"
 	dropsMapBegun         = "begun"
 	dropsMapBlocks        = "blocks"
 	dropsMapCgroups       = "cgroups"
@@ -296,12 +281,8 @@ const (
 	dropsMapDropReasons   = "drop_reasons"
 	dropsMapDrops         = "drops"
 	dropsMapEntries       = "entries"
-	dropsMapEvents        = "events"
-	dropsMapHelloBudget   = "hello_budget"
-	dropsMapHellos        = "hellos"
 	dropsMapIdentities    = "identities"
 	dropsMapKnownFiles    = "known_files"
-	dropsMapLookups       = "lookups"
 	dropsMapNames         = "names"
 	dropsMapNamespaces    = "namespaces"
 	dropsMapOwners        = "owners"
@@ -315,12 +296,8 @@ const (
 	dropsMapSteps         = "steps"
 	dropsMapTables        = "tables"
 	dropsMapTrouble       = "trouble"
-	dropsMapVerdicts      = "verdicts"
 	dropsMapVisited       = "visited"
 	dropsProgWeftDrops    = "weft_drops"
-	dropsVarEventType     = "event_type"
-	dropsVarHelloType     = "hello_type"
-	dropsVarLookupType    = "lookup_type"
 	dropsVarMeanings      = "meanings"
 	dropsVarTellsReceiver = "tells_receiver"
 )
@@ -377,7 +354,6 @@ type dropsMapSpecs struct {
 	Addresses   *ebpf.MapSpec `ebpf:"addresses"`
 	AlarmAt     *ebpf.MapSpec `ebpf:"alarm_at"`
 	Alarms      *ebpf.MapSpec `ebpf:"alarms"`
-	Answerers   *ebpf.MapSpec `ebpf:"answerers"`
 	Begun       *ebpf.MapSpec `ebpf:"begun"`
 	Blocks      *ebpf.MapSpec `ebpf:"blocks"`
 	Cgroups     *ebpf.MapSpec `ebpf:"cgroups"`
@@ -390,12 +366,8 @@ type dropsMapSpecs struct {
 	DropReasons *ebpf.MapSpec `ebpf:"drop_reasons"`
 	Drops       *ebpf.MapSpec `ebpf:"drops"`
 	Entries     *ebpf.MapSpec `ebpf:"entries"`
-	Events      *ebpf.MapSpec `ebpf:"events"`
-	HelloBudget *ebpf.MapSpec `ebpf:"hello_budget"`
-	Hellos      *ebpf.MapSpec `ebpf:"hellos"`
 	Identities  *ebpf.MapSpec `ebpf:"identities"`
 	KnownFiles  *ebpf.MapSpec `ebpf:"known_files"`
-	Lookups     *ebpf.MapSpec `ebpf:"lookups"`
 	Names       *ebpf.MapSpec `ebpf:"names"`
 	Namespaces  *ebpf.MapSpec `ebpf:"namespaces"`
 	Owners      *ebpf.MapSpec `ebpf:"owners"`
@@ -409,7 +381,6 @@ type dropsMapSpecs struct {
 	Steps       *ebpf.MapSpec `ebpf:"steps"`
 	Tables      *ebpf.MapSpec `ebpf:"tables"`
 	Trouble     *ebpf.MapSpec `ebpf:"trouble"`
-	Verdicts    *ebpf.MapSpec `ebpf:"verdicts"`
 	Visited     *ebpf.MapSpec `ebpf:"visited"`
 }
 
@@ -417,9 +388,6 @@ type dropsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type dropsVariableSpecs struct {
-	EventType     *ebpf.VariableSpec `ebpf:"event_type"`
-	HelloType     *ebpf.VariableSpec `ebpf:"hello_type"`
-	LookupType    *ebpf.VariableSpec `ebpf:"lookup_type"`
 	Meanings      *ebpf.VariableSpec `ebpf:"meanings"`
 	TellsReceiver *ebpf.VariableSpec `ebpf:"tells_receiver"`
 }
@@ -447,7 +415,6 @@ type dropsMaps struct {
 	Addresses   *ebpf.Map `ebpf:"addresses"`
 	AlarmAt     *ebpf.Map `ebpf:"alarm_at"`
 	Alarms      *ebpf.Map `ebpf:"alarms"`
-	Answerers   *ebpf.Map `ebpf:"answerers"`
 	Begun       *ebpf.Map `ebpf:"begun"`
 	Blocks      *ebpf.Map `ebpf:"blocks"`
 	Cgroups     *ebpf.Map `ebpf:"cgroups"`
@@ -460,12 +427,8 @@ type dropsMaps struct {
 	DropReasons *ebpf.Map `ebpf:"drop_reasons"`
 	Drops       *ebpf.Map `ebpf:"drops"`
 	Entries     *ebpf.Map `ebpf:"entries"`
-	Events      *ebpf.Map `ebpf:"events"`
-	HelloBudget *ebpf.Map `ebpf:"hello_budget"`
-	Hellos      *ebpf.Map `ebpf:"hellos"`
 	Identities  *ebpf.Map `ebpf:"identities"`
 	KnownFiles  *ebpf.Map `ebpf:"known_files"`
-	Lookups     *ebpf.Map `ebpf:"lookups"`
 	Names       *ebpf.Map `ebpf:"names"`
 	Namespaces  *ebpf.Map `ebpf:"namespaces"`
 	Owners      *ebpf.Map `ebpf:"owners"`
@@ -479,7 +442,6 @@ type dropsMaps struct {
 	Steps       *ebpf.Map `ebpf:"steps"`
 	Tables      *ebpf.Map `ebpf:"tables"`
 	Trouble     *ebpf.Map `ebpf:"trouble"`
-	Verdicts    *ebpf.Map `ebpf:"verdicts"`
 	Visited     *ebpf.Map `ebpf:"visited"`
 }
 
@@ -488,7 +450,6 @@ func (m *dropsMaps) Close() error {
 		m.Addresses,
 		m.AlarmAt,
 		m.Alarms,
-		m.Answerers,
 		m.Begun,
 		m.Blocks,
 		m.Cgroups,
@@ -501,12 +462,8 @@ func (m *dropsMaps) Close() error {
 		m.DropReasons,
 		m.Drops,
 		m.Entries,
-		m.Events,
-		m.HelloBudget,
-		m.Hellos,
 		m.Identities,
 		m.KnownFiles,
-		m.Lookups,
 		m.Names,
 		m.Namespaces,
 		m.Owners,
@@ -520,7 +477,6 @@ func (m *dropsMaps) Close() error {
 		m.Steps,
 		m.Tables,
 		m.Trouble,
-		m.Verdicts,
 		m.Visited,
 	)
 }
@@ -529,9 +485,6 @@ func (m *dropsMaps) Close() error {
 //
 // It can be passed to loadDropsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type dropsVariables struct {
-	EventType     *ebpf.Variable `ebpf:"event_type"`
-	HelloType     *ebpf.Variable `ebpf:"hello_type"`
-	LookupType    *ebpf.Variable `ebpf:"lookup_type"`
 	Meanings      *ebpf.Variable `ebpf:"meanings"`
 	TellsReceiver *ebpf.Variable `ebpf:"tells_receiver"`
 }

@@ -196,6 +196,7 @@ func TestDropsOutliveTheAgent(t *testing.T) {
 	if err := d.objects.Conns.Delete(d.keyOf(t, x)); err != nil {
 		t.Fatal(err)
 	}
+	d.goThrough()
 	linesOf(t, d, x)
 	var v dropsDrop
 	entries, n := d.drops.byLine.Iterate(), 0

@@ -30,7 +30,7 @@ struct bpf_nf_ctx { const struct nf_hook_state *state; struct sk_buff *skb; } CO
 
 extern int bpf_dynptr_from_skb(struct sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr) __ksym;
 
-#include "maps.h"
+#include "lines.h"
 #include "judge.h"
 #include "table.h"
 

@@ -185,12 +185,6 @@ type edgeFrame struct {
 	}
 }
 
-type edgeHelloBudget struct {
-	_      structs.HostLayout
-	Window uint64
-	Spent  uint64
-}
-
 type edgeIdentityKey struct {
 	_        structs.HostLayout
 	Table    uint32
@@ -287,14 +281,6 @@ type edgeTrouble struct {
 	HellosLost  uint64
 }
 
-type edgeVerdict struct {
-	_         structs.HostLayout
-	Rule      uint64
-	Logged    uint64
-	Action    uint32
-	Stateless uint32
-}
-
 type edgeVisited struct {
 	_            structs.HostLayout
 	NowNs        uint64
@@ -309,46 +295,37 @@ type edgeVisited struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	edgeMapAddresses   = "addresses"
-	edgeMapAlarmAt     = "alarm_at"
-	edgeMapAlarms      = "alarms"
-	edgeMapAnswerers   = "answerers"
-	edgeMapBegun       = "begun"
-	edgeMapBlocks      = "blocks"
-	edgeMapCgroups     = "cgroups"
-	edgeMapConditions  = "conditions"
-	edgeMapConns       = "conns"
-	edgeMapControl     = "control"
-	edgeMapCounts      = "counts"
-	edgeMapDefaults    = "defaults"
-	edgeMapDenied      = "denied"
-	edgeMapEntries     = "entries"
-	edgeMapEvents      = "events"
-	edgeMapFrames      = "frames"
-	edgeMapHelloBudget = "hello_budget"
-	edgeMapHellos      = "hellos"
-	edgeMapIdentities  = "identities"
-	edgeMapKnownFiles  = "known_files"
-	edgeMapLookups     = "lookups"
-	edgeMapNames       = "names"
-	edgeMapNamespaces  = "namespaces"
-	edgeMapOwners      = "owners"
-	edgeMapPastConns   = "past_conns"
-	edgeMapPathNumber  = "path_number"
-	edgeMapPaths       = "paths"
-	edgeMapPorts       = "ports"
-	edgeMapProcesses   = "processes"
-	edgeMapRetired     = "retired"
-	edgeMapSlots       = "slots"
-	edgeMapSteps       = "steps"
-	edgeMapTables      = "tables"
-	edgeMapTrouble     = "trouble"
-	edgeMapVerdicts    = "verdicts"
-	edgeMapVisited     = "visited"
-	edgeProgWeftEdge   = "weft_edge"
-	edgeVarEventType   = "event_type"
-	edgeVarHelloType   = "hello_type"
-	edgeVarLookupType  = "lookup_type"
+	edgeMapAddresses  = "addresses"
+	edgeMapAlarmAt    = "alarm_at"
+	edgeMapAlarms     = "alarms"
+	edgeMapBegun      = "begun"
+	edgeMapBlocks     = "blocks"
+	edgeMapCgroups    = "cgroups"
+	edgeMapConditions = "conditions"
+	edgeMapConns      = "conns"
+	edgeMapControl    = "control"
+	edgeMapCounts     = "counts"
+	edgeMapDefaults   = "defaults"
+	edgeMapDenied     = "denied"
+	edgeMapEntries    = "entries"
+	edgeMapFrames     = "frames"
+	edgeMapIdentities = "identities"
+	edgeMapKnownFiles = "known_files"
+	edgeMapNames      = "names"
+	edgeMapNamespaces = "namespaces"
+	edgeMapOwners     = "owners"
+	edgeMapPastConns  = "past_conns"
+	edgeMapPathNumber = "path_number"
+	edgeMapPaths      = "paths"
+	edgeMapPorts      = "ports"
+	edgeMapProcesses  = "processes"
+	edgeMapRetired    = "retired"
+	edgeMapSlots      = "slots"
+	edgeMapSteps      = "steps"
+	edgeMapTables     = "tables"
+	edgeMapTrouble    = "trouble"
+	edgeMapVisited    = "visited"
+	edgeProgWeftEdge  = "weft_edge"
 )
 
 // loadEdge returns the embedded CollectionSpec for edge.
@@ -400,51 +377,42 @@ type edgeProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type edgeMapSpecs struct {
-	Addresses   *ebpf.MapSpec `ebpf:"addresses"`
-	AlarmAt     *ebpf.MapSpec `ebpf:"alarm_at"`
-	Alarms      *ebpf.MapSpec `ebpf:"alarms"`
-	Answerers   *ebpf.MapSpec `ebpf:"answerers"`
-	Begun       *ebpf.MapSpec `ebpf:"begun"`
-	Blocks      *ebpf.MapSpec `ebpf:"blocks"`
-	Cgroups     *ebpf.MapSpec `ebpf:"cgroups"`
-	Conditions  *ebpf.MapSpec `ebpf:"conditions"`
-	Conns       *ebpf.MapSpec `ebpf:"conns"`
-	Control     *ebpf.MapSpec `ebpf:"control"`
-	Counts      *ebpf.MapSpec `ebpf:"counts"`
-	Defaults    *ebpf.MapSpec `ebpf:"defaults"`
-	Denied      *ebpf.MapSpec `ebpf:"denied"`
-	Entries     *ebpf.MapSpec `ebpf:"entries"`
-	Events      *ebpf.MapSpec `ebpf:"events"`
-	Frames      *ebpf.MapSpec `ebpf:"frames"`
-	HelloBudget *ebpf.MapSpec `ebpf:"hello_budget"`
-	Hellos      *ebpf.MapSpec `ebpf:"hellos"`
-	Identities  *ebpf.MapSpec `ebpf:"identities"`
-	KnownFiles  *ebpf.MapSpec `ebpf:"known_files"`
-	Lookups     *ebpf.MapSpec `ebpf:"lookups"`
-	Names       *ebpf.MapSpec `ebpf:"names"`
-	Namespaces  *ebpf.MapSpec `ebpf:"namespaces"`
-	Owners      *ebpf.MapSpec `ebpf:"owners"`
-	PastConns   *ebpf.MapSpec `ebpf:"past_conns"`
-	PathNumber  *ebpf.MapSpec `ebpf:"path_number"`
-	Paths       *ebpf.MapSpec `ebpf:"paths"`
-	Ports       *ebpf.MapSpec `ebpf:"ports"`
-	Processes   *ebpf.MapSpec `ebpf:"processes"`
-	Retired     *ebpf.MapSpec `ebpf:"retired"`
-	Slots       *ebpf.MapSpec `ebpf:"slots"`
-	Steps       *ebpf.MapSpec `ebpf:"steps"`
-	Tables      *ebpf.MapSpec `ebpf:"tables"`
-	Trouble     *ebpf.MapSpec `ebpf:"trouble"`
-	Verdicts    *ebpf.MapSpec `ebpf:"verdicts"`
-	Visited     *ebpf.MapSpec `ebpf:"visited"`
+	Addresses  *ebpf.MapSpec `ebpf:"addresses"`
+	AlarmAt    *ebpf.MapSpec `ebpf:"alarm_at"`
+	Alarms     *ebpf.MapSpec `ebpf:"alarms"`
+	Begun      *ebpf.MapSpec `ebpf:"begun"`
+	Blocks     *ebpf.MapSpec `ebpf:"blocks"`
+	Cgroups    *ebpf.MapSpec `ebpf:"cgroups"`
+	Conditions *ebpf.MapSpec `ebpf:"conditions"`
+	Conns      *ebpf.MapSpec `ebpf:"conns"`
+	Control    *ebpf.MapSpec `ebpf:"control"`
+	Counts     *ebpf.MapSpec `ebpf:"counts"`
+	Defaults   *ebpf.MapSpec `ebpf:"defaults"`
+	Denied     *ebpf.MapSpec `ebpf:"denied"`
+	Entries    *ebpf.MapSpec `ebpf:"entries"`
+	Frames     *ebpf.MapSpec `ebpf:"frames"`
+	Identities *ebpf.MapSpec `ebpf:"identities"`
+	KnownFiles *ebpf.MapSpec `ebpf:"known_files"`
+	Names      *ebpf.MapSpec `ebpf:"names"`
+	Namespaces *ebpf.MapSpec `ebpf:"namespaces"`
+	Owners     *ebpf.MapSpec `ebpf:"owners"`
+	PastConns  *ebpf.MapSpec `ebpf:"past_conns"`
+	PathNumber *ebpf.MapSpec `ebpf:"path_number"`
+	Paths      *ebpf.MapSpec `ebpf:"paths"`
+	Ports      *ebpf.MapSpec `ebpf:"ports"`
+	Processes  *ebpf.MapSpec `ebpf:"processes"`
+	Retired    *ebpf.MapSpec `ebpf:"retired"`
+	Slots      *ebpf.MapSpec `ebpf:"slots"`
+	Steps      *ebpf.MapSpec `ebpf:"steps"`
+	Tables     *ebpf.MapSpec `ebpf:"tables"`
+	Trouble    *ebpf.MapSpec `ebpf:"trouble"`
+	Visited    *ebpf.MapSpec `ebpf:"visited"`
 }
 
 // edgeVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type edgeVariableSpecs struct {
-	EventType  *ebpf.VariableSpec `ebpf:"event_type"`
-	HelloType  *ebpf.VariableSpec `ebpf:"hello_type"`
-	LookupType *ebpf.VariableSpec `ebpf:"lookup_type"`
 }
 
 // edgeObjects contains all objects after they have been loaded into the kernel.
@@ -467,42 +435,36 @@ func (o *edgeObjects) Close() error {
 //
 // It can be passed to loadEdgeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type edgeMaps struct {
-	Addresses   *ebpf.Map `ebpf:"addresses"`
-	AlarmAt     *ebpf.Map `ebpf:"alarm_at"`
-	Alarms      *ebpf.Map `ebpf:"alarms"`
-	Answerers   *ebpf.Map `ebpf:"answerers"`
-	Begun       *ebpf.Map `ebpf:"begun"`
-	Blocks      *ebpf.Map `ebpf:"blocks"`
-	Cgroups     *ebpf.Map `ebpf:"cgroups"`
-	Conditions  *ebpf.Map `ebpf:"conditions"`
-	Conns       *ebpf.Map `ebpf:"conns"`
-	Control     *ebpf.Map `ebpf:"control"`
-	Counts      *ebpf.Map `ebpf:"counts"`
-	Defaults    *ebpf.Map `ebpf:"defaults"`
-	Denied      *ebpf.Map `ebpf:"denied"`
-	Entries     *ebpf.Map `ebpf:"entries"`
-	Events      *ebpf.Map `ebpf:"events"`
-	Frames      *ebpf.Map `ebpf:"frames"`
-	HelloBudget *ebpf.Map `ebpf:"hello_budget"`
-	Hellos      *ebpf.Map `ebpf:"hellos"`
-	Identities  *ebpf.Map `ebpf:"identities"`
-	KnownFiles  *ebpf.Map `ebpf:"known_files"`
-	Lookups     *ebpf.Map `ebpf:"lookups"`
-	Names       *ebpf.Map `ebpf:"names"`
-	Namespaces  *ebpf.Map `ebpf:"namespaces"`
-	Owners      *ebpf.Map `ebpf:"owners"`
-	PastConns   *ebpf.Map `ebpf:"past_conns"`
-	PathNumber  *ebpf.Map `ebpf:"path_number"`
-	Paths       *ebpf.Map `ebpf:"paths"`
-	Ports       *ebpf.Map `ebpf:"ports"`
-	Processes   *ebpf.Map `ebpf:"processes"`
-	Retired     *ebpf.Map `ebpf:"retired"`
-	Slots       *ebpf.Map `ebpf:"slots"`
-	Steps       *ebpf.Map `ebpf:"steps"`
-	Tables      *ebpf.Map `ebpf:"tables"`
-	Trouble     *ebpf.Map `ebpf:"trouble"`
-	Verdicts    *ebpf.Map `ebpf:"verdicts"`
-	Visited     *ebpf.Map `ebpf:"visited"`
+	Addresses  *ebpf.Map `ebpf:"addresses"`
+	AlarmAt    *ebpf.Map `ebpf:"alarm_at"`
+	Alarms     *ebpf.Map `ebpf:"alarms"`
+	Begun      *ebpf.Map `ebpf:"begun"`
+	Blocks     *ebpf.Map `ebpf:"blocks"`
+	Cgroups    *ebpf.Map `ebpf:"cgroups"`
+	Conditions *ebpf.Map `ebpf:"conditions"`
+	Conns      *ebpf.Map `ebpf:"conns"`
+	Control    *ebpf.Map `ebpf:"control"`
+	Counts     *ebpf.Map `ebpf:"counts"`
+	Defaults   *ebpf.Map `ebpf:"defaults"`
+	Denied     *ebpf.Map `ebpf:"denied"`
+	Entries    *ebpf.Map `ebpf:"entries"`
+	Frames     *ebpf.Map `ebpf:"frames"`
+	Identities *ebpf.Map `ebpf:"identities"`
+	KnownFiles *ebpf.Map `ebpf:"known_files"`
+	Names      *ebpf.Map `ebpf:"names"`
+	Namespaces *ebpf.Map `ebpf:"namespaces"`
+	Owners     *ebpf.Map `ebpf:"owners"`
+	PastConns  *ebpf.Map `ebpf:"past_conns"`
+	PathNumber *ebpf.Map `ebpf:"path_number"`
+	Paths      *ebpf.Map `ebpf:"paths"`
+	Ports      *ebpf.Map `ebpf:"ports"`
+	Processes  *ebpf.Map `ebpf:"processes"`
+	Retired    *ebpf.Map `ebpf:"retired"`
+	Slots      *ebpf.Map `ebpf:"slots"`
+	Steps      *ebpf.Map `ebpf:"steps"`
+	Tables     *ebpf.Map `ebpf:"tables"`
+	Trouble    *ebpf.Map `ebpf:"trouble"`
+	Visited    *ebpf.Map `ebpf:"visited"`
 }
 
 func (m *edgeMaps) Close() error {
@@ -510,7 +472,6 @@ func (m *edgeMaps) Close() error {
 		m.Addresses,
 		m.AlarmAt,
 		m.Alarms,
-		m.Answerers,
 		m.Begun,
 		m.Blocks,
 		m.Cgroups,
@@ -521,13 +482,9 @@ func (m *edgeMaps) Close() error {
 		m.Defaults,
 		m.Denied,
 		m.Entries,
-		m.Events,
 		m.Frames,
-		m.HelloBudget,
-		m.Hellos,
 		m.Identities,
 		m.KnownFiles,
-		m.Lookups,
 		m.Names,
 		m.Namespaces,
 		m.Owners,
@@ -541,7 +498,6 @@ func (m *edgeMaps) Close() error {
 		m.Steps,
 		m.Tables,
 		m.Trouble,
-		m.Verdicts,
 		m.Visited,
 	)
 }
@@ -550,9 +506,6 @@ func (m *edgeMaps) Close() error {
 //
 // It can be passed to loadEdgeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type edgeVariables struct {
-	EventType  *ebpf.Variable `ebpf:"event_type"`
-	HelloType  *ebpf.Variable `ebpf:"hello_type"`
-	LookupType *ebpf.Variable `ebpf:"lookup_type"`
 }
 
 // edgePrograms contains all programs after they have been loaded into the kernel.

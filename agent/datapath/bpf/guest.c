@@ -17,7 +17,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 #define NETWORK_HEADER ETH_HLEN
 
-#include "maps.h"
+#include "told.h"
 #include "packet.h"
 #include "judge.h"
 #include "table.h"

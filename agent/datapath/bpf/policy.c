@@ -39,7 +39,7 @@ volatile const __u32 mptcp;
 		__builtin_memcpy(to, words, 16);                                                                       \
 	} while (0)
 
-#include "maps.h"
+#include "told.h"
 #include "packet.h"
 #include "judge.h"
 #include "process.h"
