@@ -59,7 +59,7 @@ type flowSumsInput struct {
 	FlowFilter
 	Query  string `query:"query" doc:"A FlowQuery, by name; what else is given goes over what it says."`
 	By     string `query:"by" doc:"Fields that rows differ in, or labels: KEY is client.KEY and server.KEY; or minute, hour, day. Of country, as and group too both ends are meant; a workload counts in each group that it is in." example:"client.app,server.app,port"`
-	Order  string `query:"order" enum:"bytes,packets,connections,time" doc:"bytes unless given; time where it is summed up by minute, hour or day."`
+	Order  string `query:"order" enum:"bytes,packets,connections,drops,time" doc:"bytes unless given; time where it is summed up by minute, hour or day."`
 	Limit  int    `query:"limit" minimum:"1" maximum:"10000" doc:"100 unless given."`
 	Offset int    `query:"offset" minimum:"0" maximum:"1000000" doc:"How many rows to leave out first."`
 }

@@ -4,6 +4,7 @@
 package testreq
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,8 @@ const (
 	NetNS   = "netns"   // may make network namespaces
 	BPF     = "bpf"     // may load BPF programs; implies root
 	Cgroup2 = "cgroup2" // a cgroup2 tree is mounted
+	// DropReasons is a kernel that says why it drops packets: 5.17 with BTF.
+	DropReasons = "drop-reasons"
 	// PostgreSQL is the server as Debian installs it, which is not on PATH; see
 	// PostgreSQLBin.
 	PostgreSQL = "postgresql"
@@ -58,6 +61,12 @@ var probes = map[string]func() string{
 			}
 		}
 		return "no cgroup2 tree"
+	},
+	DropReasons: func() string {
+		if types, err := os.ReadFile("/sys/kernel/btf/vmlinux"); err != nil || !bytes.Contains(types, []byte("\x00skb_drop_reason\x00")) {
+			return "the kernel's BTF has no skb_drop_reason"
+		}
+		return ""
 	},
 	PostgreSQL: func() string {
 		if PostgreSQLBin() == "" {

@@ -34,6 +34,9 @@ var dropMeanings = map[string]uint8{
 	"NOT_DROPPED_YET": dropNothing, "CONSUMED": dropNothing, "NOT_SPECIFIED": dropNothing,
 	// A frame for another machine, and a copy for somebody who captures.
 	"OTHERHOST": dropNothing, "PACKET_SOCK_ERROR": dropNothing,
+	// What nobody has read of a socket that is closed: as a rule the other end's FIN,
+	// where this end closed first.
+	"QUEUE_PURGE": dropNothing,
 	// What it says has arrived before.
 	"TCP_OLD_DATA": dropNothing, "TCP_OLD_ACK": dropNothing, "TCP_OLD_SEQUENCE": dropNothing, "TCP_OFOMERGE": dropNothing, "DUP_FRAG": dropNothing,
 	// What our programs turn down has one of these.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -84,6 +85,42 @@ func unheardAt(port uint16) ([]told, error) {
 	return []told{x}, nil
 }
 
+// hungUp makes connections that go well and that the server closes first, with all
+// that it has said on its way and without waiting for the other end.
+func hungUp() ([]told, error) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Read(make([]byte, 100))
+			c.Write(make([]byte, 1000))
+			c.Close()
+		}
+	}()
+	var out []told
+	for range 20 {
+		c, err := net.Dial("tcp4", l.Addr().String())
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, told{Local: l.Addr().(*net.TCPAddr).AddrPort(), Remote: c.LocalAddr().(*net.TCPAddr).AddrPort()})
+		if _, err := c.Write(make([]byte, 50)); err != nil {
+			return nil, err
+		}
+		b, err := io.ReadAll(c)
+		if err = errors.Join(err, c.Close()); err != nil || len(b) != 1000 {
+			return nil, fmt.Errorf("%d bytes: %w", len(b), err)
+		}
+	}
+	return out, nil
+}
+
 // wrongChecksum calls a port that listens, in segments that were spoilt.
 func wrongChecksum() ([]told, error) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -117,10 +154,10 @@ const filteredPort = 4999
 // What the kernel throws away is counted with the connection it is of, with the
 // kernel's own reason, and nothing of what arrives is.
 func TestDropsAreCountedByConnection(t *testing.T) {
-	testreq.Need(t, "nft")
+	testreq.Need(t, testreq.BPF, testreq.DropReasons, "nft")
 	d, s := metered(t)
 	if d.drops == nil {
-		t.Skip("this kernel does not say why it drops packets")
+		t.Fatal("nothing counts what the kernel drops")
 	}
 	rule := fmt.Sprintf("table inet weft_test { chain in { type filter hook input priority 0; udp dport %d drop; }; }", filteredPort)
 	if out, err := exec.Command("nsenter", "--net="+s.Machine, "nft", rule).CombinedOutput(); err != nil {
@@ -150,6 +187,17 @@ func TestDropsAreCountedByConnection(t *testing.T) {
 			t.Errorf("%s: read again: %+v", what, list)
 		}
 	}
+	for _, x := range inside(t, "hung-up", s.Machine, s.Endpoint("machine").Cgroup) {
+		list := linesOf(t, d, x)
+		if len(list) == 0 {
+			t.Errorf("no line of %+v", x)
+		}
+		for _, c := range list {
+			if c.Drops != 0 {
+				t.Errorf("of a connection that its server closed %d were dropped for %s", c.Drops, c.DropReason)
+			}
+		}
+	}
 	for _, x := range inside(t, "bulk4", s.Machine, s.Endpoint("machine").Cgroup) {
 		c := linesOf(t, d, x)[0]
 		if c.Drops != 0 {
@@ -164,6 +212,7 @@ func TestDropsAreCountedByConnection(t *testing.T) {
 // Another process goes on with what one has counted, and what belongs to nobody
 // any more is forgotten.
 func TestDropsOutliveTheAgent(t *testing.T) {
+	testreq.Need(t, testreq.BPF, testreq.DropReasons)
 	pins := mountBPF(t)
 	s := datapathtest.NewSite(t)
 	open := func() *Driver {
@@ -179,7 +228,7 @@ func TestDropsOutliveTheAgent(t *testing.T) {
 	}
 	d := open()
 	if d.drops == nil {
-		t.Skip("this kernel does not say why it drops packets")
+		t.Fatal("nothing counts what the kernel drops")
 	}
 	x := inside(t, "full", s.Machine, s.Endpoint("machine").Cgroup)[0]
 	if err := d.Close(); err != nil {
@@ -226,6 +275,7 @@ func (d *Driver) keyOf(t *testing.T, x told) (out policyConnKey) {
 
 // What policy turns down has a line of its own, and is no drop beside it.
 func TestVerdictsAreNoDrops(t *testing.T) {
+	testreq.Need(t, testreq.BPF, testreq.DropReasons)
 	pins := mountBPF(t)
 	s := datapathtest.NewSite(t)
 	d, err := Open(Config{CgroupRoot: s.Root, PinDir: pins}, Deps{})
@@ -234,7 +284,7 @@ func TestVerdictsAreNoDrops(t *testing.T) {
 	}
 	defer d.Remove()
 	if d.drops == nil {
-		t.Skip("this kernel does not say why it drops packets")
+		t.Fatal("nothing counts what the kernel drops")
 	}
 	w := s.World(model.ModeEnforce, `
   subject: {selector: "app in (web,db)"}

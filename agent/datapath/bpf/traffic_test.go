@@ -53,6 +53,8 @@ func traffic(what string) ([]told, error) {
 		return unheard()
 	case "unheard-fixed":
 		return unheardAt(filteredPort)
+	case "hung-up":
+		return hungUp()
 	case "checksum":
 		return wrongChecksum()
 	case "web":
