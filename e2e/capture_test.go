@@ -36,16 +36,22 @@ func (f *fleet) capturing(name string, args ...string) (file string, cmd *exec.C
 }
 
 // frames reads a file with tshark: interface, comment, time of each packet.
-func (f *fleet) frames(file string) (out [][]string) {
+func (f *fleet) frames(file string) [][]string {
 	f.t.Helper()
-	text, err := exec.CommandContext(f.ctx, "tshark", "-r", file, "-T", "fields", "-e", "frame.interface_name", "-e", "frame.comment", "-e", "frame.time_delta", "-e", "udp.port").Output()
+	out, err := f.framesOf(file)
 	if err != nil {
 		f.t.Fatalf("tshark: %v", err)
 	}
+	return out
+}
+
+// framesOf reads also one that is still being written.
+func (f *fleet) framesOf(file string) (out [][]string, err error) {
+	text, err := exec.CommandContext(f.ctx, "tshark", "-r", file, "-T", "fields", "-e", "frame.interface_name", "-e", "frame.comment", "-e", "frame.time_delta", "-e", "udp.port").Output()
 	for line := range strings.Lines(string(text)) {
 		out = append(out, strings.Split(strings.TrimSuffix(line, "\n"), "\t"))
 	}
-	return out
+	return out, err
 }
 
 // flowPort is the client's port of a flow.

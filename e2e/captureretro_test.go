@@ -133,7 +133,14 @@ func TestCaptureOfThePast(t *testing.T) {
 	file, cmd, errs := f.capturing("on", "-l", "app in (left,one)", "--since", "5m", "--for", "60s", "--filter", "udp port 7000")
 	live := f.generate(one, "ask", target, "40000", "50")
 	sum += live.SentPackets + live.ReceivedPackets
-	time.Sleep(time.Second)
+	// An interrupt ends the reading of rings too, and what they have kept is read when
+	// it is known whose it is.
+	f.wait(20*time.Second, "what was and what comes is in the file", func() error {
+		if list, _ := f.framesOf(file); uint64(len(list)) < 2*sum { // the last may be half there
+			return fmt.Errorf("%d packets of %d are", len(list), 2*sum)
+		}
+		return nil
+	})
 	cmd.Process.Signal(syscall.SIGINT)
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%v: %s", err, errs)

@@ -43,6 +43,7 @@ func TestRevokedHost(t *testing.T) {
 	f.agents("tool", "web")
 	f.applied(tapWeb)
 	f.reaches("web", model.TapActive, 5*time.Second)
+	f.metered("web") // all that the agent puts into the kernel is there
 	work := f.work("spare", "web", 2000, 20*time.Millisecond)
 	if len(f.pins("web")) == 0 {
 		t.Fatal("the source pins nothing: nothing is shown")
