@@ -15,7 +15,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"weft/bench/charge"
@@ -46,7 +48,10 @@ func main() {
 	if *short {
 		b = bench{runs: 1, each: 2 * time.Second, settle: time.Second, tapped: time.Second, processes: 50}
 	}
-	if err := b.run(context.Background()); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := b.run(ctx)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench/agent:", err)
 		os.Exit(1)
 	}

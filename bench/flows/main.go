@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"reflect"
 	"runtime/pprof"
@@ -72,7 +73,8 @@ func run(flows, runs int, only string, compare bool, profile string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	ctx := context.Background()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	var series result.Series
 	var answers [][]flowstore.Sums
 	for _, name := range []string{"DuckDB", "ClickHouse"} {

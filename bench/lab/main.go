@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"time"
@@ -37,13 +38,16 @@ func main() {
 	if *short {
 		*hosts, *runs, *peerHosts = 50, 1, 10
 	}
-	if err := measure(*hosts, *runs, *peerHosts); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := measure(ctx, *hosts, *runs, *peerHosts)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench/lab:", err)
 		os.Exit(1)
 	}
 }
 
-func measure(hosts, runs, peerHosts int) error {
+func measure(ctx context.Context, hosts, runs, peerHosts int) error {
 	if hosts < 1 || hosts > 1000 || runs < 1 {
 		return errors.New("want 1 to 1000 hosts and at least 1 run")
 	}
@@ -59,7 +63,7 @@ func measure(hosts, runs, peerHosts int) error {
 	}
 	// Interleaved: ours large, ours small, the peer small.
 	for range runs {
-		t, err := ours(hosts)
+		t, err := ours(ctx, hosts)
 		if err != nil {
 			return err
 		}
@@ -68,14 +72,14 @@ func measure(hosts, runs, peerHosts int) error {
 		series.Add("L1", star("down"), result.Ours, "s", t.down)
 		series.Add("L1", star("down and gone from the kernel"), result.Ours, "s", t.gone)
 		series.Add("L1", star("left behind"), result.Ours, "objects", float64(t.leaks))
-		if t, err = ours(peerHosts); err != nil {
+		if t, err = ours(ctx, peerHosts); err != nil {
 			return err
 		}
 		series.Add("L1", both, result.Ours, "s", t.up+t.gone)
 		if mn == "" {
 			continue
 		}
-		took, err := theirs(mn, peerHosts)
+		took, err := theirs(ctx, mn, peerHosts)
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "bench/lab: Mininet left out:", err)
 			mn = ""
@@ -96,7 +100,7 @@ type times struct {
 }
 
 // ours builds a star of our own and takes it away.
-func ours(hosts int) (t times, err error) {
+func ours(ctx context.Context, hosts int) (t times, err error) {
 	var b strings.Builder
 	b.WriteString("apiVersion: weft/v1\nkind: Topology\nmetadata: {name: bench}\nspec:\n  switches: [{name: lan}]\n  hosts:\n")
 	for i := range hosts {
@@ -112,7 +116,7 @@ func ours(hosts int) (t times, err error) {
 		return t, err
 	}
 	began := time.Now()
-	l, err := lab.Up(context.Background(), topo, lab.Options{})
+	l, err := lab.Up(ctx, topo, lab.Options{})
 	if err != nil {
 		return t, err
 	}
@@ -122,7 +126,7 @@ func ours(hosts int) (t times, err error) {
 		return t, errors.Join(err, l.Down())
 	}
 	// It must be a network and not only a set of namespaces.
-	if out, err := l.Host("h0").Command(context.Background(), "ping", "-c1", "-W5", fmt.Sprintf("h%d", hosts-1)).CombinedOutput(); err != nil {
+	if out, err := l.Host("h0").Command(ctx, "ping", "-c1", "-W5", fmt.Sprintf("h%d", hosts-1)).CombinedOutput(); err != nil {
 		return t, errors.Join(fmt.Errorf("the last host does not answer the first: %w: %s", err, out), l.Down())
 	}
 	w, err := watch(l)
@@ -144,8 +148,8 @@ func ours(hosts int) (t times, err error) {
 }
 
 // theirs runs Mininet once, shut off from the machine.
-func theirs(mn string, hosts int) (time.Duration, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+func theirs(ctx context.Context, mn string, hosts int) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	// It would raise the machine's limits, so /proc/sys is read-only for it.
 	script := "mount --make-rprivate / && mount -t proc proc /proc && mount --bind /proc/sys /proc/sys &&" +

@@ -14,9 +14,12 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"weft/bench/charge"
@@ -64,7 +67,10 @@ func main() {
 		fmt.Fprintf(os.Stderr, "bench/meter: -only %s: F1 or F2\n", *only)
 		os.Exit(2)
 	}
-	if err := b.run(context.Background()); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := b.run(ctx)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench/meter:", err)
 		os.Exit(1)
 	}
@@ -154,6 +160,8 @@ type meter struct {
 	// counted ends the program where it only then tells, and returns how many bytes it
 	// has counted since start. It waits until they are so many, or no more come.
 	counted func(ctx context.Context, cmd *lab.Cmd, want uint64) (uint64, error)
+	// settled, unless nil, waits until no more comes of what was sent.
+	settled func(context.Context) error
 }
 
 // nobody is the machine without a meter: what the others are charged on top of.
@@ -251,6 +259,10 @@ func (b *bench) hold(ctx context.Context, m meter, idle *float64) error {
 	b.series.Add("F1", "CPU of its own, "+b.goingOn(), m.name, "% of a core", 100*(after-before).Seconds()/took)
 	b.series.Add("F1", "CPU of the machine more than without, "+b.goingOn(), m.name, "% of a core", 100*(machine/took-*idle))
 	b.series.Add("F1", "resident memory, "+b.goingOn(), m.name, "MB", memory)
+	stop(sender)
+	if m.settled != nil {
+		return m.settled(ctx)
+	}
 	return nil
 }
 
@@ -284,6 +296,10 @@ func (b *bench) weft() meter {
 	}, counted: func(ctx context.Context, _ *lab.Cmd, want uint64) (uint64, error) {
 		after, err := b.settled(ctx, before+want)
 		return after - before, err
+	}, settled: func(ctx context.Context) error {
+		// The account goes on where an agent ends: what is not told by then is by the next.
+		_, err := b.settled(ctx, math.MaxUint64)
+		return err
 	}}
 }
 

@@ -20,7 +20,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"weft/agent/monitor"
@@ -67,7 +69,10 @@ func main() {
 	if *short {
 		b = bench{runs: 1, each: 4 * time.Second, settle: 2 * time.Second, processes: 50}
 	}
-	if err := b.run(context.Background()); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := b.run(ctx)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench/monitor:", err)
 		os.Exit(1)
 	}

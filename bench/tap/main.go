@@ -16,8 +16,10 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"weft/bench/charge"
@@ -56,7 +58,10 @@ func main() {
 	if *short {
 		b.runs, b.length, b.patience = 1, 200*time.Millisecond, 0
 	}
-	if err := b.run(context.Background()); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := b.run(ctx)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench/tap:", err)
 		os.Exit(1)
 	}

@@ -49,7 +49,7 @@ func newAnswerer(events, answerers *ebpf.Map, log *slog.Logger) (*answerer, erro
 	a := &answerer{events: r, answerers: answerers, done: make(chan struct{}), log: log, sockets: map[uint64]*rawSockets{}}
 	go func() {
 		defer close(a.done)
-		followRing(a.events, int(unsafe.Sizeof(policyEvent{})), a.answer)
+		followRing(a.events, int(unsafe.Sizeof(policyEvent{})), 0, a.answer)
 	}()
 	return a, nil
 }

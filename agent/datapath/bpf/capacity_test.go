@@ -1,7 +1,10 @@
 package bpf
 
 import (
+	"strings"
 	"testing"
+
+	"github.com/cilium/ebpf"
 
 	"weft/policy/classify"
 )
@@ -19,6 +22,60 @@ func TestCapacityIsThatOfTheMaps(t *testing.T) {
 	} {
 		if m := spec.Maps[name]; m == nil || int(m.MaxEntries) != want {
 			t.Errorf("map %s: %v, the controller reckons with %d", name, m, want)
+		}
+	}
+}
+
+// Where there is no room to count what rules do, that is said, and the connection
+// table is cleared all the same.
+func TestTooManyRulesAreCounted(t *testing.T) {
+	d, s := metered(t)
+	for _, m := range []*ebpf.Map{d.objects.Counts, d.objects.Retired} {
+		fillRules(t, m)
+	}
+	troubles := func() (n uint64) {
+		t.Helper()
+		found, err := d.Troubles()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, k := range found {
+			if strings.HasPrefix(what, "too many rules") {
+				n += k
+			} else {
+				t.Errorf("%s: %d", what, k)
+			}
+		}
+		return n
+	}
+	inside(t, "datagram", s.Machine, s.Endpoint("machine").Cgroup)
+	counted := troubles()
+	if counted == 0 {
+		t.Error("packets of a rule without a place are not missed")
+	}
+	if err := d.keepRetired(tally{7: {Packets: 1}}); err != nil {
+		t.Error(err)
+	}
+	if now := troubles(); now != counted+1 {
+		t.Errorf("%d times, then %d when another left the table", counted, now)
+	}
+}
+
+// fillRules fills a map by rules that no policy has.
+func fillRules(t *testing.T, m *ebpf.Map) {
+	t.Helper()
+	cpus := 1
+	if m.Type() == ebpf.PerCPUHash {
+		cpus = ebpf.MustPossibleCPU()
+	}
+	const each = 1 << 14
+	for first := uint64(0); first < uint64(m.MaxEntries()); first += each {
+		keys := make([]uint64, each)
+		for i := range keys {
+			keys[i] = 1<<32 + first + uint64(i)
+		}
+		if _, err := m.BatchUpdate(keys, make([]policyCounts, each*cpus), nil); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

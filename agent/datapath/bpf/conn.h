@@ -290,6 +290,10 @@ static __noinline int hand_hello(struct __sk_buff *skb, const struct conn_key *k
 		c->handed[0] = c->handed[1] = HELLO_PIECES;
 		return 0;
 	}
+	if (p->protocol != IPPROTO_TCP && bpf_ktime_get_boot_ns() - c->first_ns > HELLO_TIME_NS) {
+		c->handed[0] = c->handed[1] = HELLO_PIECES;
+		return 0;
+	}
 	c->handed[called & 1]++;
 	if (!hello_affordable()) {
 		TROUBLE(hellos_lost);

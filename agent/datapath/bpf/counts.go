@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"weft/agent/datapath"
 	"weft/model"
@@ -28,7 +29,8 @@ func (t tally) add(c *policyConn) {
 }
 
 // keepRetired adds what connections had when they left the table; those turned down
-// were counted packet by packet. The lock for visiting is held.
+// were counted packet by packet. What there is no room for is counted as such: the
+// table has to be cleared all the same. The lock for visiting is held.
 func (d *Driver) keepRetired(gone tally) error {
 	for rule, more := range gone {
 		var sum policyCounts
@@ -37,7 +39,10 @@ func (d *Driver) keepRetired(gone tally) error {
 		}
 		sum.Packets += more.Packets
 		sum.Bytes += more.Bytes
-		if err := d.objects.Retired.Put(rule, sum); err != nil {
+		switch err := d.objects.Retired.Put(rule, sum); {
+		case errors.Is(err, unix.E2BIG):
+			d.unkept.Add(1)
+		case err != nil:
 			return fmt.Errorf("keep the counts of a rule: %w", err)
 		}
 		delete(gone, rule)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -109,6 +110,7 @@ type Driver struct {
 	visited   policyVisited   // the last whole visit, until what it saw to have ended is taken out
 	tried     []policyConnKey // turned down, and last visited as ended
 	pastSum   tally           // of past
+	unkept    atomic.Uint64   // rules whose share of it found no room
 	past      []policyPastKey // lines that made way, and were visited
 	lines     *followed[policyConnKey, policyConn]
 	pastLines *followed[policyPastKey, policyConn]

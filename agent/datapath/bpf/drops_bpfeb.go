@@ -250,6 +250,7 @@ type dropsTrouble struct {
 	LookupsLost uint64
 	PastFull    uint64
 	HellosLost  uint64
+	RulesFull   uint64
 }
 
 type dropsVisited struct {

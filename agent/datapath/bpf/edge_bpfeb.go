@@ -279,6 +279,7 @@ type edgeTrouble struct {
 	LookupsLost uint64
 	PastFull    uint64
 	HellosLost  uint64
+	RulesFull   uint64
 }
 
 type edgeVisited struct {

@@ -271,3 +271,43 @@ func TestHellosAreHandedOver(t *testing.T) {
 		t.Errorf("%d bytes were read of those of whom none may be", e.bytes-before)
 	}
 }
+
+// A datagram that comes late is no beginning, however few came before.
+func TestLateDatagramsAreNotHandedOver(t *testing.T) {
+	e := &ear{heard: map[connection.Key]*application.Recogniser{}, known: map[connection.Key]application.Application{}}
+	m, w := listening(t, e)
+	if err := m.Apply(t.Context(), w.State); err != nil {
+		t.Fatal(err)
+	}
+	heard := func(want int, when string) (x told) {
+		t.Helper()
+		x = inside(t, "datagram", m.site.Machine, m.site.Endpoint("machine").Cgroup)[0]
+		got := 0
+		for end := time.Now().Add(5 * time.Second); got < want && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			e.mu.Lock()
+			got = e.bytes
+			e.mu.Unlock()
+		}
+		time.Sleep(3 * gatherHellos)
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.bytes != want {
+			t.Errorf("%s: %d bytes were heard of, want %d", when, e.bytes, want)
+		}
+		return x
+	}
+	heard(2*datagramBytes, "the first, at both ends")
+	x := heard(4*datagramBytes, "the second")
+	for _, x := range []told{x, {Local: x.Remote, Remote: x.Local}} {
+		var c policyConn
+		k := m.keyOf(t, x)
+		if err := m.objects.Conns.Lookup(k, &c); err != nil {
+			t.Fatal(err)
+		}
+		c.FirstNs -= uint64(6 * time.Second)
+		if err := m.objects.Conns.Put(k, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	heard(4*datagramBytes, "one that came after six seconds")
+}

@@ -318,6 +318,7 @@ type guestTrouble struct {
 	LookupsLost uint64
 	PastFull    uint64
 	HellosLost  uint64
+	RulesFull   uint64
 }
 
 type guestVerdict struct {

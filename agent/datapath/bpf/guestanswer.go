@@ -56,7 +56,7 @@ func newGuestAnswerer(events *ebpf.Map, d *Driver) (a *guestAnswerer, err error)
 	}
 	go func() {
 		defer close(a.done)
-		followRing(a.events, int(unsafe.Sizeof(guestGuestEvent{})), a.answer)
+		followRing(a.events, int(unsafe.Sizeof(guestGuestEvent{})), 0, a.answer)
 	}()
 	return a, nil
 }

@@ -3,6 +3,7 @@ package bpf
 import (
 	"fmt"
 	"net/netip"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf/ringbuf"
@@ -33,7 +34,7 @@ func newHearer(d *Driver) (*hearer, error) {
 	h := &hearer{driver: d, pieces: r, done: make(chan struct{})}
 	go func() {
 		defer close(h.done)
-		followRing(h.pieces, helloHead, h.hear)
+		followRing(h.pieces, helloHead, gatherHellos, h.hear)
 	}()
 	return h, nil
 }
@@ -42,6 +43,10 @@ func (h *hearer) close() {
 	h.pieces.Close()
 	<-h.done
 }
+
+// gatherHellos is how long pieces wait for more: nobody is in a hurry to know what a
+// connection is used for, and the ring holds what comes meanwhile.
+const gatherHellos = 20 * time.Millisecond
 
 // helloHead is where the bytes begin in struct hello.
 const helloHead = int(unsafe.Offsetof(policyHello{}.Bytes))

@@ -50,6 +50,7 @@ struct trouble {
 	__u64 lookups_lost; // answers of resolvers that nobody has read
 	__u64 past_full;    // lines that made way and found no place to wait
 	__u64 hellos_lost; // first bytes of connections that nobody has read
+	__u64 rules_full;  // what a rule did, and no room to count it
 };
 
 struct {

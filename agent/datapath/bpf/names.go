@@ -39,7 +39,7 @@ func newLearner(d *Driver) (*learner, error) {
 	l := &learner{driver: d, events: r, done: make(chan struct{})}
 	go func() {
 		defer close(l.done)
-		followRing(l.events, lookupHead, l.lookup)
+		followRing(l.events, lookupHead, 0, l.lookup)
 	}()
 	return l, nil
 }

@@ -16,7 +16,7 @@ import (
 
 // layout names the directory of our pins. A new number for every change of a
 // map's shape.
-const layout = "policy-v2"
+const layout = "policy-v3"
 
 // Open takes over what is pinned, or makes it. It changes nothing of what is in
 // force; the first Apply does.

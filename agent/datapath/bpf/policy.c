@@ -499,8 +499,10 @@ static __always_inline void retire(__u64 rule, __u64 packets, __u64 bytes)
 		bpf_map_update_elem(&retired, &rule, &none, BPF_NOEXIST);
 		sum = bpf_map_lookup_elem(&retired, &rule);
 	}
-	if (!sum)
+	if (!sum) {
+		TROUBLE(rules_full);
 		return;
+	}
 	__sync_fetch_and_add(&sum->packets, packets);
 	__sync_fetch_and_add(&sum->bytes, bytes);
 }

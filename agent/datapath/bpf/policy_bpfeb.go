@@ -361,6 +361,7 @@ type policyTrouble struct {
 	LookupsLost uint64
 	PastFull    uint64
 	HellosLost  uint64
+	RulesFull   uint64
 }
 
 type policyVerdict struct {

@@ -110,7 +110,7 @@ func newWatch(alarms *ebpf.Map, crowded func()) (*watch, error) {
 	w := &watch{alarms: r, done: make(chan struct{})}
 	go func() {
 		defer close(w.done)
-		followRing(w.alarms, 0, func([]byte) { crowded() })
+		followRing(w.alarms, 0, 0, func([]byte) { crowded() })
 	}()
 	return w, nil
 }

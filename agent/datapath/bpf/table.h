@@ -31,6 +31,8 @@ static __always_inline void count_rule(__u64 rule, __u64 connections, __u64 pack
 			c->connections += connections;
 			c->packets += packets;
 			c->bytes += bytes;
+		} else {
+			TROUBLE(rules_full);
 		}
 	}
 }

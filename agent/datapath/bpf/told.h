@@ -39,8 +39,10 @@ struct {
 
 // hellos hands user space the first bytes that each end of a connection says, to
 // tell what it is used for. A caller may begin with a ClientHello of some 2 KiB; of
-// what answers over TCP the beginning is enough.
+// what answers over TCP the beginning is enough. Datagrams that come later than a
+// resolver would be waited for are no beginning.
 #define HELLO_PIECES 4
+#define HELLO_TIME_NS 5000000000ULL
 #define HELLO_SHORT 448
 #define HELLO_MAX 4096
 struct hello {

@@ -59,6 +59,8 @@ func traffic(what string) ([]told, error) {
 		return wrongChecksum()
 	case "web":
 		return web()
+	case "datagram":
+		return datagram()
 	}
 	return nil, fmt.Errorf("traffic of the kind %q is not known", what)
 }
@@ -132,6 +134,30 @@ func tcpInfo(c net.Conn) (told, error) {
 	}
 	return out, err
 }
+
+// datagram sends one between two ports that are always the same.
+func datagram() ([]told, error) {
+	again := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (failed error) {
+		err := raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
+		return errors.Join(err, failed)
+	}}
+	var ends [2]netip.AddrPort
+	var from net.PacketConn
+	for i := range ends {
+		ends[i] = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 4997+uint16(i))
+		c, err := again.ListenPacket(context.Background(), "udp4", ends[i].String())
+		if err != nil {
+			return nil, err
+		}
+		if i == 0 {
+			from = c
+		}
+	}
+	_, err := from.WriteTo(make([]byte, datagramBytes), net.UDPAddrFromAddrPort(ends[1]))
+	return []told{{Local: ends[0], Remote: ends[1], Sent: 1}}, err
+}
+
+const datagramBytes = 30
 
 // bulkBytes go each way.
 const bulkBytes = 8 << 20

@@ -19,7 +19,9 @@ func (d *Driver) Troubles() (map[string]uint64, error) {
 		sum.LookupsLost += t.LookupsLost
 		sum.PastFull += t.PastFull
 		sum.HellosLost += t.HellosLost
+		sum.RulesFull += t.RulesFull
 	}
+	sum.RulesFull += d.unkept.Load()
 	out := map[string]uint64{}
 	for what, n := range map[string]uint64{
 		"the connection table is full: packets were judged one by one, and are in no flow":    sum.TableFull,
@@ -30,6 +32,7 @@ func (d *Driver) Troubles() (map[string]uint64, error) {
 		"packets were dropped for want of room to judge them":                                 sum.NoFrame,
 		"answers of resolvers were not read in time: rules by name learn of them at the next": sum.LookupsLost,
 		"first bytes of connections were not read in time: their application is not known":    sum.HellosLost,
+		"too many rules: what those beyond did is not counted":                                sum.RulesFull,
 		"connections whose ports came again too fast: their last figures are in no flow":      sum.PastFull,
 	} {
 		if n > 0 {
