@@ -60,7 +60,7 @@ const struct hello *hello_type __attribute__((unused));
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 21);
+	__uint(max_entries, 1 << 20);
 } hellos SEC(".maps");
 
 // hello_budget bounds what hellos cost user space, whatever comes: so many pieces
