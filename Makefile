@@ -52,9 +52,9 @@ generate: ## regenerate BPF objects, protobuf and reference pages
 generated: ## fail where a generated file is not current
 	scripts/generate --check
 
-bench: build ## run the benchmarks and write docs/reference/benchmarks.md (takes minutes)
+bench: build ## run the benchmarks and write docs/reference/benchmarks.md (an hour or two; BENCH="meter flows" runs those)
 	@[ "$$(id -u)" = 0 ] || { echo "benchmarks make network namespaces: run as root" >&2; exit 1; }
-	bench/run
+	bench/run $(BENCH)
 
 bench-short: build ## run each benchmark briefly, to see that it works; asserts no time
 	@[ "$$(id -u)" = 0 ] || { echo "benchmarks make network namespaces: run as root" >&2; exit 1; }

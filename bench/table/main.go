@@ -1,21 +1,30 @@
 // Command table reads benchmark cells (JSON lines) from standard input and
-// writes the page docs/reference/benchmarks.md to standard output.
+// writes the page docs/reference/benchmarks.md to standard output, with those that
+// earlier runs have left of other sections.
 package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
+	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
 	"weft/bench/result"
 )
 
+type section struct{ bench, title, text string }
+
 // sections are those of the page, in order, each with what a reader must know.
-var sections = []struct{ bench, title, text string }{
+var sections = []section{
 	{"L1", "a lab of many namespaces, up and down", "By `bench/lab`. It is gone when the kernel has no namespace of it left that anything refers to."},
 	{"A1", "an idle agent", "By `bench/agent`. All run at the same time on one machine; each is charged the CPU time of its own process. weft holds its connection to the controller meanwhile."},
 	{"F5", "watching a machine", "By `bench/monitor`. All run at the same time on one machine whose processes sleep; each is charged the CPU time of its own process. Everybody looks every 2 s. weft's figure is the whole agent while somebody looks, its other work included: what that costs while nobody looks, and what sampling costs in a process that does nothing else, stand below. Aim: 1 % of a core, 40 MB."},
@@ -35,44 +44,87 @@ var sections = []struct{ bench, title, text string }{
 }
 
 func main() {
-	if err := write(os.Stdout, os.Stdin); err != nil {
+	keep := flag.String("keep", "", "file with the cells of earlier runs; those of the sections that are read take their place there")
+	flag.Parse()
+	if err := run(*keep, os.Stdout, os.Stdin); err != nil {
 		fmt.Fprintln(os.Stderr, "bench/table:", err)
 		os.Exit(1)
 	}
 }
 
-func write(out io.Writer, in io.Reader) error {
+func run(keep string, out io.Writer, in io.Reader) error {
+	cells, err := read(in)
+	if err != nil {
+		return err
+	}
+	if keep != "" {
+		f, err := os.Open(keep)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err == nil {
+			earlier, err := read(f)
+			f.Close()
+			if err != nil {
+				return fmt.Errorf("%s: %w", keep, err)
+			}
+			maps.Copy(earlier, cells)
+			cells = earlier
+		}
+	}
+	var page bytes.Buffer
+	if err := write(&page, cells); err != nil {
+		return err
+	}
+	if keep != "" {
+		var kept bytes.Buffer
+		for _, s := range sections {
+			if err := result.Write(&kept, cells[s.bench]...); err != nil {
+				return err
+			}
+		}
+		if err := os.WriteFile(keep, kept.Bytes(), 0o644); err != nil {
+			return err
+		}
+	}
+	_, err = page.WriteTo(out)
+	return err
+}
+
+// read returns the cells of each section.
+func read(in io.Reader) (map[string][]result.Cell, error) {
 	cells := map[string][]result.Cell{}
-	var first *result.Cell
 	lines := bufio.NewScanner(in)
 	for lines.Scan() {
 		var c result.Cell
 		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
-			return fmt.Errorf("read cell %q: %w", lines.Text(), err)
+			return nil, fmt.Errorf("read cell %q: %w", lines.Text(), err)
 		}
 		if c.Runs == 0 || c.Name == "" {
-			return fmt.Errorf("cell %q has no name or no run", lines.Text())
+			return nil, fmt.Errorf("cell %q has no name or no run", lines.Text())
 		}
-		if first == nil {
-			first = &c
+		if !slices.ContainsFunc(sections, func(s section) bool { return s.bench == c.Bench }) {
+			return nil, fmt.Errorf("benchmark %q has no section; add one", c.Bench)
 		}
 		cells[c.Bench] = append(cells[c.Bench], c)
 	}
-	if err := lines.Err(); err != nil {
-		return err
-	}
-	if first == nil {
+	return cells, lines.Err()
+}
+
+func write(out io.Writer, cells map[string][]result.Cell) error {
+	if len(cells) == 0 {
 		return fmt.Errorf("there are no cells")
 	}
 	w := bufio.NewWriter(out)
-	fmt.Fprintf(w, "# Benchmarks\n\nWritten by `make bench`, which runs the peers beside weft in the same run, in turns. Median and interquartile range (IQR) over the runs.\n"+
+	fmt.Fprint(w, "# Benchmarks\n\nWritten by `make bench`, which runs the peers beside weft in the same run, in turns. Median and interquartile range (IQR) over the runs.\n"+
 		"Absolute figures are those of one small shared virtual machine with two cores: compare ratios, not figures of other machines.\n"+
-		"A ratio is weft's median divided by the peer's; there is none where the peer's spread is as large as its median. Kernel %s, commit %s.\n", first.Kernel, first.Commit)
+		"A ratio is weft's median divided by the peer's; there is none where the peer's spread is as large as its median.\n")
 	for _, s := range sections {
 		if len(cells[s.bench]) == 0 {
 			continue
 		}
-		fmt.Fprintf(w, "\n## %s: %s\n\n%s\n\n| what | program | median | IQR | unit | runs | weft / peer | note |\n|---|---|---:|---:|---|---:|---:|---|\n", s.bench, s.title, s.text)
+		fmt.Fprintf(w, "\n## %s: %s\n\n%s Kernel %s, commit %s.\n\n| what | program | median | IQR | unit | runs | weft / peer | note |\n|---|---|---:|---:|---|---:|---:|---|\n",
+			s.bench, s.title, s.text, cells[s.bench][0].Kernel, cells[s.bench][0].Commit)
 		for _, c := range cells[s.bench] {
 			ratio := ""
 			if c.Ratio != 0 {
@@ -80,10 +132,6 @@ func write(out io.Writer, in io.Reader) error {
 			}
 			fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %d | %s | %s |\n", c.Name, c.Peer, number(c.Median), number(c.IQR), c.Unit, c.Runs, ratio, c.Note)
 		}
-		delete(cells, s.bench)
-	}
-	for bench := range cells {
-		return fmt.Errorf("benchmark %q has no section; add one", bench)
 	}
 	return w.Flush()
 }
