@@ -113,7 +113,7 @@ func New(cfg Config, deps Deps) (*Export, error) {
 	}
 	if cfg.Sums != nil {
 		e.sums = newSums(cfg.Sums)
-		e.followers = append(e.followers, &follower{cfg: cfg, deps: deps, log: deps.Log.With("exporter", sumsName), name: sumsName, where: cfg.Sums.selector, to: e.sums, cursor: cursor{after: last, placed: away == nil}})
+		e.followers = append(e.followers, &follower{cfg: cfg, deps: deps, log: deps.Log.With("exporter", sumsName), name: sumsName, where: cfg.Sums.selector, all: true, to: e.sums, cursor: cursor{after: last, placed: away == nil}})
 	}
 	return e, nil
 }

@@ -42,13 +42,15 @@ func TestSettingsAreChecked(t *testing.T) {
 	}
 }
 
-// Series are bounded: what comes later is the sum of others.
+// Series are bounded: what comes later is the sum of others. Of a report that does not
+// count, what that host threw away does.
 func TestSumsAreBounded(t *testing.T) {
 	w := newWorld(t)
 	e, stop := w.run("metrics: {by: [client.app, port], series: 2}\n", Deps{})
 	defer stop()
 	w.add(1, 10, func(i int, f *flowstore.Flow) { f.Server.Port, f.New = uint16(i/2), i%2 == 0 })
-	await(t, "sums", func() bool { return e.followers[0].state().Sent == 10 })
+	w.add(1, 2, func(i int, f *flowstore.Flow) { f.Server.Port, f.Counted, f.Drops = 0, false, uint32(100*i) }) // the other end's
+	await(t, "sums", func() bool { return e.followers[0].state().Sent == 12 })
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(e)
 	families, err := reg.Gather()
@@ -66,12 +68,13 @@ func TestSumsAreBounded(t *testing.T) {
 		}
 	}
 	for key, want := range map[string]float64{"weft_flow_connections_total client_app=web port=0": 1, "weft_flow_connections_total client_app=web port=1": 1, "weft_flow_connections_total client_app=other port=other": 3,
-		"weft_flow_bytes_total client_app=other direction=received port=other": 42000, "weft_flow_packets_total client_app=web direction=sent port=0": 6} {
+		"weft_flow_bytes_total client_app=other direction=received port=other": 42000, "weft_flow_packets_total client_app=web direction=sent port=0": 6,
+		"weft_flow_dropped_packets_total client_app=web port=0": 4 + 4 + 100, "weft_flow_dropped_packets_total client_app=other port=other": 6 * 4} {
 		if got[key] != want {
 			t.Errorf("%s is %v, not %v", key, got[key], want)
 		}
 	}
-	if len(got) != 15 {
+	if len(got) != 18 {
 		t.Errorf("%d series: %v", len(got), got)
 	}
 }

@@ -130,7 +130,7 @@ type sums struct {
 	values []func(*flowstore.Flow) string
 	most   int
 
-	bytes, packets, connections *prometheus.Desc
+	bytes, packets, connections, drops *prometheus.Desc
 
 	mu     sync.Mutex
 	series map[string]*series
@@ -140,6 +140,7 @@ type series struct {
 	labels         []string
 	sent, received model.Count
 	connections    uint64
+	drops          uint64
 }
 
 // other is what series are called beyond the bound.
@@ -159,20 +160,29 @@ func newSums(cfg *Sums) *sums {
 	s.bytes = prometheus.NewDesc("weft_flow_bytes_total", "Bytes of connections, each counted once, by direction: what clients have sent and received.", both, nil)
 	s.packets = prometheus.NewDesc("weft_flow_packets_total", "Packets of connections, each counted once, by direction.", both, nil)
 	s.connections = prometheus.NewDesc("weft_flow_connections_total", "Connections that began.", labels, nil)
+	s.drops = prometheus.NewDesc("weft_flow_dropped_packets_total", "Packets of connections that a host threw away, sent or received, as that host reports it.", labels, nil)
 	return s
 }
 
-// send implements sender.
+// send implements sender. Of the report that does not count it takes what only that
+// host knows.
 func (s *sums) send(_ context.Context, flows []flowstore.Flow) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	labels := make([]string, len(s.values))
 	for i := range flows {
 		f := &flows[i]
+		if !f.Counted && f.Drops == 0 {
+			continue
+		}
 		for n, v := range s.values {
 			labels[n] = strings.ToValidUTF8(v(f), "\uFFFD")
 		}
 		x := s.of(labels)
+		x.drops += uint64(f.Drops)
+		if !f.Counted {
+			continue
+		}
 		x.sent.Packets, x.sent.Bytes = x.sent.Packets+f.Sent.Packets, x.sent.Bytes+f.Sent.Bytes
 		x.received.Packets, x.received.Bytes = x.received.Packets+f.Received.Packets, x.received.Bytes+f.Received.Bytes
 		if f.New {
@@ -210,6 +220,7 @@ func (s *sums) Describe(ch chan<- *prometheus.Desc) {
 	ch <- s.bytes
 	ch <- s.packets
 	ch <- s.connections
+	ch <- s.drops
 }
 
 // Collect implements prometheus.Collector.
@@ -226,5 +237,6 @@ func (s *sums) Collect(ch chan<- prometheus.Metric) {
 		put(s.packets, x.sent.Packets, sent...)
 		put(s.packets, x.received.Packets, received...)
 		put(s.connections, x.connections, x.labels...)
+		put(s.drops, x.drops, x.labels...)
 	}
 }
