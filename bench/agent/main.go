@@ -200,7 +200,7 @@ func (b *bench) peers() []contender {
 		left("prometheus-node-exporter")
 	}
 	if path, err := exec.LookPath("glances"); err == nil {
-		out = append(out, contender{name: "glances", note: "every 2 s; weighs every process, which weft does not yet",
+		out = append(out, contender{name: "glances", note: "every 2 s; weighs every process, which weft does while somebody looks",
 			start: start(path, "--quiet", "--time", "2", "--disable-check-update")})
 	} else {
 		left("glances")
