@@ -37,6 +37,9 @@ func (d *Driver) Close() error {
 	if d.edge != nil {
 		errs = append(errs, d.edge.objects.Close())
 	}
+	for _, m := range []interface{ close() error }{d.identities, d.steps} {
+		errs = append(errs, m.close())
+	}
 	if d.objects.WeftEgress != nil {
 		errs = append(errs, d.objects.Close())
 	}

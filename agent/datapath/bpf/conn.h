@@ -207,6 +207,17 @@ static __always_inline void turned_down(const struct conn_key *k, struct conn *c
 	}
 }
 
+// clamp makes a length one of 1 to most, so that every verifier sees that it is: those
+// before Linux 6.5 do not learn from a comparison that it is not 0. It must not be.
+static __always_inline __u32 clamp(__u32 n, const __u32 most)
+{
+	n--;
+	if (n >= most)
+		n = most - 1;
+	asm volatile("" : "+r"(n)); // what comes next is not to be put together with that
+	return n + 1;
+}
+
 // tell_sender asks user space to say to the sender that its packet was rejected.
 static __always_inline void tell_sender(struct __sk_buff *skb, const struct conn_key *k, const struct packet *p)
 {
@@ -220,11 +231,7 @@ static __always_inline void tell_sender(struct __sk_buff *skb, const struct conn
 	__builtin_memset(e->pad, 0, sizeof(e->pad));
 	__builtin_memset(e->head, 0, sizeof(e->head));
 	// The network header and the beginning of what it carries.
-	__u32 n = p->length;
-	if (n > EVENT_HEAD)
-		n = EVENT_HEAD;
-	if (n)
-		bpf_skb_load_bytes_relative(skb, 0, e->head, n, BPF_HDR_START_NET);
+	bpf_skb_load_bytes_relative(skb, 0, e->head, clamp(p->length, EVENT_HEAD), BPF_HDR_START_NET);
 	bpf_ringbuf_submit(e, 0);
 }
 
@@ -245,8 +252,7 @@ static __always_inline void hand_piece(struct __sk_buff *skb, const struct conn_
 		TROUBLE(hellos_lost);
 		return;
 	}
-	if (n > room)
-		n = room;
+	n = clamp(n, room);
 	o->key = *k;
 	o->first_ns = c->first_ns;
 	o->now_ns = bpf_ktime_get_boot_ns();
@@ -254,7 +260,7 @@ static __always_inline void hand_piece(struct __sk_buff *skb, const struct conn_
 	o->called = called;
 	o->pad = 0;
 	o->length = n;
-	if (!n || bpf_skb_load_bytes(skb, NETWORK_HEADER + at, o->bytes, n)) {
+	if (bpf_skb_load_bytes(skb, NETWORK_HEADER + at, o->bytes, n)) {
 		bpf_ringbuf_discard(o, 0);
 		return;
 	}
@@ -320,9 +326,7 @@ static __noinline int hand_over_lookup(struct __sk_buff *skb, struct conn *c, co
 	__u32 at = p->transport + 8, length = p->length;
 	if (length <= at)
 		return 0;
-	length -= at;
-	if (length > LOOKUP_MAX)
-		length = LOOKUP_MAX;
+	length = clamp(length - at, LOOKUP_MAX);
 	struct lookup *l = bpf_ringbuf_reserve(&lookups, sizeof(*l), 0);
 	if (!l) {
 		TROUBLE(lookups_lost);
@@ -330,7 +334,7 @@ static __noinline int hand_over_lookup(struct __sk_buff *skb, struct conn *c, co
 	}
 	l->slot = c->slot;
 	l->length = length;
-	if (length && bpf_skb_load_bytes(skb, NETWORK_HEADER + at, l->message, length))
+	if (bpf_skb_load_bytes(skb, NETWORK_HEADER + at, l->message, length))
 		l->length = 0;
 	bpf_ringbuf_submit(l, 0);
 	return 0;

@@ -9,8 +9,6 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -62,6 +60,7 @@ type Driver struct {
 	lock *os.File
 
 	objects policyObjects
+	inner   map[string]*ebpf.MapSpec // of what stands in maps of those
 
 	cgroups    *mirror[uint64, uint32]
 	namespaces *mirror[uint64, uint32]
@@ -102,24 +101,7 @@ type Driver struct {
 	// addressBook is the number of the book of addresses in force.
 	addressBook uint32
 
-	visiting  sync.Mutex      // one at a time reads the connection table
-	keep      keep            // of the visit that goes on, or was the last
-	held      uint32          // lines that it saw go on
-	ended     uint32          // and to have ended
-	forgot    time.Duration   // CLOCK_BOOTTIME of the visit of which the last ones were taken out
-	visited   policyVisited   // the last whole visit, until what it saw to have ended is taken out
-	tried     []policyConnKey // turned down, and last visited as ended
-	pastSum   tally           // of past
-	unkept    atomic.Uint64   // rules whose share of it found no room
-	past      []policyPastKey // lines that made way, and were visited
-	lines     *followed[policyConnKey, policyConn]
-	pastLines *followed[policyPastKey, policyConn]
-	refused   *followed[policyConnKey, policyConn]
-	through   time.Duration   // CLOCK_BOOTTIME of the last visit that went through all of lines
-	lookedAt  uint64          // how many lines had come before the last visit
-	begun     policyBegun     // that is taken
-	line      connection.Line // that is shown
-	live      tally
+	visits
 
 	mu        sync.Mutex
 	workloads map[uint32]string // by slot, also of those that are gone

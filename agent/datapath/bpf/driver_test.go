@@ -96,7 +96,7 @@ func tamper(t *testing.T, d *Driver, n int) bool {
 	case 4: // deny made allow
 		for k, v := range d.steps.have {
 			v.Action = actionNumbers[model.ActionAllow]
-			must(d.objects.Steps.Put(k, v))
+			must(d.steps.kernel.Put(k, v))
 		}
 	case 5:
 		must(d.objects.Control.Put(uint32(0), policyControl{Revision: 99}))
@@ -106,6 +106,11 @@ func tamper(t *testing.T, d *Driver, n int) bool {
 		for _, name := range names {
 			must(os.Remove(name))
 		}
+	case 7: // other rules in the place of ours
+		m, err := d.steps.stand.make(leastRoom)
+		must(err)
+		must(d.objects.Steps.Put(uint32(0), m))
+		must(m.Close())
 	default:
 		return false
 	}

@@ -156,12 +156,6 @@ type dropsFileKey struct {
 	NameHash uint64
 }
 
-type dropsIdentityKey struct {
-	_        structs.HostLayout
-	Table    uint32
-	Identity uint32
-}
-
 type dropsName struct {
 	_     structs.HostLayout
 	Table uint32
@@ -215,18 +209,6 @@ type dropsSlot struct {
 	Pad      uint32
 }
 
-type dropsStep struct {
-	_                structs.HostLayout
-	Rule             uint64
-	Rank             uint64
-	SubjectCondition uint32
-	PeerCondition    uint32
-	Action           uint8
-	Tier             uint8
-	Stateless        uint8
-	Pad              [5]uint8
-}
-
 type dropsTable struct {
 	_          structs.HostLayout
 	Any        uint32
@@ -267,40 +249,42 @@ type dropsVisited struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	dropsMapAddresses     = "addresses"
-	dropsMapAlarmAt       = "alarm_at"
-	dropsMapAlarms        = "alarms"
-	dropsMapBegun         = "begun"
-	dropsMapBlocks        = "blocks"
-	dropsMapCgroups       = "cgroups"
-	dropsMapConditions    = "conditions"
-	dropsMapConns         = "conns"
-	dropsMapControl       = "control"
-	dropsMapCounts        = "counts"
-	dropsMapDefaults      = "defaults"
-	dropsMapDenied        = "denied"
-	dropsMapDropReasons   = "drop_reasons"
-	dropsMapDrops         = "drops"
-	dropsMapEntries       = "entries"
-	dropsMapIdentities    = "identities"
-	dropsMapKnownFiles    = "known_files"
-	dropsMapNames         = "names"
-	dropsMapNamespaces    = "namespaces"
-	dropsMapOwners        = "owners"
-	dropsMapPastConns     = "past_conns"
-	dropsMapPathNumber    = "path_number"
-	dropsMapPaths         = "paths"
-	dropsMapPorts         = "ports"
-	dropsMapProcesses     = "processes"
-	dropsMapRetired       = "retired"
-	dropsMapSlots         = "slots"
-	dropsMapSteps         = "steps"
-	dropsMapTables        = "tables"
-	dropsMapTrouble       = "trouble"
-	dropsMapVisited       = "visited"
-	dropsProgWeftDrops    = "weft_drops"
-	dropsVarMeanings      = "meanings"
-	dropsVarTellsReceiver = "tells_receiver"
+	dropsMapAddresses       = "addresses"
+	dropsMapAlarmAt         = "alarm_at"
+	dropsMapAlarms          = "alarms"
+	dropsMapBegun           = "begun"
+	dropsMapBlocks          = "blocks"
+	dropsMapCgroups         = "cgroups"
+	dropsMapConditions      = "conditions"
+	dropsMapConns           = "conns"
+	dropsMapControl         = "control"
+	dropsMapCounts          = "counts"
+	dropsMapDefaults        = "defaults"
+	dropsMapDenied          = "denied"
+	dropsMapDropReasons     = "drop_reasons"
+	dropsMapDrops           = "drops"
+	dropsMapEntries         = "entries"
+	dropsMapIdentities      = "identities"
+	dropsMapKnownFiles      = "known_files"
+	dropsMapNames           = "names"
+	dropsMapNamespaces      = "namespaces"
+	dropsMapOwners          = "owners"
+	dropsMapPastConns       = "past_conns"
+	dropsMapPathNumber      = "path_number"
+	dropsMapPaths           = "paths"
+	dropsMapPorts           = "ports"
+	dropsMapProcesses       = "processes"
+	dropsMapRetired         = "retired"
+	dropsMapSlots           = "slots"
+	dropsMapSteps           = "steps"
+	dropsMapTables          = "tables"
+	dropsMapTrouble         = "trouble"
+	dropsMapVisited         = "visited"
+	dropsProgWeftDrops      = "weft_drops"
+	dropsVarIdentityKeyType = "identity_key_type"
+	dropsVarMeanings        = "meanings"
+	dropsVarStepType        = "step_type"
+	dropsVarTellsReceiver   = "tells_receiver"
 )
 
 // loadDrops returns the embedded CollectionSpec for drops.
@@ -389,8 +373,10 @@ type dropsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type dropsVariableSpecs struct {
-	Meanings      *ebpf.VariableSpec `ebpf:"meanings"`
-	TellsReceiver *ebpf.VariableSpec `ebpf:"tells_receiver"`
+	IdentityKeyType *ebpf.VariableSpec `ebpf:"identity_key_type"`
+	Meanings        *ebpf.VariableSpec `ebpf:"meanings"`
+	StepType        *ebpf.VariableSpec `ebpf:"step_type"`
+	TellsReceiver   *ebpf.VariableSpec `ebpf:"tells_receiver"`
 }
 
 // dropsObjects contains all objects after they have been loaded into the kernel.
@@ -486,8 +472,10 @@ func (m *dropsMaps) Close() error {
 //
 // It can be passed to loadDropsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type dropsVariables struct {
-	Meanings      *ebpf.Variable `ebpf:"meanings"`
-	TellsReceiver *ebpf.Variable `ebpf:"tells_receiver"`
+	IdentityKeyType *ebpf.Variable `ebpf:"identity_key_type"`
+	Meanings        *ebpf.Variable `ebpf:"meanings"`
+	StepType        *ebpf.Variable `ebpf:"step_type"`
+	TellsReceiver   *ebpf.Variable `ebpf:"tells_receiver"`
 }
 
 // dropsPrograms contains all programs after they have been loaded into the kernel.

@@ -149,10 +149,10 @@ type edgeFileKey struct {
 }
 
 type edgeFrame struct {
-	_     structs.HostLayout
-	Busy  uint32
-	Pad   uint32
-	Query struct {
+	_      structs.HostLayout
+	Busy   uint32
+	Number uint32
+	Query  struct {
 		_         structs.HostLayout
 		Table     uint32
 		Slot      uint32
@@ -181,14 +181,24 @@ type edgeFrame struct {
 	Walk struct {
 		_     structs.HostLayout
 		Heads [5]edgeChain
-		Steps [5]edgeStep
+		Steps [5]struct {
+			_                structs.HostLayout
+			Rule             uint64
+			Rank             uint64
+			SubjectCondition uint32
+			PeerCondition    uint32
+			Action           uint8
+			Tier             uint8
+			Stateless        uint8
+			Pad              [5]uint8
+		}
+		Key struct {
+			_    structs.HostLayout
+			Port edgePortKey
+			_    [16]byte
+		}
+		_ [4]byte
 	}
-}
-
-type edgeIdentityKey struct {
-	_        structs.HostLayout
-	Table    uint32
-	Identity uint32
 }
 
 type edgeName struct {
@@ -244,18 +254,6 @@ type edgeSlot struct {
 	Pad      uint32
 }
 
-type edgeStep struct {
-	_                structs.HostLayout
-	Rule             uint64
-	Rank             uint64
-	SubjectCondition uint32
-	PeerCondition    uint32
-	Action           uint8
-	Tier             uint8
-	Stateless        uint8
-	Pad              [5]uint8
-}
-
 type edgeTable struct {
 	_          structs.HostLayout
 	Any        uint32
@@ -296,37 +294,39 @@ type edgeVisited struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	edgeMapAddresses  = "addresses"
-	edgeMapAlarmAt    = "alarm_at"
-	edgeMapAlarms     = "alarms"
-	edgeMapBegun      = "begun"
-	edgeMapBlocks     = "blocks"
-	edgeMapCgroups    = "cgroups"
-	edgeMapConditions = "conditions"
-	edgeMapConns      = "conns"
-	edgeMapControl    = "control"
-	edgeMapCounts     = "counts"
-	edgeMapDefaults   = "defaults"
-	edgeMapDenied     = "denied"
-	edgeMapEntries    = "entries"
-	edgeMapFrames     = "frames"
-	edgeMapIdentities = "identities"
-	edgeMapKnownFiles = "known_files"
-	edgeMapNames      = "names"
-	edgeMapNamespaces = "namespaces"
-	edgeMapOwners     = "owners"
-	edgeMapPastConns  = "past_conns"
-	edgeMapPathNumber = "path_number"
-	edgeMapPaths      = "paths"
-	edgeMapPorts      = "ports"
-	edgeMapProcesses  = "processes"
-	edgeMapRetired    = "retired"
-	edgeMapSlots      = "slots"
-	edgeMapSteps      = "steps"
-	edgeMapTables     = "tables"
-	edgeMapTrouble    = "trouble"
-	edgeMapVisited    = "visited"
-	edgeProgWeftEdge  = "weft_edge"
+	edgeMapAddresses       = "addresses"
+	edgeMapAlarmAt         = "alarm_at"
+	edgeMapAlarms          = "alarms"
+	edgeMapBegun           = "begun"
+	edgeMapBlocks          = "blocks"
+	edgeMapCgroups         = "cgroups"
+	edgeMapConditions      = "conditions"
+	edgeMapConns           = "conns"
+	edgeMapControl         = "control"
+	edgeMapCounts          = "counts"
+	edgeMapDefaults        = "defaults"
+	edgeMapDenied          = "denied"
+	edgeMapEntries         = "entries"
+	edgeMapFrames          = "frames"
+	edgeMapIdentities      = "identities"
+	edgeMapKnownFiles      = "known_files"
+	edgeMapNames           = "names"
+	edgeMapNamespaces      = "namespaces"
+	edgeMapOwners          = "owners"
+	edgeMapPastConns       = "past_conns"
+	edgeMapPathNumber      = "path_number"
+	edgeMapPaths           = "paths"
+	edgeMapPorts           = "ports"
+	edgeMapProcesses       = "processes"
+	edgeMapRetired         = "retired"
+	edgeMapSlots           = "slots"
+	edgeMapSteps           = "steps"
+	edgeMapTables          = "tables"
+	edgeMapTrouble         = "trouble"
+	edgeMapVisited         = "visited"
+	edgeProgWeftEdge       = "weft_edge"
+	edgeVarIdentityKeyType = "identity_key_type"
+	edgeVarStepType        = "step_type"
 )
 
 // loadEdge returns the embedded CollectionSpec for edge.
@@ -414,6 +414,8 @@ type edgeMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type edgeVariableSpecs struct {
+	IdentityKeyType *ebpf.VariableSpec `ebpf:"identity_key_type"`
+	StepType        *ebpf.VariableSpec `ebpf:"step_type"`
 }
 
 // edgeObjects contains all objects after they have been loaded into the kernel.
@@ -507,6 +509,8 @@ func (m *edgeMaps) Close() error {
 //
 // It can be passed to loadEdgeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type edgeVariables struct {
+	IdentityKeyType *ebpf.Variable `ebpf:"identity_key_type"`
+	StepType        *ebpf.Variable `ebpf:"step_type"`
 }
 
 // edgePrograms contains all programs after they have been loaded into the kernel.

@@ -70,11 +70,7 @@ static __always_inline void tell_guest(struct __sk_buff *skb, const struct visit
 	__builtin_memset(e->macs, 0, sizeof(e->macs));
 	__builtin_memset(e->head, 0, sizeof(e->head));
 	bpf_skb_load_bytes(skb, 0, e->macs, sizeof(e->macs));
-	__u32 n = v->packet.length;
-	if (n > EVENT_HEAD)
-		n = EVENT_HEAD;
-	if (n)
-		bpf_skb_load_bytes_relative(skb, 0, e->head, n, BPF_HDR_START_NET);
+	bpf_skb_load_bytes_relative(skb, 0, e->head, clamp(v->packet.length, EVENT_HEAD), BPF_HDR_START_NET);
 	bpf_ringbuf_submit(e, 0);
 }
 

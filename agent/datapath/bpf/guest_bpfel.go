@@ -149,10 +149,10 @@ type guestFileKey struct {
 }
 
 type guestFrame struct {
-	_     structs.HostLayout
-	Busy  uint32
-	Pad   uint32
-	Query struct {
+	_      structs.HostLayout
+	Busy   uint32
+	Number uint32
+	Query  struct {
 		_         structs.HostLayout
 		Table     uint32
 		Slot      uint32
@@ -181,7 +181,23 @@ type guestFrame struct {
 	Walk struct {
 		_     structs.HostLayout
 		Heads [5]guestChain
-		Steps [5]guestStep
+		Steps [5]struct {
+			_                structs.HostLayout
+			Rule             uint64
+			Rank             uint64
+			SubjectCondition uint32
+			PeerCondition    uint32
+			Action           uint8
+			Tier             uint8
+			Stateless        uint8
+			Pad              [5]uint8
+		}
+		Key struct {
+			_    structs.HostLayout
+			Port guestPortKey
+			_    [16]byte
+		}
+		_ [4]byte
 	}
 }
 
@@ -222,12 +238,6 @@ type guestHomeKey struct {
 	Slot    uint32
 	Family  uint8
 	Pad     [3]uint8
-}
-
-type guestIdentityKey struct {
-	_        structs.HostLayout
-	Table    uint32
-	Identity uint32
 }
 
 type guestName struct {
@@ -281,18 +291,6 @@ type guestSlot struct {
 	Flags    uint32
 	Book     uint32
 	Pad      uint32
-}
-
-type guestStep struct {
-	_                structs.HostLayout
-	Rule             uint64
-	Rank             uint64
-	SubjectCondition uint32
-	PeerCondition    uint32
-	Action           uint8
-	Tier             uint8
-	Stateless        uint8
-	Pad              [5]uint8
 }
 
 type guestTable struct {
@@ -420,7 +418,9 @@ const (
 	guestVarGuestEventType    = "guest_event_type"
 	guestVarHelloType         = "hello_type"
 	guestVarHelloWanted       = "hello_wanted"
+	guestVarIdentityKeyType   = "identity_key_type"
 	guestVarLookupType        = "lookup_type"
+	guestVarStepType          = "step_type"
 )
 
 // loadGuest returns the embedded CollectionSpec for guest.
@@ -520,11 +520,13 @@ type guestMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type guestVariableSpecs struct {
-	EventType      *ebpf.VariableSpec `ebpf:"event_type"`
-	GuestEventType *ebpf.VariableSpec `ebpf:"guest_event_type"`
-	HelloType      *ebpf.VariableSpec `ebpf:"hello_type"`
-	HelloWanted    *ebpf.VariableSpec `ebpf:"hello_wanted"`
-	LookupType     *ebpf.VariableSpec `ebpf:"lookup_type"`
+	EventType       *ebpf.VariableSpec `ebpf:"event_type"`
+	GuestEventType  *ebpf.VariableSpec `ebpf:"guest_event_type"`
+	HelloType       *ebpf.VariableSpec `ebpf:"hello_type"`
+	HelloWanted     *ebpf.VariableSpec `ebpf:"hello_wanted"`
+	IdentityKeyType *ebpf.VariableSpec `ebpf:"identity_key_type"`
+	LookupType      *ebpf.VariableSpec `ebpf:"lookup_type"`
+	StepType        *ebpf.VariableSpec `ebpf:"step_type"`
 }
 
 // guestObjects contains all objects after they have been loaded into the kernel.
@@ -640,11 +642,13 @@ func (m *guestMaps) Close() error {
 //
 // It can be passed to loadGuestObjects or ebpf.CollectionSpec.LoadAndAssign.
 type guestVariables struct {
-	EventType      *ebpf.Variable `ebpf:"event_type"`
-	GuestEventType *ebpf.Variable `ebpf:"guest_event_type"`
-	HelloType      *ebpf.Variable `ebpf:"hello_type"`
-	HelloWanted    *ebpf.Variable `ebpf:"hello_wanted"`
-	LookupType     *ebpf.Variable `ebpf:"lookup_type"`
+	EventType       *ebpf.Variable `ebpf:"event_type"`
+	GuestEventType  *ebpf.Variable `ebpf:"guest_event_type"`
+	HelloType       *ebpf.Variable `ebpf:"hello_type"`
+	HelloWanted     *ebpf.Variable `ebpf:"hello_wanted"`
+	IdentityKeyType *ebpf.Variable `ebpf:"identity_key_type"`
+	LookupType      *ebpf.Variable `ebpf:"lookup_type"`
+	StepType        *ebpf.Variable `ebpf:"step_type"`
 }
 
 // guestPrograms contains all programs after they have been loaded into the kernel.

@@ -27,6 +27,12 @@ struct query {
 struct walk {
 	struct chain heads[DIMENSIONS];
 	struct step steps[DIMENSIONS]; // the first of each
+	union {
+		struct port_key port;
+		struct identity_key identity;
+		struct block_key block;
+		struct name_key name;
+	} key; // that is looked up; here, for there is no room on the stack
 };
 
 // frame is where a verdict is worked out. A program may be interrupted by
@@ -34,7 +40,7 @@ struct walk {
 #define FRAMES 4
 struct frame {
 	__u32 busy;
-	__u32 pad;
+	__u32 number; // its place in frames
 	struct query query;
 	struct conn conn;
 	struct walk walk;
@@ -53,8 +59,10 @@ static __always_inline struct frame *take_frame(void)
 	for (__u32 i = 0; i < FRAMES; i++) {
 		__u32 key = i;
 		struct frame *f = bpf_map_lookup_elem(&frames, &key);
-		if (f && !__sync_lock_test_and_set(&f->busy, 1))
+		if (f && !__sync_lock_test_and_set(&f->busy, 1)) {
+			f->number = i;
 			return f;
+		}
 	}
 	return 0;
 }
@@ -112,8 +120,7 @@ static __always_inline void load_head(struct walk *w, __u32 i)
 {
 	if (i >= DIMENSIONS)
 		return;
-	__u32 first = w->heads[i].first;
-	struct step *s = w->heads[i].count ? bpf_map_lookup_elem(&steps, &first) : 0;
+	struct step *s = w->heads[i].count ? find_step(&w->heads[i].first) : 0;
 	if (s)
 		w->steps[i] = *s;
 	else
@@ -124,9 +131,13 @@ static __always_inline void load_class(struct walk *w, struct query *q, __u32 i,
 {
 	w->heads[i].count = 0;
 	if (class) {
-		struct port_key key = {.prefixlen = 56, .class = class, .protocol = q->protocol};
-		__builtin_memcpy(key.port, &q->port, 2);
-		struct chain *c = bpf_map_lookup_elem(&ports, &key);
+		struct port_key *key = &w->key.port;
+		key->prefixlen = 56;
+		key->class = class;
+		key->protocol = q->protocol;
+		__builtin_memcpy(key->port, &q->port, 2);
+		key->pad = 0;
+		struct chain *c = bpf_map_lookup_elem(&ports, key);
 		if (c)
 			w->heads[i] = *c;
 	}
@@ -140,8 +151,9 @@ static __always_inline void load_classes(struct walk *w, struct query *q, struct
 	if (q->identity) {
 		class = t->fleet;
 		if (t->flags & TABLE_IDENTITIES) {
-			struct identity_key key = {q->table, q->identity};
-			__u32 *c = bpf_map_lookup_elem(&identities, &key);
+			w->key.identity.table = q->table;
+			w->key.identity.identity = q->identity;
+			__u32 *c = find_identity(&w->key.identity);
 			if (c)
 				class = *c;
 		}
@@ -149,9 +161,13 @@ static __always_inline void load_classes(struct walk *w, struct query *q, struct
 	load_class(w, q, 1, class);
 	class = 0;
 	if (t->flags & TABLE_BLOCKS) {
-		struct block_key key = {.prefixlen = q->family == 4 ? 40 + 32 : 40 + 128, .table = q->table, .family = q->family};
-		__builtin_memcpy(key.address, q->peer, 16);
-		struct block *b = bpf_map_lookup_elem(&blocks, &key);
+		struct block_key *key = &w->key.block;
+		key->prefixlen = q->family == 4 ? 40 + 32 : 40 + 128;
+		key->table = q->table;
+		key->family = q->family;
+		__builtin_memcpy(key->address, q->peer, 16);
+		__builtin_memset(key->pad, 0, sizeof(key->pad));
+		struct block *b = bpf_map_lookup_elem(&blocks, key);
 		if (b)
 			class = q->identity ? b->managed : b->world;
 	}
@@ -159,9 +175,12 @@ static __always_inline void load_classes(struct walk *w, struct query *q, struct
 	load_class(w, q, 3, t->entities[q->entities & t->entity_mask & (MAX_ENTITY_SETS - 1)]);
 	class = 0;
 	if (t->flags & TABLE_NAMES) {
-		struct name_key key = {.slot = q->slot, .family = q->family};
-		__builtin_memcpy(key.address, q->peer, 16);
-		struct name *n = bpf_map_lookup_elem(&names, &key);
+		struct name_key *key = &w->key.name;
+		key->slot = q->slot;
+		key->family = q->family;
+		__builtin_memcpy(key->address, q->peer, 16);
+		__builtin_memset(key->pad, 0, sizeof(key->pad));
+		struct name *n = bpf_map_lookup_elem(&names, key);
 		if (n && n->table == q->table)
 			class = n->class;
 	}
@@ -175,7 +194,7 @@ struct progress {
 	__u32 end;    // 1: a rule has decided, 2: no rule is left
 };
 
-static long step(__u32 n, struct progress *at)
+static long take_step(__u32 n, struct progress *at)
 {
 	struct walk *w = at->walk;
 	struct query *q = at->query;
@@ -227,8 +246,8 @@ struct fallback {
 static long try_default(__u32 n, struct fallback *f)
 {
 	struct query *q = f->query;
-	__u32 key = f->first + n;
-	struct step *s = n < f->count ? bpf_map_lookup_elem(&steps, &key) : 0;
+	__u32 number = f->first + n;
+	struct step *s = n < f->count ? find_step(&number) : 0;
 	if (!s)
 		return 1;
 	__u32 subject = s->subject_condition, action = s->action;
@@ -238,9 +257,12 @@ static long try_default(__u32 n, struct fallback *f)
 	return 1;
 }
 
-// judge answers q. Where it cannot, it denies.
-__noinline int judge(struct frame *f)
+// judge answers the question of a frame. Where it cannot, it denies. It is told the
+// frame's number: what a function like this one, which is checked by itself, is handed
+// by address could be no key of a map before Linux 6.2.
+__noinline int judge(__u32 number)
 {
+	struct frame *f = bpf_map_lookup_elem(&frames, &number);
 	if (!f)
 		return 0;
 	struct query *q = &f->query;
@@ -248,21 +270,23 @@ __noinline int judge(struct frame *f)
 	q->action = ACT_DENY;
 	q->stateless = 0;
 	q->rule = q->logged = 0;
-	__u32 number = q->table;
-	struct table *t = bpf_map_lookup_elem(&tables, &number);
+	struct table *t = bpf_map_lookup_elem(&tables, &q->table);
 	if (!t)
 		return 0;
 	load_classes(w, q, t);
-	struct progress at = {w, q, ~0U, 0};
-	bpf_loop(MAX_STEPS, step, &at, 0);
-	if (at.end == 1)
+	__u32 end;
+	{ // for its part of the stack is used again below
+		struct progress at = {w, q, ~0U, 0};
+		bpf_loop(MAX_STEPS, take_step, &at, 0);
+		end = at.end;
+	}
+	if (end == 1)
 		return 0;
-	if (at.end != 2) {
+	if (end != 2) {
 		TROUBLE(no_steps);
 		return 0;
 	}
-	__u32 chain = t->defaults;
-	struct chain *c = bpf_map_lookup_elem(&defaults, &chain);
+	struct chain *c = bpf_map_lookup_elem(&defaults, &t->defaults);
 	if (!c)
 		return 0;
 	struct fallback last = {q, c->first, c->count};

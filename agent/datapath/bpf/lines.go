@@ -3,6 +3,8 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -11,6 +13,33 @@ import (
 	"weft/agent/connection"
 	"weft/internal/bpfmap"
 )
+
+// visits is what readings of the connection table know, and leave to the next and to
+// Forget.
+type visits struct {
+	visiting sync.Mutex // one at a time reads the connection table
+
+	lines     *followed[policyConnKey, policyConn]
+	pastLines *followed[policyPastKey, policyConn]
+	refused   *followed[policyConnKey, policyConn]
+	live      tally
+
+	through  time.Duration   // CLOCK_BOOTTIME of the last visit that went through all of lines
+	lookedAt uint64          // how many lines had come before the last visit
+	begun    policyBegun     // that is taken
+	line     connection.Line // that is shown
+
+	keep  keep   // of the visit that goes on, or was the last
+	held  uint32 // lines that it saw go on
+	ended uint32 // and to have ended
+
+	visited policyVisited   // the last whole visit, until what it saw to have ended is taken out
+	forgot  time.Duration   // CLOCK_BOOTTIME of the visit of which the last ones were taken out
+	past    []policyPastKey // lines that made way, and were visited
+	pastSum tally           // of past
+	tried   []policyConnKey // turned down, and last visited as ended
+	unkept  atomic.Uint64   // rules whose share of it found no room
+}
 
 // Forget takes lines out that the last whole visit saw to have ended, and that have
 // had no packet since.

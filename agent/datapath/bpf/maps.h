@@ -151,13 +151,31 @@ struct identity_key {
 	__u32 identity;
 };
 
-struct {
+// A table of hashes takes 16 bytes for each entry that it may ever have. Those that
+// can be large, and mostly are small, stand in another, in which user space exchanges
+// them for larger or smaller ones; the size here is that of none.
+static const __u32 only = 0; // place of an array: here, so that it takes no stack
+
+struct identities {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1 << 22);
+	__uint(max_entries, 1);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct identity_key);
 	__type(value, __u32);
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct identities);
 } identities SEC(".maps");
+
+static __always_inline __u32 *find_identity(const struct identity_key *k)
+{
+	void *now = bpf_map_lookup_elem(&identities, &only);
+	return now ? bpf_map_lookup_elem(now, k) : 0;
+}
 
 struct block_key {
 	__u32 prefixlen; // 40 for table and family, and the address's own
@@ -242,13 +260,29 @@ struct step {
 	__u8 pad[5];
 };
 
-struct {
+struct steps {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1 << 22);
+	__uint(max_entries, 1);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
 	__type(value, struct step);
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct steps);
 } steps SEC(".maps");
+
+static __always_inline struct step *find_step(const __u32 *number)
+{
+	void *now = bpf_map_lookup_elem(&steps, &only);
+	return now ? bpf_map_lookup_elem(now, number) : 0;
+}
+
+const struct step *step_type __attribute__((unused));
+const struct identity_key *identity_key_type __attribute__((unused));
 
 // conditions: alternatives on a process, numbered from 0 without a gap.
 #define MAX_ALTERNATIVES 64

@@ -14,6 +14,7 @@ import (
 // order in which it was said.
 type mirror[K, V comparable] struct {
 	kernel *ebpf.Map
+	stand  *stand // nil where that is always the same map
 	have   map[K]V
 	keys   []K // to be written
 	values []V
@@ -51,6 +52,9 @@ func (m *mirror[K, V]) read() (map[K]V, error) {
 // compare reads the map again and returns how many entries are not what we wrote;
 // they are to be put back.
 func (m *mirror[K, V]) compare() (changed int, err error) {
+	if changed, err = m.stand.restore(m.kernel); err != nil {
+		return 0, err
+	}
 	now, err := m.read()
 	if err != nil {
 		return 0, err
@@ -110,6 +114,9 @@ func (m *mirror[K, V]) sweep() {
 func (m *mirror[K, V]) write() error {
 	keys, values := m.keys, m.values
 	m.keys, m.values = nil, nil
+	if err := m.fit(len(m.have) + len(keys)); err != nil {
+		return err
+	}
 	for len(keys) > 0 {
 		most := min(batch, len(keys))
 		n, err := m.kernel.BatchUpdate(keys[:most], values[:most], nil)
@@ -148,7 +155,7 @@ func (m *mirror[K, V]) erase() error {
 		}
 		keys = keys[n:]
 	}
-	return nil
+	return m.fit(len(m.have))
 }
 
 // put writes what of a whole is new or another.

@@ -12,6 +12,8 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"weft/policy/classify"
 )
 
 // layout names the directory of our pins. A new number for every change of a
@@ -30,7 +32,7 @@ func Open(cfg Config, deps Deps) (*Driver, error) {
 	if _, err := findCgroup(cfg.CgroupRoot); err != nil {
 		return nil, err
 	}
-	d := &Driver{cfg: cfg, log: deps.Log, hellos: deps.Hellos, crowded: deps.Crowded, workloads: map[uint32]string{}, byCgroup: map[uint64]string{}, paths: map[uint32]string{}, comms: map[[16]int8]string{}, cookies: cookies{}, links: map[string]link.Link{}, programs: map[string]ebpf.ProgramID{}}
+	d := &Driver{cfg: cfg, log: deps.Log, inner: map[string]*ebpf.MapSpec{}, hellos: deps.Hellos, crowded: deps.Crowded, workloads: map[uint32]string{}, byCgroup: map[uint64]string{}, paths: map[uint32]string{}, comms: map[[16]int8]string{}, cookies: cookies{}, links: map[string]link.Link{}, programs: map[string]ebpf.ProgramID{}}
 	var err error
 	if d.clock, err = readClock(); err != nil {
 		return nil, err
@@ -123,6 +125,8 @@ func (d *Driver) loadWith(helper uint32) error {
 			continue // nothing that must outlive a program
 		case "conns":
 			m.MaxEntries = d.cfg.Connections
+		case "identities", "steps":
+			d.inner[name] = m.InnerMap
 		}
 		m.Pinning = ebpf.PinByName
 	}
@@ -156,11 +160,17 @@ func (d *Driver) read() error {
 		func() error { d.slots, err = newMirror[uint32, policySlot](o.Slots); return err },
 		func() error { d.addresses, err = newMirror[policyAddressKey, policyAddress](o.Addresses); return err },
 		func() error { d.tables, err = newMirror[uint32, policyTable](o.Tables); return err },
-		func() error { d.identities, err = newMirror[policyIdentityKey, uint32](o.Identities); return err },
+		func() error {
+			d.identities, err = newStanding[policyIdentityKey, uint32](o.Identities, d.inner["identities"], classify.Capacity.Identities)
+			return err
+		},
 		func() error { d.blocks, err = newMirror[policyBlockKey, policyBlock](o.Blocks); return err },
 		func() error { d.ports, err = newMirror[policyPortKey, policyChain](o.Ports); return err },
 		func() error { d.defaults, err = newMirror[uint32, policyChain](o.Defaults); return err },
-		func() error { d.steps, err = newMirror[uint32, policyStep](o.Steps); return err },
+		func() error {
+			d.steps, err = newStanding[uint32, policyStep](o.Steps, d.inner["steps"], classify.Capacity.Steps)
+			return err
+		},
 		func() error {
 			d.conditions, err = newMirror[policyConditionKey, policyCondition](o.Conditions)
 			return err

@@ -257,6 +257,7 @@ static long scan_option(__u32 n, struct option_scan *s)
 	__u32 at = s->at;
 	if (at + 1 >= s->length || at >= OPTION_SPACE)
 		return 1;
+	asm volatile("" : "+r"(at)); // or the compiler leaves out what some verifiers need
 	__u8 kind = s->bytes[at & 63], length = s->bytes[(at + 1) & 63];
 	if (kind == 0)
 		return 1;

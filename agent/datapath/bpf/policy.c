@@ -581,7 +581,7 @@ int weft_judge(struct __sk_buff *skb)
 	struct frame *f = bpf_map_lookup_elem(&frames, &zero);
 	if (!f || bpf_skb_load_bytes(skb, 0, &f->query, sizeof(f->query)))
 		return 0;
-	judge(f);
+	judge(zero);
 	struct verdict v = {f->query.rule, f->query.logged, f->query.action, f->query.stateless};
 	bpf_map_update_elem(&verdicts, &zero, &v, BPF_ANY);
 	return 1;

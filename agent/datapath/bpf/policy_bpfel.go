@@ -177,10 +177,10 @@ type policyFileKey struct {
 }
 
 type policyFrame struct {
-	_     structs.HostLayout
-	Busy  uint32
-	Pad   uint32
-	Query struct {
+	_      structs.HostLayout
+	Busy   uint32
+	Number uint32
+	Query  struct {
 		_         structs.HostLayout
 		Table     uint32
 		Slot      uint32
@@ -210,6 +210,12 @@ type policyFrame struct {
 		_     structs.HostLayout
 		Heads [5]policyChain
 		Steps [5]policyStep
+		Key   struct {
+			_    structs.HostLayout
+			Port policyPortKey
+			_    [16]byte
+		}
+		_ [4]byte
 	}
 }
 
@@ -386,71 +392,73 @@ type policyVisited struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	policyMapAddresses     = "addresses"
-	policyMapAlarmAt       = "alarm_at"
-	policyMapAlarms        = "alarms"
-	policyMapAnswerers     = "answerers"
-	policyMapBadges        = "badges"
-	policyMapBegun         = "begun"
-	policyMapBlocks        = "blocks"
-	policyMapCallees       = "callees"
-	policyMapCallers       = "callers"
-	policyMapCgroups       = "cgroups"
-	policyMapConditions    = "conditions"
-	policyMapConns         = "conns"
-	policyMapControl       = "control"
-	policyMapCounts        = "counts"
-	policyMapDefaults      = "defaults"
-	policyMapDenied        = "denied"
-	policyMapEntries       = "entries"
-	policyMapEvents        = "events"
-	policyMapFrames        = "frames"
-	policyMapHelloBudget   = "hello_budget"
-	policyMapHellos        = "hellos"
-	policyMapIdentities    = "identities"
-	policyMapKnownFiles    = "known_files"
-	policyMapLookups       = "lookups"
-	policyMapNames         = "names"
-	policyMapNamespaces    = "namespaces"
-	policyMapOptions       = "options"
-	policyMapOwners        = "owners"
-	policyMapPastConns     = "past_conns"
-	policyMapPathNumber    = "path_number"
-	policyMapPaths         = "paths"
-	policyMapPorts         = "ports"
-	policyMapProcesses     = "processes"
-	policyMapResidents     = "residents"
-	policyMapRetired       = "retired"
-	policyMapScratchPaths  = "scratch_paths"
-	policyMapSlots         = "slots"
-	policyMapSpent         = "spent"
-	policyMapSteps         = "steps"
-	policyMapTables        = "tables"
-	policyMapTrouble       = "trouble"
-	policyMapVerdicts      = "verdicts"
-	policyMapVisited       = "visited"
-	policyProgWeftBind4    = "weft_bind4"
-	policyProgWeftBind6    = "weft_bind6"
-	policyProgWeftConnect4 = "weft_connect4"
-	policyProgWeftConnect6 = "weft_connect6"
-	policyProgWeftCreate   = "weft_create"
-	policyProgWeftEgress   = "weft_egress"
-	policyProgWeftForget   = "weft_forget"
-	policyProgWeftIngress  = "weft_ingress"
-	policyProgWeftJudge    = "weft_judge"
-	policyProgWeftOption   = "weft_option"
-	policyProgWeftSendmsg4 = "weft_sendmsg4"
-	policyProgWeftSendmsg6 = "weft_sendmsg6"
-	policyProgWeftSiphash  = "weft_siphash"
-	policyProgWeftSockets  = "weft_sockets"
-	policyProgWeftSubflows = "weft_subflows"
-	policyProgWeftTcp      = "weft_tcp"
-	policyVarEventType     = "event_type"
-	policyVarHelloType     = "hello_type"
-	policyVarHelloWanted   = "hello_wanted"
-	policyVarLookupType    = "lookup_type"
-	policyVarMptcp         = "mptcp"
-	policyVarNetnsHelper   = "netns_helper"
+	policyMapAddresses       = "addresses"
+	policyMapAlarmAt         = "alarm_at"
+	policyMapAlarms          = "alarms"
+	policyMapAnswerers       = "answerers"
+	policyMapBadges          = "badges"
+	policyMapBegun           = "begun"
+	policyMapBlocks          = "blocks"
+	policyMapCallees         = "callees"
+	policyMapCallers         = "callers"
+	policyMapCgroups         = "cgroups"
+	policyMapConditions      = "conditions"
+	policyMapConns           = "conns"
+	policyMapControl         = "control"
+	policyMapCounts          = "counts"
+	policyMapDefaults        = "defaults"
+	policyMapDenied          = "denied"
+	policyMapEntries         = "entries"
+	policyMapEvents          = "events"
+	policyMapFrames          = "frames"
+	policyMapHelloBudget     = "hello_budget"
+	policyMapHellos          = "hellos"
+	policyMapIdentities      = "identities"
+	policyMapKnownFiles      = "known_files"
+	policyMapLookups         = "lookups"
+	policyMapNames           = "names"
+	policyMapNamespaces      = "namespaces"
+	policyMapOptions         = "options"
+	policyMapOwners          = "owners"
+	policyMapPastConns       = "past_conns"
+	policyMapPathNumber      = "path_number"
+	policyMapPaths           = "paths"
+	policyMapPorts           = "ports"
+	policyMapProcesses       = "processes"
+	policyMapResidents       = "residents"
+	policyMapRetired         = "retired"
+	policyMapScratchPaths    = "scratch_paths"
+	policyMapSlots           = "slots"
+	policyMapSpent           = "spent"
+	policyMapSteps           = "steps"
+	policyMapTables          = "tables"
+	policyMapTrouble         = "trouble"
+	policyMapVerdicts        = "verdicts"
+	policyMapVisited         = "visited"
+	policyProgWeftBind4      = "weft_bind4"
+	policyProgWeftBind6      = "weft_bind6"
+	policyProgWeftConnect4   = "weft_connect4"
+	policyProgWeftConnect6   = "weft_connect6"
+	policyProgWeftCreate     = "weft_create"
+	policyProgWeftEgress     = "weft_egress"
+	policyProgWeftForget     = "weft_forget"
+	policyProgWeftIngress    = "weft_ingress"
+	policyProgWeftJudge      = "weft_judge"
+	policyProgWeftOption     = "weft_option"
+	policyProgWeftSendmsg4   = "weft_sendmsg4"
+	policyProgWeftSendmsg6   = "weft_sendmsg6"
+	policyProgWeftSiphash    = "weft_siphash"
+	policyProgWeftSockets    = "weft_sockets"
+	policyProgWeftSubflows   = "weft_subflows"
+	policyProgWeftTcp        = "weft_tcp"
+	policyVarEventType       = "event_type"
+	policyVarHelloType       = "hello_type"
+	policyVarHelloWanted     = "hello_wanted"
+	policyVarIdentityKeyType = "identity_key_type"
+	policyVarLookupType      = "lookup_type"
+	policyVarMptcp           = "mptcp"
+	policyVarNetnsHelper     = "netns_helper"
+	policyVarStepType        = "step_type"
 )
 
 // loadPolicy returns the embedded CollectionSpec for policy.
@@ -566,12 +574,14 @@ type policyMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type policyVariableSpecs struct {
-	EventType   *ebpf.VariableSpec `ebpf:"event_type"`
-	HelloType   *ebpf.VariableSpec `ebpf:"hello_type"`
-	HelloWanted *ebpf.VariableSpec `ebpf:"hello_wanted"`
-	LookupType  *ebpf.VariableSpec `ebpf:"lookup_type"`
-	Mptcp       *ebpf.VariableSpec `ebpf:"mptcp"`
-	NetnsHelper *ebpf.VariableSpec `ebpf:"netns_helper"`
+	EventType       *ebpf.VariableSpec `ebpf:"event_type"`
+	HelloType       *ebpf.VariableSpec `ebpf:"hello_type"`
+	HelloWanted     *ebpf.VariableSpec `ebpf:"hello_wanted"`
+	IdentityKeyType *ebpf.VariableSpec `ebpf:"identity_key_type"`
+	LookupType      *ebpf.VariableSpec `ebpf:"lookup_type"`
+	Mptcp           *ebpf.VariableSpec `ebpf:"mptcp"`
+	NetnsHelper     *ebpf.VariableSpec `ebpf:"netns_helper"`
+	StepType        *ebpf.VariableSpec `ebpf:"step_type"`
 }
 
 // policyObjects contains all objects after they have been loaded into the kernel.
@@ -691,12 +701,14 @@ func (m *policyMaps) Close() error {
 //
 // It can be passed to loadPolicyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type policyVariables struct {
-	EventType   *ebpf.Variable `ebpf:"event_type"`
-	HelloType   *ebpf.Variable `ebpf:"hello_type"`
-	HelloWanted *ebpf.Variable `ebpf:"hello_wanted"`
-	LookupType  *ebpf.Variable `ebpf:"lookup_type"`
-	Mptcp       *ebpf.Variable `ebpf:"mptcp"`
-	NetnsHelper *ebpf.Variable `ebpf:"netns_helper"`
+	EventType       *ebpf.Variable `ebpf:"event_type"`
+	HelloType       *ebpf.Variable `ebpf:"hello_type"`
+	HelloWanted     *ebpf.Variable `ebpf:"hello_wanted"`
+	IdentityKeyType *ebpf.Variable `ebpf:"identity_key_type"`
+	LookupType      *ebpf.Variable `ebpf:"lookup_type"`
+	Mptcp           *ebpf.Variable `ebpf:"mptcp"`
+	NetnsHelper     *ebpf.Variable `ebpf:"netns_helper"`
+	StepType        *ebpf.Variable `ebpf:"step_type"`
 }
 
 // policyPrograms contains all programs after they have been loaded into the kernel.

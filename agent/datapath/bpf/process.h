@@ -64,7 +64,8 @@ static __noinline int number_path(struct dentry *dentry, struct vfsmount *vfs)
 		const unsigned char *name = BPF_CORE_READ(dentry, d_name.name);
 		if (at >= PATH_MAX_LEN)
 			return 0;
-		long n = bpf_probe_read_kernel_str(out->name + at, PATH_MAX_LEN, name);
+		asm volatile("" : "+r"(at)); // or the compiler knows better than some verifiers
+		long n = bpf_probe_read_kernel_str(out->name + (at & (PATH_MAX_LEN - 1)), PATH_MAX_LEN, name);
 		if (n <= 1 || n > PATH_MAX_LEN)
 			return 0;
 		at += n;

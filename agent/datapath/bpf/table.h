@@ -120,7 +120,7 @@ static __always_inline void ask(struct frame *f, const struct conn_key *k, struc
 	q->peer_exe = c->peer_exe;
 	q->peer_uid = c->peer_uid;
 	q->peer_known = c->peer_flags & PROC_KNOWN;
-	judge(f);
+	judge(f->number);
 	c->rule = q->rule;
 	c->action = q->action;
 	c->stateless = q->stateless;
