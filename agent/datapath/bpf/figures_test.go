@@ -311,3 +311,19 @@ func TestLateDatagramsAreNotHandedOver(t *testing.T) {
 	}
 	heard(4*datagramBytes, "one that came after six seconds")
 }
+
+// A ring may be closed at any moment of its reading.
+func TestRingsAreClosedAsTheyAreRead(t *testing.T) {
+	e := &ear{heard: map[connection.Key]*application.Recogniser{}, known: map[connection.Key]application.Application{}}
+	m, w := listening(t, e)
+	if err := m.Apply(t.Context(), w.State); err != nil {
+		t.Fatal(err)
+	}
+	for range 500 {
+		h, err := newHearer(m.Driver)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.close()
+	}
+}

@@ -15,7 +15,7 @@ import (
 func followRing(r *ringbuf.Reader, least int, gather time.Duration, f func([]byte)) {
 	var rec ringbuf.Record
 	for {
-		waits := r.AvailableBytes() == 0
+		waits := rec.Remaining == 0
 		err := r.ReadInto(&rec)
 		if waits && err == nil {
 			time.Sleep(gather)
