@@ -26,10 +26,10 @@ const kernelEnv = "WEFT_STOCK_KERNEL"
 // modules in the order in which they can be loaded; paths end in .ko, with or
 // without a compression's suffix.
 var modules = []string{"llc", "stp", "bridge", "veth", "sch_ingress", "cls_bpf", "cls_u32", "act_gact", "libcrc32c", "nfnetlink", "nf_tables",
-	"nf_defrag_ipv4", "nf_defrag_ipv6", "nf_conntrack", "nf_nat", "nft_chain_nat", "nft_nat", "nft_masq"}
+	"nf_defrag_ipv4", "nf_defrag_ipv6", "nf_conntrack", "nf_nat", "nft_chain_nat", "nft_nat", "nft_masq", "tun"}
 
 // tools are the programs that the tests run.
-var tools = []string{"sh", "ip", "tc", "nsenter", "tcpdump", "ping", "socat", "head", "awk", "sysctl", "nft", "sleep", "cat"}
+var tools = []string{"sh", "ip", "tc", "nsenter", "tcpdump", "ping", "socat", "head", "awk", "sysctl", "nft", "sleep", "cat", "mktemp", "rm"}
 
 // runs are the tests: a package, and which of its tests. What would take long
 // and has little to do with the kernel is left out.
@@ -38,7 +38,7 @@ var runs = []struct{ pkg, pattern string }{
 	{"./agent/capture/bpf", "."},
 	{"./agent/deliver", "."},
 	{"./agent/capture", "Arrives|Kills|Leaves|ComeAndGo|Keep|Filter|Duplicates|Tagged|Own|Foreign|WithoutPins"},
-	{"./agent/datapath/bpf", "ProgramsLoad/(policy|guest|drops)|MapsAreExchanged|HellosAre|DropsAre|PortsCome|LinesThatCome|Forgets|OptionForged|TestGuestFrames|EqualsReference"},
+	{"./agent/datapath/bpf", "ProgramsLoad/(policy|guest|drops)|MapsAreExchanged|HellosAre|DropsAre|PortsCome|LinesThatCome|Forgets|OptionForged|TestGuestFrames|GuestEqualsReference"},
 }
 
 func TestTheStockKernel(t *testing.T) {

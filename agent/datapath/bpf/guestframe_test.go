@@ -20,6 +20,7 @@ import (
 
 	"weft/agent/datapath"
 	"weft/agent/datapath/datapathtest"
+	"weft/internal/tchook"
 	"weft/model"
 	"weft/policy"
 )
@@ -355,7 +356,11 @@ func TestGuestFrames(t *testing.T) {
 		t.Errorf("a port is gone, and it finds %q, %v", found, err)
 	}
 	apply(nil, anything)
-	if left, err := filepath.Glob(d.pin("links/guest-*")); err != nil || len(left) != 2 {
+	want := 2
+	if !tchook.TCX().Yes() { // filters of clsact go with their device, and are pinned nowhere
+		want = 0
+	}
+	if left, err := filepath.Glob(d.pin("links/guest-*")); err != nil || len(left) != want {
 		t.Errorf("links of one port that is left: %q, %v", left, err)
 	}
 }
