@@ -37,9 +37,7 @@ func (d *Driver) Close() error {
 	if d.edge != nil {
 		errs = append(errs, d.edge.objects.Close())
 	}
-	for _, m := range []interface{ close() error }{d.identities, d.steps} {
-		errs = append(errs, m.close())
-	}
+	errs = append(errs, d.identities.close(), d.steps.close())
 	if d.objects.WeftEgress != nil {
 		errs = append(errs, d.objects.Close())
 	}

@@ -207,8 +207,8 @@ static __always_inline void turned_down(const struct conn_key *k, struct conn *c
 	}
 }
 
-// clamp makes a length one of 1 to most, so that every verifier sees that it is: those
-// before Linux 6.5 do not learn from a comparison that it is not 0. It must not be.
+// clamp makes a length one of 1 to most, so that every verifier sees that it is: that
+// of Linux 6.1 does not learn from a comparison that it is not 0. It must not be.
 static __always_inline __u32 clamp(__u32 n, const __u32 most)
 {
 	n--;
@@ -292,11 +292,8 @@ static __noinline int hand_hello(struct __sk_buff *skb, const struct conn_key *k
 	if (!p->header || p->no_ports || length <= at)
 		return 0;
 	struct slot *own = bpf_map_lookup_elem(&slots, &slot);
-	if (!own || own->flags & SLOT_UNNAMED || c->flags & CONN_MIDSTREAM) {
-		c->handed[0] = c->handed[1] = HELLO_PIECES;
-		return 0;
-	}
-	if (p->protocol != IPPROTO_TCP && bpf_ktime_get_boot_ns() - c->first_ns > HELLO_TIME_NS) {
+	int late = p->protocol != IPPROTO_TCP && bpf_ktime_get_boot_ns() - c->first_ns > HELLO_TIME_NS;
+	if (!own || own->flags & SLOT_UNNAMED || c->flags & CONN_MIDSTREAM || late) {
 		c->handed[0] = c->handed[1] = HELLO_PIECES;
 		return 0;
 	}

@@ -258,8 +258,8 @@ static long try_default(__u32 n, struct fallback *f)
 }
 
 // judge answers the question of a frame. Where it cannot, it denies. It is told the
-// frame's number: what a function like this one, which is checked by itself, is handed
-// by address could be no key of a map before Linux 6.2.
+// frame's number: to Linux 6.1, what a function that is checked by itself is handed by
+// address can be no key of a map.
 __noinline int judge(__u32 number)
 {
 	struct frame *f = bpf_map_lookup_elem(&frames, &number);

@@ -114,7 +114,7 @@ func (m *mirror[K, V]) sweep() {
 func (m *mirror[K, V]) write() error {
 	keys, values := m.keys, m.values
 	m.keys, m.values = nil, nil
-	if err := m.fit(len(m.have) + len(keys)); err != nil {
+	if err := m.fit(m.with(keys)); err != nil {
 		return err
 	}
 	for len(keys) > 0 {

@@ -96,6 +96,22 @@ func idOf(m *ebpf.Map) (ebpf.MapID, error) {
 	return id, nil
 }
 
+// with is how many entries there are when those are written, of which some may be
+// there.
+func (m *mirror[K, V]) with(keys []K) int {
+	n := len(m.have) + len(keys)
+	if m.stand == nil || n <= int(m.kernel.MaxEntries()) {
+		return n // at most, which fits
+	}
+	n = len(m.have)
+	for _, k := range keys {
+		if _, ok := m.have[k]; !ok {
+			n++
+		}
+	}
+	return n
+}
+
 // fit exchanges a map that stands in another where so many entries do not fit, or
 // leave most of it empty.
 func (m *mirror[K, V]) fit(n int) error {
